@@ -1,0 +1,1 @@
+"""Configuration, artifacts, random numbers, logging: what every other room stands on."""
