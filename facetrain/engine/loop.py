@@ -1,0 +1,297 @@
+"""The training loop: embed -> head -> backward -> step, resumable at any step.
+
+Everything random is a function of (seed, step), so a checkpoint holds no generator and a resumed
+run takes the same path, at the same world size to the same bits on CPU.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from facetrain.core.config import Config
+from facetrain.core.errors import CheckpointError, DivergenceError
+from facetrain.core.log import logger
+from facetrain.core.rng import derive_seed
+from facetrain.data.augment import AugmentConfig, augment, draw
+from facetrain.data.loader import Batch
+from facetrain.dist.collectives import all_reduce_sum
+from facetrain.dist.distributed_checkpoint import ShardedRows, load_state
+from facetrain.dist.mesh import Mesh
+from facetrain.dist.parallel import average_buffers, no_gradient_sync, wrap_ddp
+from facetrain.engine.checkpoint import Checkpoints, read_progress
+from facetrain.engine.meter import RunLog
+from facetrain.engine.optim import Optimizers
+from facetrain.engine.precision import LossScaler, autocast_dtype
+from facetrain.engine.schedule import ScheduleConfig, learning_rate_factor
+from facetrain.heads.margin_head import MarginHead
+
+Evaluate = Callable[[nn.Module], Mapping[str, Mapping[str, Any]]]
+
+
+class LoopConfig(Config):
+    """How long and in what arithmetic to train; `batch_size` is over all ranks."""
+
+    batch_size: int = Field(128, ge=2)
+    epochs: int = Field(ge=1)
+    max_steps: int | None = Field(None, ge=1)
+    """Stop here, whatever `epochs` says; the schedule stays that of `epochs`."""
+    accumulate: int = Field(1, ge=1)
+    """Backward passes a step; the gradient is that of the whole batch's mean."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    clip_norm: float | None = Field(None, gt=0)
+    """Bound on the gradient's norm over backbone and class centres together."""
+    margin_warmup_epochs: float = Field(0.0, ge=0)
+    """Epochs over which the margin rises linearly from 0."""
+    channels_last: bool = False
+    compile: bool = False
+    log_every: int = Field(50, ge=1)
+    checkpoint_every: int | None = Field(None, ge=1)
+    """Steps between checkpoints; the default is once an epoch."""
+    keep_checkpoints: int = Field(2, ge=1)
+    evaluate_every: float | None = Field(None, gt=0)
+    """Epochs between evaluations during training; the default is only at the end."""
+    divergence_factor: float = Field(3.0, gt=1)
+    """Stop when a window's mean loss exceeds this many times the first window's."""
+
+
+class Trainer:
+    """One training run: its parts, its position, and the steps that move it.
+
+    Args:
+        backbone: float images (B, 3, H, W) in [-1, 1] -> embeddings (B, D), on `mesh.device`.
+        identity: what a checkpoint must agree with to be resumed, e.g. the data's fingerprint.
+        evaluate: backbone -> {set: verification numbers}; called on every rank.
+    """
+
+    def __init__(
+        self,
+        config: LoopConfig,
+        schedule: ScheduleConfig,
+        augment_config: AugmentConfig,
+        *,
+        seed: int,
+        backbone: nn.Module,
+        head: MarginHead,
+        optimizers: Optimizers,
+        mesh: Mesh,
+        out_dir: Path,
+        steps_per_epoch: int,
+        identity: Mapping[str, str],
+        evaluate: Evaluate | None = None,
+    ) -> None:
+        self.config, self.schedule, self.augment_config = config, schedule, augment_config
+        self.seed, self.mesh, self.out_dir = seed, mesh, out_dir
+        self.backbone, self.head, self.optimizers = backbone, head, optimizers
+        self.identity, self.evaluate = identity, evaluate
+        self.steps_per_epoch = steps_per_epoch
+        planned = config.epochs * steps_per_epoch
+        self.num_steps = min(planned, config.max_steps or planned)
+        self.step = 0
+        self._metrics: dict[str, Any] = {}
+        self._first_loss = math.nan  # mean of the first window: what divergence is measured by
+        self._dtype = autocast_dtype(config.precision, mesh.device)
+        self._scaler = LossScaler(enabled=self._dtype is torch.float16)
+        self._checkpoints = Checkpoints(out_dir / "checkpoints", mesh, config.keep_checkpoints)
+        if config.channels_last:
+            backbone.to(memory_format=torch.channels_last)
+        self._model = wrap_ddp(backbone, mesh)
+        if config.compile:
+            self._model.compile()
+
+    def fit(self, make_batches: Callable[[int], Iterable[Batch]]) -> dict[str, Any]:
+        """Train to `num_steps`, from the newest checkpoint in `out_dir` if there is one.
+
+        Args:
+            make_batches: start step -> this rank's batches from that step on, without end.
+
+        Returns:
+            `loss` (mean of the last window), `images_per_second` (of the same window) and
+            `evaluation` (the last one, {} without an `evaluate`).
+
+        Raises:
+            DivergenceError: a loss that is not finite, or far above where it began.
+            CheckpointError: the newest checkpoint belongs to another run, or is damaged.
+        """
+        self._resume()
+        log = RunLog(self.out_dir, self.step) if self.mesh.is_main else None
+        checkpoint_every = self.config.checkpoint_every or self.steps_per_epoch
+        evaluate_every = self.num_steps
+        if self.config.evaluate_every:
+            evaluate_every = max(1, round(self.config.evaluate_every * self.steps_per_epoch))
+        losses: list[Tensor] = []  # of the steps since the last look, on the device
+        self._model.train()
+        started = time.perf_counter()
+        for batch in make_batches(self.step) if self.step < self.num_steps else ():
+            losses.append(self._train_step(batch))
+            self.step += 1
+            last = self.step == self.num_steps
+            save = last or self.step % checkpoint_every == 0
+            if save or self.step % self.config.log_every == 0:
+                self._look(losses, time.perf_counter() - started, log)
+                losses.clear()
+                started = time.perf_counter()
+            if self.step % evaluate_every == 0 or last:
+                self._verify(log)
+            if save:
+                average_buffers(self.backbone, self.mesh)
+                self._checkpoints.save(self.step, self._tensors(), self._progress())
+                started = time.perf_counter()
+            if last:
+                break
+        if log:
+            log.close()
+        return self._metrics
+
+    def _train_step(self, batch: Batch) -> Tensor:
+        """One optimiser step; returns this rank's share of the mean loss, still on the device."""
+        config, device = self.config, self.mesh.device
+        torch.manual_seed(derive_seed(self.seed, "step", self.step, self.mesh.rank))  # dropout
+        self.optimizers.set_learning_rate(self._learning_rate_factor())
+        self.head.begin_step(self.step)
+        label = batch.label.to(device, non_blocking=True)  # (B,)
+        image = self._augmented(batch.image)  # (B, 3, H, W)
+        margin = self._margin(len(label))
+        total = torch.zeros((), device=device)
+        pieces = torch.arange(len(label)).chunk(config.accumulate)
+        for number, piece in enumerate(pieces):
+            part = slice(int(piece[0]), int(piece[-1]) + 1)
+            waits = number < len(pieces) - 1
+            with no_gradient_sync(self._model) if waits else contextlib.nullcontext():
+                with self._autocast():
+                    embedding = self._model(image[part])  # (B, D)
+                with self._autocast() if device.type == "cuda" else contextlib.nullcontext():
+                    output = self.head(embedding, label[part], margin=margin[part])
+                loss = output.loss.sum() / config.batch_size
+                (loss * self._scaler.scale).backward()
+            total += loss.detach()
+        self._apply_gradients()
+        return total
+
+    def _augmented(self, image: Tensor) -> Tensor:
+        """Augment this rank's uint8 images; the numbers are drawn for the whole global batch."""
+        rows, rank, device = len(image), self.mesh.rank, self.mesh.device
+        drawn = draw(self.augment_config, self.config.batch_size, self.seed, self.step)
+        own = drawn.slice(rank * rows, (rank + 1) * rows).to(device)
+        floats = augment(image.to(device, non_blocking=True), own)
+        if self.config.channels_last:
+            floats = floats.contiguous(memory_format=torch.channels_last)
+        return floats
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self._dtype is not None
+        return torch.autocast(self.mesh.device.type, self._dtype, enabled=enabled)
+
+    def _learning_rate_factor(self) -> float:
+        epochs = self.config.epochs
+        return learning_rate_factor(self.schedule, self.step, self.steps_per_epoch, epochs)
+
+    def _margin(self, rows: int) -> Tensor:
+        """The margin of each sample (B,): the head's own, after it has risen from 0."""
+        rising = self.config.margin_warmup_epochs * self.steps_per_epoch
+        factor = min(1.0, self.step / rising) if rising else 1.0
+        margin = factor * self.head.config.base_margin
+        return torch.full((rows,), margin, device=self.mesh.device)
+
+    def _apply_gradients(self) -> None:
+        """Unscale, clip and step; a step whose float16 gradients overflowed is left out."""
+        clip = self.config.clip_norm
+        if clip is not None or self._scaler.enabled:
+            scale = self._scaler.scale
+            norm = self.optimizers.gradient_norm(self.mesh) / scale
+            if self._scaler.enabled and not self._scaler.update(finite=bool(norm.isfinite())):
+                self.optimizers.zero_grad()
+                return
+            factor = torch.ones_like(norm) if clip is None else (clip / norm).clamp(max=1.0)
+            self.optimizers.scale_gradients(factor / scale)
+        self.optimizers.step()
+
+    def _look(self, losses: list[Tensor], seconds: float, log: RunLog | None) -> None:
+        """Bring the losses since the last look to the host: check them, then log them."""
+        values = all_reduce_sum(torch.stack(losses), self.mesh).tolist()
+        mean = sum(values) / len(values)
+        self._check(values, mean)
+        rate = len(values) * self.config.batch_size / seconds
+        self._metrics |= {"loss": mean, "images_per_second": rate}
+        if log:
+            learning_rate = self.optimizers.config.learning_rate * self._learning_rate_factor()
+            log.training(
+                self.step,
+                self.num_steps,
+                self.step / self.steps_per_epoch,
+                {"loss": mean, "learning_rate": learning_rate},
+                images_per_second=rate,
+                seconds_left=(self.num_steps - self.step) * seconds / len(values),
+            )
+
+    def _check(self, losses: list[float], mean: float) -> None:
+        if math.isnan(self._first_loss):
+            self._first_loss = mean
+        limit = self.config.divergence_factor * self._first_loss
+        if math.isfinite(mean) and mean <= limit:
+            return
+        first = self.step - len(losses)
+        bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
+        if bad is not None:
+            what = f"the loss of step {first + bad} is {losses[bad]}"
+        else:
+            what = f"the mean loss rose to {mean:.4g}, over {limit:.4g}, by step {self.step - 1}"
+        window = ", ".join(f"{loss:.4g}" for loss in losses[: (bad or 0) + 1][-8:])
+        raise DivergenceError(
+            f"training must not diverge, but {what}; losses of steps {first}-{self.step - 1} "
+            f"up to there: {window}; lower optimizer.learning_rate, lengthen "
+            "schedule.warmup_epochs or set train.clip_norm; last good checkpoint: "
+            f"{self._checkpoints.latest() or 'none'}"
+        )
+
+    def _verify(self, log: RunLog | None) -> None:
+        if self.evaluate is None:
+            return
+        average_buffers(self.backbone, self.mesh)
+        self.backbone.eval()
+        numbers = self.evaluate(self.backbone)
+        self._model.train()
+        self._metrics["evaluation"] = dict(numbers)
+        if log:
+            log.evaluation(self.step, numbers)
+
+    def _tensors(self) -> dict[str, Tensor | ShardedRows]:
+        backbone = {f"backbone/{n}": value for n, value in self.backbone.state_dict().items()}
+        centres = ShardedRows(self.head.weight, self.head.num_classes)
+        return {**backbone, "head/weight": centres, **self.optimizers.tensors()}
+
+    def _progress(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "identity": dict(self.identity),
+            "world_size": self.mesh.world_size,
+            "optimizer_state": self.optimizers.state_names(),
+            "loss_scale": self._scaler.state(),
+            "first_loss": self._first_loss,
+            "metrics": self._metrics,
+        }
+
+    def _resume(self) -> None:
+        checkpoint = self._checkpoints.latest()
+        if checkpoint is None:
+            return
+        progress = read_progress(checkpoint)
+        for name, value in self.identity.items():
+            if progress["identity"].get(name) != value:
+                raise CheckpointError(
+                    f"{self.out_dir}: holds a run with another {name}; continue it with what it "
+                    "was started with, or choose another --out"
+                )
+        self.optimizers.materialise(progress["optimizer_state"])
+        load_state(self._tensors(), checkpoint, self.mesh)
+        self._scaler.load(progress["loss_scale"])
+        self.step = progress["step"]
+        self._first_loss = progress["first_loss"]
+        self._metrics = progress["metrics"]
+        logger.info("resuming %s at step %d of %d", self.out_dir, self.step, self.num_steps)

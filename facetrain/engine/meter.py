@@ -1,0 +1,108 @@
+"""What a training run says while it runs: log lines, `log.jsonl`, TensorBoard, loss checks."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from facetrain.core.log import logger
+
+
+def format_duration(seconds: float) -> str:
+    """`h:mm:ss`, for a person."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+class RunLog:
+    """Rank 0's record of a run: `log.jsonl`, TensorBoard events, and lines on stderr.
+
+    Args:
+        out_dir: the stage's folder.
+        start_step: steps already done; later entries of an interrupted run are dropped, since
+            those steps are run again.
+    """
+
+    def __init__(self, out_dir: Path, start_step: int) -> None:
+        self.path = out_dir / "log.jsonl"
+        kept = [entry for entry in read_run_log(self.path) if entry["step"] <= start_step]
+        self.path.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
+        self._board = SummaryWriter(str(out_dir / "tensorboard"), purge_step=start_step)
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+
+    def training(
+        self,
+        step: int,
+        num_steps: int,
+        epoch: float,
+        scalars: Mapping[str, float],
+        *,
+        images_per_second: float,
+        seconds_left: float,
+    ) -> None:
+        """Record a window of training steps that ended after `step` steps."""
+        numbers = {**scalars, "images_per_second": round(images_per_second, 1)}
+        self._write({"step": step, "epoch": round(epoch, 4), **numbers})
+        for name, value in numbers.items():
+            self._board.add_scalar(f"train/{name}", value, step)
+        logger.info(
+            "step %d/%d  epoch %.2f  loss %.4f  lr %.5f  %.0f images/s  %s left",
+            step,
+            num_steps,
+            epoch,
+            scalars["loss"],
+            scalars["learning_rate"],
+            images_per_second,
+            format_duration(seconds_left),
+        )
+
+    def evaluation(self, step: int, numbers: Mapping[str, Mapping[str, Any]]) -> None:
+        """Record a verification result: set name -> numbers."""
+        self._write({"step": step, "evaluation": numbers})
+        for name, values in numbers.items():
+            self._board.add_scalar(f"evaluate/{name}", values["accuracy"], step)
+            logger.info(
+                "step %d  %s accuracy %.4f +- %.4f",
+                step,
+                name,
+                values["accuracy"],
+                values["accuracy_std"],
+            )
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self._file.close()
+        self._board.close()
+
+
+def read_run_log(path: Path) -> list[dict[str, Any]]:
+    """The entries of a `log.jsonl`; a line cut short by a kill is left out."""
+    entries: list[dict[str, Any]] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entries.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+    return entries
+
+
+class Stopwatch:
+    """Seconds since the last reading."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last lap (or since creation)."""
+        now = time.perf_counter()
+        elapsed, self._last = now - self._last, now
+        return elapsed

@@ -1,0 +1,59 @@
+"""Learning-rate schedules as pure functions of the step: nothing to save, nothing to restore."""
+
+import math
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from facetrain.core.config import Config
+
+
+class ScheduleConfig(Config):
+    """How the learning rate moves over training; lengths are in epochs, fractions allowed.
+
+    `multistep` multiplies by `gamma` at each milestone; `polynomial` falls as
+    (1 - progress)^power; `cosine` falls along half a cosine. All three rise linearly from 0
+    during `warmup_epochs` first.
+    """
+
+    name: Literal["multistep", "polynomial", "cosine"] = "cosine"
+    warmup_epochs: float = Field(0.0, ge=0)
+    milestones: tuple[float, ...] = ()
+    gamma: float = Field(0.1, gt=0, le=1)
+    power: float = Field(2.0, gt=0)
+    final_factor: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _options_fit_the_name(self) -> "ScheduleConfig":
+        given = self.model_fields_set
+        owners = {
+            "milestones": {"multistep"},
+            "gamma": {"multistep"},
+            "power": {"polynomial"},
+            "final_factor": {"polynomial", "cosine"},
+        }
+        for option, names in owners.items():
+            if option in given and self.name not in names:
+                raise ValueError(f"{option} belongs to {sorted(names)}, not to {self.name!r}")
+        if self.name == "multistep" and list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones must rise, got {list(self.milestones)}")
+        return self
+
+
+def learning_rate_factor(
+    config: ScheduleConfig, step: int, steps_per_epoch: int, num_epochs: float
+) -> float:
+    """The factor on the base learning rate at `step` (0-based), in [0, 1]."""
+    epoch = step / steps_per_epoch
+    if epoch < config.warmup_epochs:
+        return (step + 1) / (config.warmup_epochs * steps_per_epoch + 1)
+    if config.name == "multistep":
+        passed = sum(epoch >= milestone for milestone in config.milestones)
+        return float(config.gamma**passed)
+    length = num_epochs - config.warmup_epochs
+    progress = min(1.0, (epoch - config.warmup_epochs) / length) if length > 0 else 1.0
+    if config.name == "polynomial":
+        falling = float((1.0 - progress) ** config.power)
+    else:
+        falling = 0.5 * (1.0 + math.cos(math.pi * progress))
+    return config.final_factor + (1.0 - config.final_factor) * falling

@@ -1,0 +1,1 @@
+"""Stage `train`: data set -> backbone."""

@@ -1,0 +1,78 @@
+"""A tiny run: random images, a backbone without batch statistics, a small head."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from facetrain.core.rng import torch_generator
+from facetrain.data.augment import AugmentConfig
+from facetrain.data.loader import Batch
+from facetrain.data.sampler import TrainSampler
+from facetrain.dist.mesh import Mesh
+from facetrain.engine.loop import LoopConfig, Trainer
+from facetrain.engine.optim import OptimizerConfig, Optimizers
+from facetrain.engine.schedule import ScheduleConfig
+from facetrain.heads.margin_head import HeadConfig, MarginHead
+
+NUM_IMAGES, NUM_CLASSES, SIZE, DIM = 30, 7, 8, 5
+
+
+def images() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch_generator(0, "test images")
+    image = torch.randint(0, 256, (NUM_IMAGES, 3, SIZE, SIZE), generator=generator)
+    label = torch.randint(0, NUM_CLASSES, (NUM_IMAGES,), generator=generator)
+    return image.to(torch.uint8), label
+
+
+def batches(start: int, batch_size: int, mesh: Mesh, seed: int = 0) -> Iterator[Batch]:
+    image, label = images()
+    sampler = TrainSampler(NUM_IMAGES, batch_size, seed)
+    step = start
+    while True:
+        rows = torch.from_numpy(sampler.rank_rows(step, mesh.rank, mesh.world_size))
+        labels = torch.where(rows < 0, -1, label[rows])
+        yield Batch(image[rows], labels, rows)
+        step += 1
+
+
+def make_trainer(
+    out_dir: Path, mesh: Mesh | None = None, *, batch_size: int = 6, **options: Any
+) -> Trainer:
+    mesh = mesh or Mesh.single()
+    torch.manual_seed(0)
+    backbone = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.PReLU(4), nn.Flatten(), nn.Dropout(options.pop("dropout", 0.0)),
+        nn.Linear(4 * 36, DIM),
+    )  # fmt: skip
+    head_options = options.pop("head", {"scale": 8.0, "cosine_margin": 0.2})
+    head = MarginHead(HeadConfig(**head_options), NUM_CLASSES, DIM, mesh, 0)
+    optimizer = OptimizerConfig(**options.pop("optimizer", {"learning_rate": 0.1}))
+    evaluate = options.pop("evaluate", None)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    return Trainer(
+        LoopConfig(batch_size=batch_size, epochs=2, **options),
+        ScheduleConfig(name="cosine", warmup_epochs=0.5),
+        AugmentConfig(flip_probability=0.5),
+        seed=3,
+        backbone=backbone,
+        head=head,
+        optimizers=Optimizers(optimizer, backbone, head),
+        mesh=mesh,
+        out_dir=out_dir,
+        steps_per_epoch=NUM_IMAGES // batch_size,
+        identity={"seed": "3"},
+        evaluate=evaluate,
+    )
+
+
+def fit(trainer: Trainer) -> dict[str, Any]:
+    size = trainer.config.batch_size
+    return trainer.fit(lambda start: batches(start, size, trainer.mesh))
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    state = {name: value.clone() for name, value in trainer.backbone.state_dict().items()}
+    return {**state, "head": trainer.head.weight.detach().clone()}
