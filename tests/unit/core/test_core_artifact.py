@@ -6,8 +6,8 @@ import pytest
 
 from facetrain.core.artifact import (
     atomic_path,
-    finished,
     fingerprint,
+    finished,
     read_json,
     write_json,
     write_manifest,

@@ -1,0 +1,1 @@
+"""Stage `export`: a trained backbone in other people's formats."""

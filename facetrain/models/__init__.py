@@ -1,0 +1,1 @@
+"""Backbones: layers only, no loss and no training."""

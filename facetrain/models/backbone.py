@@ -1,0 +1,100 @@
+"""Which backbone, and how big."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
+from torch import nn
+
+from facetrain.core.config import Config
+from facetrain.models.iresnet import IRESNET_BLOCKS, IResNet
+from facetrain.models.mobilefacenet import MobileFaceNet
+from facetrain.models.small import SmallResNet
+
+_Count = Annotated[int, Field(ge=1)]
+
+
+class ModelConfig(Config):
+    """A backbone: images (B, 3, image_size, image_size) in [-1, 1] -> embeddings (B, D).
+
+    `None` is the network's own value. An option that a network does not have is refused.
+    """
+
+    name: str
+    embedding_size: int = Field(default=512, ge=1)
+    image_size: int = Field(default=112, ge=32, multiple_of=16)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    width: int | None = Field(default=None, ge=1)
+    blocks: tuple[_Count, _Count, _Count, _Count] | None = None
+    gradient_checkpointing: bool = False
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in _NETWORKS:
+            raise ValueError(f"must be one of {', '.join(_NETWORKS)}")
+        return name
+
+    @model_validator(mode="after")
+    def _applicable(self) -> "ModelConfig":
+        _, options = _NETWORKS[self.name]
+        for option in ("dropout", "width", "blocks", "gradient_checkpointing"):
+            value = getattr(self, option)
+            if option not in options and value != type(self).model_fields[option].default:
+                raise ValueError(f"{self.name} has no {option}, got {option}={value}; remove it")
+        if self.name == "mobilefacenet" and self.width is not None and self.width % 64:
+            raise ValueError(
+                f"mobilefacenet's width must be a multiple of 64, got {self.width}; "
+                "arcface_torch's is 128, the paper's is 64"
+            )
+        return self
+
+
+def _iresnet(config: ModelConfig, depth: int) -> nn.Module:
+    return IResNet(
+        depth,
+        config.embedding_size,
+        config.image_size,
+        config.dropout,
+        config.gradient_checkpointing,
+    )
+
+
+def _mobilefacenet(config: ModelConfig) -> nn.Module:
+    return MobileFaceNet(
+        config.embedding_size,
+        config.image_size,
+        config.width or 128,
+        config.blocks or (1, 4, 6, 2),
+    )
+
+
+def _small(config: ModelConfig) -> nn.Module:
+    return SmallResNet(
+        config.embedding_size,
+        config.image_size,
+        config.width or 32,
+        config.blocks or (1, 1, 1, 1),
+        config.dropout,
+    )
+
+
+# name -> how to build it, and the options it has
+_NETWORKS: dict[str, tuple[Callable[[ModelConfig], nn.Module], frozenset[str]]] = {
+    **{
+        f"iresnet{depth}": (
+            partial(_iresnet, depth=depth),
+            frozenset({"dropout", "gradient_checkpointing"}),
+        )
+        for depth in IRESNET_BLOCKS
+    },
+    "mobilefacenet": (_mobilefacenet, frozenset({"width", "blocks"})),
+    "small": (_small, frozenset({"dropout", "width", "blocks"})),
+}
+
+
+def build_backbone(config: ModelConfig) -> nn.Module:
+    """A freshly initialised backbone, from torch's global random state, on the current device."""
+    build, _ = _NETWORKS[config.name]
+    return build(config)

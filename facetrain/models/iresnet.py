@@ -1,0 +1,111 @@
+"""IResNet, the backbone of ArcFace and of the field's published weights.
+
+Source: Deng et al., ArcFace, CVPR 2019, section 3.1 (the BN-conv-BN-PReLU-conv-BN unit and the
+BN-dropout-FC-BN output), after Han et al., Deep Pyramidal Residual Networks, CVPR 2017. Names and
+shapes of the state dict are those of InsightFace's arcface_torch, so its files load as they are.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from facetrain.models.precision import full_precision
+from facetrain.models.recompute import recomputed
+
+# depth -> blocks in each of the four stages
+IRESNET_BLOCKS: dict[int, tuple[int, int, int, int]] = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 14, 3),
+    100: (3, 13, 30, 3),
+    200: (6, 26, 60, 6),
+}
+_STAGE_WIDTHS = (64, 128, 256, 512)
+
+
+class IResNetBlock(nn.Module):
+    """BN, 3x3, BN, PReLU, 3x3 (with the stride), BN, plus the shortcut; no activation after."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int, recompute: bool) -> None:
+        super().__init__()
+        self.recompute = recompute
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.prelu = nn.PReLU(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(channels)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or in_channels != channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, channels, H / stride, W / stride)."""
+        if self.recompute and self.training and torch.is_grad_enabled():
+            return recomputed(self, self._forward, x)
+        return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        shortcut: Tensor = x if self.downsample is None else self.downsample(x)
+        x = self.prelu(self.bn2(self.conv1(self.bn1(x))))
+        x = self.bn3(self.conv2(x))
+        return x + shortcut
+
+
+class IResNet(nn.Module):
+    """Images in [-1, 1] (B, 3, S, S) -> embeddings (B, D) in float32, also under autocast.
+
+    Args:
+        depth: a key of `IRESNET_BLOCKS`.
+        image_size: S, a multiple of 16: four stages of stride 2 leave (S / 16)^2 places for the
+            fully connected layer.
+        dropout: probability of dropping an input of the fully connected layer.
+        gradient_checkpointing: store only each block's input for backward.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        embedding_size: int,
+        image_size: int,
+        dropout: float,
+        gradient_checkpointing: bool,
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.prelu = nn.PReLU(64)
+        in_channels = 64
+        stages = []
+        for channels, num_blocks in zip(_STAGE_WIDTHS, IRESNET_BLOCKS[depth], strict=True):
+            inputs = [in_channels] + [channels] * (num_blocks - 1)
+            strides = [2] + [1] * (num_blocks - 1)
+            stages.append(
+                nn.Sequential(
+                    *(
+                        IResNetBlock(c, channels, stride, gradient_checkpointing)
+                        for c, stride in zip(inputs, strides, strict=True)
+                    )
+                )
+            )
+            in_channels = channels
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.bn2 = nn.BatchNorm2d(512)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(512 * (image_size // 16) ** 2, embedding_size)
+        self.features = nn.BatchNorm1d(embedding_size)
+        # The head normalises the embedding, so a learned scale here would only drift.
+        self.features.weight.requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, 0.0, 0.1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, D)."""
+        x: Tensor = self.prelu(self.bn1(self.conv1(image)))  # (B, 64, S, S)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (B, 512, S/16, S/16)
+        x = self.dropout(self.bn2(x).flatten(1))  # (B, 512 * (S/16)^2)
+        with full_precision(x):
+            embedding: Tensor = self.features(self.fc(x.float()))  # (B, D)
+        return embedding

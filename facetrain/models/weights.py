@@ -1,0 +1,208 @@
+"""Backbones to and from files.
+
+Ours are safetensors with the `ModelConfig` as JSON in the metadata. Those of arcface_torch (.pth,
+.pt) and .onnx are read too. No pickle is ever loaded unrestricted.
+"""
+
+import dataclasses
+import json
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from facetrain.core.artifact import atomic_path
+from facetrain.core.config import parse_config
+from facetrain.core.errors import CheckpointError
+from facetrain.models.arcface_torch import identify, unwrap
+from facetrain.models.backbone import ModelConfig, build_backbone
+from facetrain.models.onnx_model import OnnxBackbone
+
+BACKBONE_FILE = "backbone.safetensors"
+_CONFIG_KEY = "facetrain_model_config"
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingModel:
+    """A backbone for inference: call it on images (B, 3, S, S) in [-1, 1] for (B, D) float32.
+
+    Embeddings are not normalised, carry no gradient and lie on `device`.
+    """
+
+    image_size: int
+    embedding_size: int
+    source: str
+    device: torch.device
+    forward: Callable[[Tensor], Tensor]
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor) -> Tensor:
+        """(B, 3, S, S) float, on any device -> (B, D)."""
+        assert image.shape[1:] == (3, self.image_size, self.image_size), image.shape
+        return self.forward(image.to(self.device)).float()
+
+
+def save_backbone(module: nn.Module, config: ModelConfig, path: Path) -> None:
+    """Write a backbone and its configuration to one safetensors file, atomically.
+
+    Args:
+        module: `build_backbone(config)` with its weights; unwrapped (no DDP, no torch.compile).
+        config: what `module` was built from.
+        path: the file, ending in .safetensors so that it can be read back.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    state = {name: value.cpu().contiguous() for name, value in module.state_dict().items()}
+    assert _misfit(state, _empty(config)) is None, _misfit(state, _empty(config))
+    # One key only: safetensors writes several in an order that changes from run to run, and equal
+    # weights shall be equal files.
+    metadata = {_CONFIG_KEY: json.dumps(config.model_dump(mode="json"))}
+    content = safetensors.torch.save(state, metadata)
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: {len(content)} bytes must be writable there; {error}; free space or choose "
+            "another folder"
+        ) from None
+
+
+def load_module(path: Path) -> tuple[nn.Module, ModelConfig]:
+    """Read a backbone's module, on the CPU in training mode, and its configuration.
+
+    Args:
+        path: a `train` folder (with `backbone.safetensors`), a .safetensors file, or an
+            arcface_torch .pth or .pt.
+
+    Raises:
+        CheckpointError: no such file, unknown kind, damaged or hostile content, names or shapes
+            that do not fit, or a weight that is not finite.
+    """
+    path = _file(path)
+    if path.suffix == ".safetensors":
+        state, config = _read_safetensors(path)
+    elif path.suffix in (".pth", ".pt"):
+        state = unwrap(_read_pickle(path), str(path))
+        config = identify(state, str(path))
+    else:
+        raise CheckpointError(
+            f"{path}: must be a train folder, .safetensors, .pth or .pt here, got {path.suffix!r}"
+        )
+    module = _empty(config)
+    misfit = _misfit(state, module)
+    if misfit is not None:
+        raise CheckpointError(f"{path}: must fit {config.name}, but {misfit}")
+    for name, value in state.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            count = int((~value.isfinite()).sum())
+            raise CheckpointError(
+                f"{path}: weights must be finite, but {name} has {count} of {value.numel()} "
+                "values NaN or infinite; use an earlier checkpoint"
+            )
+    kept = {n: v.float() if v.is_floating_point() else v for n, v in state.items()}
+    module.load_state_dict(kept, strict=True, assign=True)
+    return module, config
+
+
+def load_backbone(path: Path, device: torch.device | str = "cpu") -> EmbeddingModel:
+    """Read a backbone for inference: what `load_module` reads, or an .onnx.
+
+    Raises:
+        CheckpointError: as `load_module`; for .onnx also when onnxruntime is not installed.
+    """
+    path, device = _file(path), torch.device(device)
+    if path.suffix == ".onnx":
+        graph = OnnxBackbone(path, device)
+        return EmbeddingModel(graph.image_size, graph.embedding_size, str(path), device, graph)
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        raise CheckpointError(
+            f"{path}: must be a train folder, .safetensors, .pth, .pt or .onnx, got {path.suffix!r}"
+        )
+    module, config = load_module(path)
+    module = module.to(device).eval()
+    return EmbeddingModel(config.image_size, config.embedding_size, str(path), device, module)
+
+
+def _file(path: Path) -> Path:
+    """The file that `path` means."""
+    if path.is_dir():
+        if not (path / BACKBONE_FILE).is_file():
+            raise CheckpointError(
+                f"{path}: a folder must hold {BACKBONE_FILE}, which `train` writes when it "
+                "finishes, but there is none; give a finished train folder or a weight file"
+            )
+        return path / BACKBONE_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{path}: must be a backbone's file or folder, but there is none")
+    return path
+
+
+def _empty(config: ModelConfig) -> nn.Module:
+    """The network without memory for its weights."""
+    with torch.device("meta"):
+        return build_backbone(config)
+
+
+def _misfit(state: Mapping[str, Tensor], module: nn.Module) -> str | None:
+    """How names and shapes of `state` differ from the module's; None when they do not."""
+    expected = module.state_dict()
+    problems = []
+    for kind, names in (
+        ("missing", [n for n in expected if n not in state]),
+        ("unexpected", [n for n in state if n not in expected]),
+    ):
+        if names:
+            more = ", ..." if len(names) > 3 else ""
+            problems.append(f"{len(names)} names are {kind}: {', '.join(names[:3])}{more}")
+    for name, value in expected.items():
+        if name in state and state[name].shape != value.shape:
+            problems.append(
+                f"{name} has shape {tuple(state[name].shape)} instead of {tuple(value.shape)}"
+            )
+            break
+    return "; ".join(problems) or None
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelConfig]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: must be a whole safetensors file; {error}; copy or export it again"
+        ) from None
+    if _CONFIG_KEY not in metadata:
+        return state, identify(state, str(path))
+    try:
+        data = json.loads(metadata[_CONFIG_KEY])
+    except json.JSONDecodeError as error:
+        raise CheckpointError(
+            f"{path}: {_CONFIG_KEY} in its metadata must be JSON; {error}"
+        ) from None
+    return state, parse_config(ModelConfig, data, str(path))
+
+
+def _read_pickle(path: Path) -> object:
+    """`torch.load` restricted to tensors and plain containers."""
+    try:
+        content: object = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        if named:
+            raise CheckpointError(
+                f"{path}: must hold tensors only, but it names {named.group(1)}; such a file can "
+                "run code when it is opened and is not loaded. Save `backbone.state_dict()` instead"
+            ) from None
+        raise CheckpointError(
+            f"{path}: must be a file of torch.save, whole and with tensors only, but it cannot "
+            f"be read as one ({type(error).__name__}); copy or save it again"
+        ) from None
+    return content
