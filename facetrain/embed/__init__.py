@@ -1,0 +1,1 @@
+"""Stage `embed`: data set + backbone -> embeddings."""

@@ -1,0 +1,236 @@
+"""Verification on InsightFace `.bin` sets: pairs sharded over the ranks, images streamed.
+
+A rank decodes and embeds its run of pairs batch by batch and keeps one distance and two norms a
+pair, so host memory holds the encoded file and a few batches, and what the ranks exchange does not
+grow with the embedding size.
+"""
+
+import dataclasses
+import hashlib
+import time
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from facetrain.core.artifact import (
+    Artifact,
+    atomic_path,
+    fingerprint,
+    finished,
+    read_artifact,
+    write_json,
+    write_manifest,
+)
+from facetrain.core.config import Config, Paths
+from facetrain.core.errors import ConfigError, DataError
+from facetrain.core.progress import progress
+from facetrain.data.loader import OrderedLoader
+from facetrain.data.verification_bin import VerificationSet
+from facetrain.dist.collectives import all_gather_no_grad, any_rank, gather_objects
+from facetrain.dist.mesh import Mesh
+from facetrain.dist.shard import shard_range
+from facetrain.engine.inference import Backbone, embed_images
+from facetrain.metrics.verification import (
+    Bools,
+    Floats,
+    check_norms,
+    pair_geometry,
+    verification,
+)
+from facetrain.models.weights import EmbeddingModel
+
+
+class EvaluateConfig(Config):
+    """Which verification sets, and how to embed them."""
+
+    bins: Paths = ()
+    batch_size: int = Field(128, ge=2)
+    """Images a rank embeds at once."""
+    flip: bool = True
+    """Add the embedding of the mirrored image."""
+    num_folds: int = Field(10, ge=2)
+    workers: int = Field(2, ge=0)
+    """Decoding processes of each rank."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PairDistances:
+    """One verification set, embedded.
+
+    Attributes:
+        distance: (P,) squared L2 distance of unit embeddings, in file order.
+        same: (P,).
+    """
+
+    distance: Floats
+    same: Bools
+
+
+def name_sets(bins: Sequence[Path]) -> dict[str, Path]:
+    """File stem -> file, in the order given.
+
+    Raises:
+        ConfigError: two files share a stem, which names their results.
+    """
+    named: dict[str, Path] = {}
+    for path in bins:
+        if path.stem in named:
+            raise ConfigError(
+                f"evaluate.bins: sets are reported under their file names, but {named[path.stem]} "
+                f"and {path} are both {path.stem!r}; rename one"
+            )
+        named[path.stem] = path
+    return named
+
+
+def _local_geometry(
+    backbone: Backbone,
+    pairs: VerificationSet,
+    mesh: Mesh,
+    name: str,
+    image_size: int,
+    config: EvaluateConfig,
+) -> Floats:
+    """(ceil(P / world_size), 3): distance and both norms of this rank's pairs, then padding."""
+    start, stop = shard_range(pairs.num_pairs, mesh.rank, mesh.world_size)
+    geometry = np.zeros((-(-pairs.num_pairs // mesh.world_size), 3))
+    batches = OrderedLoader(
+        pairs,
+        image_size,
+        config.batch_size // 2 * 2,  # whole pairs
+        2 * start,
+        2 * stop,
+        workers=config.workers,
+        pin_memory=mesh.device.type == "cuda",
+    )
+    done = 0
+    for batch in progress(
+        batches, f"evaluate {name}", total=len(batches), unit="batch", enabled=mesh.is_main
+    ):
+        embedding = embed_images(backbone, batch.image, mesh.device, flip=config.flip)  # (B, D)
+        distance, norm = pair_geometry(embedding.numpy())
+        rows = slice(done, done + len(distance))
+        geometry[rows, 0], geometry[rows, 1:] = distance, norm.reshape(-1, 2)
+        done += len(distance)
+    return geometry
+
+
+def pair_distances(
+    backbone: Backbone, path: Path, mesh: Mesh, *, image_size: int, config: EvaluateConfig
+) -> PairDistances:
+    """Embed one verification set over all ranks; every rank returns all of it.
+
+    Args:
+        backbone: on `mesh.device`, in eval mode.
+        path: InsightFace `.bin`.
+
+    Raises:
+        DataError: on every rank alike, when the file or an image cannot be read or an embedding
+            is zero or not finite.
+    """
+    pairs = VerificationSet.open(path)
+    local, failure = np.zeros((0, 3)), None
+    try:
+        local = _local_geometry(backbone, pairs, mesh, path.stem, image_size, config)
+    except DataError as error:
+        failure = str(error)
+    failures = [text for text in gather_objects(failure, mesh) if text]
+    if failures:
+        raise DataError(failures[0])
+    gathered = all_gather_no_grad(torch.from_numpy(local).to(mesh.device), mesh)
+    geometry = gathered.cpu().numpy()[: pairs.num_pairs]  # (P, 3); only the last ranks are padded
+    check_norms(geometry[:, 1:].reshape(-1), str(path))
+    return PairDistances(geometry[:, 0], np.asarray(pairs.same, np.bool_))
+
+
+def evaluate_bins(
+    backbone: Backbone, bins: Sequence[Path], mesh: Mesh, *, image_size: int, config: EvaluateConfig
+) -> dict[str, dict[str, Any]]:
+    """File stem -> verification numbers (see `metrics.verification.Verification`).
+
+    Called on every rank, by the training loop too; `config.bins` is not looked at.
+    """
+    results = {}
+    for name, path in name_sets(bins).items():
+        pairs = pair_distances(backbone, path, mesh, image_size=image_size, config=config)
+        results[name] = verification(pairs.distance, pairs.same, config.num_folds).numbers()
+    return results
+
+
+def _write_distances(path: Path, pairs: PairDistances, digest: str) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, distance=pairs.distance, same=pairs.same, digest=np.array(digest))
+
+
+def _saved_distances(path: Path, digest: str) -> PairDistances | None:
+    """What an interrupted run left, when it came from the same weights, images and options."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if str(arrays["digest"]) != digest:
+                return None
+            return PairDistances(arrays["distance"], arrays["same"])
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+def run(
+    config: EvaluateConfig,
+    backbone: EmbeddingModel,
+    out_dir: Path,
+    mesh: Mesh,
+    *,
+    inputs: Mapping[str, str],
+) -> Artifact:
+    """Evaluate every set of `config.bins`; a set that was finished before is not embedded again.
+
+    Leaves `verification.json` (set name -> numbers), `distances/<stem>.npz` (`distance`, `same`)
+    and the manifest.
+
+    Args:
+        inputs: name -> fingerprint of what made the backbone; the sets are added here.
+
+    Raises:
+        ConfigError: no sets, or two of one name.
+    """
+    started = time.time()
+    named = name_sets(config.bins)
+    if not named:
+        raise ConfigError("evaluate.bins must name at least one verification .bin; add one")
+    content = {name: fingerprint(path) for name, path in named.items()}
+    all_inputs = {**inputs, **{f"bins/{name}": content[name] for name in named}}
+    done = finished(out_dir, "evaluate", config, all_inputs)
+    if not any_rank(done is None, mesh) and done is not None:
+        return done
+    numbers: dict[str, dict[str, Any]] = {}
+    for name, path in named.items():
+        text = f"{sorted(inputs.items())} {content[name]} flip={config.flip}"
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        saved = out_dir / "distances" / f"{name}.npz"
+        pairs = _saved_distances(saved, digest)
+        if any_rank(pairs is None, mesh) or pairs is None:
+            pairs = pair_distances(
+                backbone, path, mesh, image_size=backbone.image_size, config=config
+            )
+            if mesh.is_main:
+                _write_distances(saved, pairs, digest)
+        numbers[name] = verification(pairs.distance, pairs.same, config.num_folds).numbers()
+    if mesh.is_main:
+        write_json(out_dir / "verification.json", numbers)
+        write_manifest(
+            out_dir,
+            "evaluate",
+            config,
+            all_inputs,
+            numbers,
+            started=started,
+            world_size=mesh.world_size,
+        )
+    mesh.barrier()
+    artifact = read_artifact(out_dir)
+    assert artifact is not None
+    return artifact

@@ -1,0 +1,244 @@
+"""Face verification from pair distances: the ten-fold protocol of LFW and its kin, and the ROC.
+
+Protocol: Huang et al., "Labeled Faces in the Wild", UMass Amherst TR 07-49, View 2, as the field
+runs it on InsightFace `.bin` sets: squared L2 distance of unit embeddings, thresholds
+0, 0.01, ..., 3.99, and folds that are consecutive runs of pairs in file order. All arithmetic is
+float64 on the host; P log P in time.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facetrain.core.errors import DataError
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+THRESHOLDS: Floats = np.arange(0, 4, 0.01)
+FAR_EXPONENTS = (1, 2, 3, 4, 5, 6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """How well distances separate the same from different people.
+
+    Attributes:
+        accuracy: mean over the folds, each at the threshold the other folds chose.
+        accuracy_std: population standard deviation over the folds.
+        fold_accuracy: (num_folds,).
+        fold_threshold: (num_folds,) squared distance; below it a pair counts as the same person.
+        tar_at_far: "1e-1".."1e-6" -> TAR; None where the pairs cannot tell (see `tar_at_far`).
+        auc: area under the ROC; None without both kinds of pair.
+        eer: equal error rate (see `equal_error_rate`); None without both kinds of pair.
+        num_pairs: P.
+        num_impostor_pairs: pairs of different people.
+    """
+
+    accuracy: float
+    accuracy_std: float
+    fold_accuracy: Floats
+    fold_threshold: Floats
+    tar_at_far: dict[str, float | None]
+    auc: float | None
+    eer: float | None
+    num_pairs: int
+    num_impostor_pairs: int
+
+    def numbers(self) -> dict[str, Any]:
+        """The JSON form: plain numbers under the field's names."""
+        values = dataclasses.asdict(self)
+        values["fold_accuracy"] = self.fold_accuracy.tolist()
+        values["fold_threshold"] = self.fold_threshold.tolist()
+        return values
+
+
+def pair_geometry(embedding: NDArray[Any]) -> tuple[Floats, Floats]:
+    """Squared L2 distance of each pair's unit embeddings, and the norms before normalising.
+
+    Args:
+        embedding: (2P, D); rows 2i and 2i+1 are pair i.
+
+    Returns:
+        distance (P,) in [0, 4] and norm (2P,). A row that is zero or not finite gives a norm that
+        is zero or not finite and a NaN distance; `check_norms` turns it into an error.
+    """
+    embedding = np.asarray(embedding, np.float64)  # (2P, D)
+    norm = np.sqrt(np.einsum("nd,nd->n", embedding, embedding))  # (2P,)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        unit_embedding = embedding / norm[:, None]
+        difference = unit_embedding[0::2] - unit_embedding[1::2]  # (P, D)
+    return np.einsum("pd,pd->p", difference, difference), norm
+
+
+def check_norms(norm: Floats, source: str) -> None:
+    """Refuse embeddings without a direction.
+
+    Args:
+        norm: (N,) of the embeddings.
+        source: names the set in the error.
+
+    Raises:
+        DataError: a norm is zero or not finite; names the first rows.
+    """
+    bad = np.flatnonzero(~(np.isfinite(norm) & (norm > 0)))
+    if bad.size:
+        rows = ", ".join(str(row) for row in bad[:10]) + (", ..." if bad.size > 10 else "")
+        raise DataError(
+            f"{source}: every embedding must be finite and not zero, but {bad.size} of "
+            f"{norm.size} are not (rows {rows}); check the weights, and these images"
+        )
+
+
+def _num_correct(distance: Floats, same: Bools, fold: NDArray[np.intp]) -> NDArray[np.int64]:
+    """(num_folds, len(THRESHOLDS)): pairs judged rightly when "below the threshold" means same."""
+    num_folds, width = int(fold[-1]) + 1, len(THRESHOLDS) + 1
+    # The first threshold strictly above a distance; every later one is above it too.
+    first = np.searchsorted(THRESHOLDS, distance, side="right")
+    gain = np.where(same, 1.0, -1.0)  # what accepting the pair does to the count; exact in float64
+    change = np.bincount(fold * width + first, weights=gain, minlength=num_folds * width)
+    rejected_rightly = np.bincount(fold, weights=~same, minlength=num_folds)[:, None]
+    correct = rejected_rightly + change.reshape(num_folds, width)[:, :-1].cumsum(axis=1)
+    return np.asarray(correct, np.int64)
+
+
+def fold_of_pairs(num_pairs: int, num_folds: int) -> NDArray[np.intp]:
+    """(P,) fold of each pair: consecutive runs; the first P % num_folds have one pair more."""
+    size = np.full(num_folds, num_pairs // num_folds)
+    size[: num_pairs % num_folds] += 1
+    return np.repeat(np.arange(num_folds), size)
+
+
+def fold_accuracy(distance: Floats, same: Bools, num_folds: int) -> tuple[Floats, Floats]:
+    """Accuracy of each fold at the threshold that is best on all other folds.
+
+    Of equally good thresholds the lowest is taken, as in arcface_torch.
+
+    Args:
+        distance: (P,) lower is more alike.
+        same: (P,).
+        num_folds: at least 2 and at most P.
+
+    Returns:
+        accuracy (num_folds,) and threshold (num_folds,).
+    """
+    fold = fold_of_pairs(len(distance), num_folds)
+    correct = _num_correct(distance, same, fold)  # (num_folds, len(THRESHOLDS))
+    best = (correct.sum(axis=0) - correct).argmax(axis=1)  # (num_folds,), on the other folds
+    accuracy = correct[np.arange(num_folds), best] / np.bincount(fold)
+    return accuracy, THRESHOLDS[best]
+
+
+def best_threshold(distance: Floats, same: Bools) -> float:
+    """The threshold of the grid that judges most pairs rightly; the middle one of equals.
+
+    Unlike the lowest of equals, the middle one is not at the edge of a wide gap, and so carries
+    over to other pairs.
+
+    Args:
+        distance: (P,) lower is more alike.
+        same: (P,).
+    """
+    correct = _num_correct(distance, same, np.zeros(len(distance), np.intp))[0]
+    best = np.flatnonzero(correct == correct.max())
+    return float(THRESHOLDS[best[len(best) // 2]])
+
+
+def roc(distance: Floats, same: Bools) -> tuple[Floats, Floats]:
+    """The ROC, one point per distinct distance, from (0, 0) to (1, 1).
+
+    Args:
+        distance: (P,) lower is more alike.
+        same: (P,) with both values present.
+
+    Returns:
+        far and tar, both (points,) and never falling. Pairs at equal distance are accepted
+        together, so ties make a slanted segment rather than a favourable corner.
+    """
+    order = np.argsort(distance, kind="stable")
+    last_of_ties = np.append(np.flatnonzero(np.diff(distance[order])), len(order) - 1)
+    genuine = np.cumsum(same[order])[last_of_ties]
+    impostor = last_of_ties + 1 - genuine
+    far = np.concatenate(([0.0], impostor / impostor[-1]))
+    tar = np.concatenate(([0.0], genuine / genuine[-1]))
+    return far, tar
+
+
+def tar_at_far(distance: Floats, same: Bools) -> dict[str, float | None]:
+    """TAR at FAR 1e-1 ... 1e-6 over all pairs, by the conservative convention.
+
+    The threshold is the largest at which the false accepts do not exceed FAR x impostor pairs;
+    a pair is accepted when its distance is below it. Nothing is interpolated, and with ties at
+    the threshold none of the tied pairs is accepted. Below one expected false accept (fewer than
+    1 / FAR impostor pairs) the set cannot measure that FAR, and the value is None.
+
+    Args:
+        distance: (P,) lower is more alike.
+        same: (P,).
+    """
+    genuine, impostor = np.sort(distance[same]), np.sort(distance[~same])
+    values: dict[str, float | None] = {}
+    for exponent in FAR_EXPONENTS:
+        allowed = len(impostor) // 10**exponent  # exact, where FAR x count would round
+        measurable = allowed >= 1 and len(genuine) > 0
+        values[f"1e-{exponent}"] = (
+            float(np.searchsorted(genuine, impostor[allowed], side="left") / len(genuine))
+            if measurable
+            else None
+        )
+    return values
+
+
+def equal_error_rate(far: Floats, tar: Floats) -> float:
+    """The rate at which FAR equals 1 - TAR, on the straight ROC segment where they cross."""
+    gap = far - (1 - tar)  # rises from -1 to 1
+    after = int(np.argmax(gap >= 0))
+    before = after - 1
+    part = -gap[before] / (gap[after] - gap[before])
+    return float(far[before] + part * (far[after] - far[before]))
+
+
+def area_under(far: Floats, tar: Floats) -> float:
+    """Area under the ROC by trapezoids: the chance that a same pair is nearer than another."""
+    return float(np.sum(np.diff(far) * (tar[1:] + tar[:-1]) / 2))
+
+
+def verification(distance: Floats, same: Bools, num_folds: int = 10) -> Verification:
+    """Every verification number of one set of pairs.
+
+    Args:
+        distance: (P,) squared L2 distance of unit embeddings, in file order.
+        same: (P,) whether the pair shows one person.
+        num_folds: folds of the accuracy; 10 in the field.
+
+    Raises:
+        DataError: fewer pairs than folds, or a distance that is not finite.
+    """
+    distance, same = np.asarray(distance, np.float64), np.asarray(same, np.bool_)
+    assert distance.shape == same.shape == (len(same),)
+    if not 2 <= num_folds <= len(distance):
+        raise DataError(
+            f"verification in num_folds={num_folds} folds needs at least 2 folds and a pair in "
+            f"each, got {len(distance)} pairs; add pairs or change num_folds"
+        )
+    if not np.isfinite(distance).all():
+        bad = np.flatnonzero(~np.isfinite(distance))[:10].tolist()
+        raise DataError(f"distances must be finite, but pairs {bad} are not; check the embeddings")
+    accuracy, threshold = fold_accuracy(distance, same, num_folds)
+    auc = eer = None
+    if same.any() and not same.all():
+        far, tar = roc(distance, same)
+        auc, eer = area_under(far, tar), equal_error_rate(far, tar)
+    return Verification(
+        accuracy=float(accuracy.mean()),
+        accuracy_std=float(accuracy.std()),
+        fold_accuracy=accuracy,
+        fold_threshold=threshold,
+        tar_at_far=tar_at_far(distance, same),
+        auc=auc,
+        eer=eer,
+        num_pairs=len(distance),
+        num_impostor_pairs=int((~same).sum()),
+    )

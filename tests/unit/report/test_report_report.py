@@ -1,0 +1,179 @@
+"""Tables, pictures and the report: what they say, read back from what was written."""
+
+import base64
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from facetrain.core.artifact import write_manifest
+from facetrain.core.config import Config
+from facetrain.core.errors import DataError
+from facetrain.data.verification_bin import VerificationSet, write_bin
+from facetrain.evaluate.evaluate import EvaluateConfig
+from facetrain.metrics.verification import verification
+from facetrain.report.pictures import draw_roc, draw_training_curves
+from facetrain.report.sheets import draw_contact_sheet, draw_hardest_pairs, hardest_pairs
+from facetrain.report.summary import write_report
+from facetrain.report.table import format_table, verification_table
+
+
+class Settings(Config):
+    name: str = "<script>alert(1)</script>"
+
+
+def pixels(path: Path) -> np.ndarray:
+    image = cv2.imread(str(path))
+    assert image is not None
+    return image[..., ::-1]
+
+
+def near(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    return np.abs(image.astype(int) - colour).max(axis=2) < 12
+
+
+def test_table_columns_line_up() -> None:
+    table = format_table(["set", "pairs"], [["lfw", "6000"], ["agedb_30", "7"]])
+    assert table.split("\n") == [
+        "set       pairs",
+        "--------  -----",
+        "lfw        6000",
+        "agedb_30      7",
+    ]
+
+
+def test_verification_table_says_what_cannot_be_measured() -> None:
+    generator = np.random.default_rng(0)
+    numbers = {}
+    for name, num_pairs in (("big", 400), ("small", 20)):
+        same = np.arange(num_pairs) % 2 == 0
+        distance = generator.uniform(0, 4, num_pairs)
+        numbers[name] = verification(distance, same).numbers()
+    header, _, big, small = verification_table(numbers).split("\n")
+    assert header.split() == ["set", "pairs", "accuracy", "TAR@1e-1", "TAR@1e-2", "EER", "AUC"]
+    accuracy, spread = numbers["big"]["accuracy"], numbers["big"]["accuracy_std"]
+    assert big.split()[:5] == ["big", "400", f"{accuracy:.4f}", "±", f"{spread:.4f}"]
+    assert small.split()[6] == "-"
+
+
+def test_roc_curve_goes_through_its_points(tmp_path: Path) -> None:
+    # Ten same pairs, all nearer than the second impostor: TAR is 1 from the first false accept
+    # (FAR 0.1, where the picture begins) on.
+    distance = np.concatenate((np.full(5, 0.1), np.full(5, 1.05), 1 + np.arange(10) / 10))
+    same = np.arange(20) < 10
+    assert draw_roc(tmp_path / "roc.png", {"val": (distance, same)})
+    line = near(pixels(tmp_path / "roc.png"), (0x0B, 0x6E, 0x99))
+    long_rows = np.flatnonzero(line.sum(axis=1) > 100)
+    assert len(long_rows) > 0
+    assert long_rows.max() - long_rows.min() < 6  # one height, as thick as the line
+    assert not draw_roc(tmp_path / "none.png", {"val": (distance, np.ones(20, bool))})
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_training_curves_need_two_losses(tmp_path: Path) -> None:
+    entries = [{"step": s, "loss": 9.0 - s, "learning_rate": 0.1} for s in (1, 2, 3)]
+    path = tmp_path / "training.png"
+    assert not draw_training_curves(path, entries[:1])
+    assert not path.exists()
+    assert draw_training_curves(path, entries)
+    plain = pixels(path)
+    assert draw_training_curves(
+        path, [*entries, {"step": 3, "evaluation": {"val": {"accuracy": 0.9}}}]
+    )
+    assert pixels(path).shape[0] > plain.shape[0]  # a third panel, for accuracy
+
+
+def test_contact_sheet_shows_every_image(tmp_path: Path) -> None:
+    colours = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30), (200, 30, 200)]
+    images = [np.full((20, 20, 3), colour, np.uint8) for colour in colours]
+    draw_contact_sheet(tmp_path / "sheet.png", images, list("abcde"), columns=3, title="five")
+    sheet = pixels(tmp_path / "sheet.png")
+    centres = [np.argwhere(near(sheet, colour)).mean(axis=0) for colour in colours]
+    rows, columns = np.array(centres).T
+    assert rows[:3].max() < rows[3:].min()
+    assert columns[0] < columns[1] < columns[2]
+    np.testing.assert_allclose(columns[:2], columns[3:], atol=1)  # pixels
+
+
+def test_hardest_pairs_by_hand() -> None:
+    distance = np.array([0.5, 3.0, 1.0, 0.2, 2.0])
+    same = np.array([True, True, False, False, True])
+    assert hardest_pairs(distance, same, 2) == ([1, 4], [3, 2])
+    assert hardest_pairs(distance, same, 9) == ([1, 4, 0], [3, 2])
+
+
+def write_pairs(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Ten grey pairs, and distances under which pairs 0 and 9 are judged wrongly at 1.0."""
+    encoded = [
+        cv2.imencode(".png", np.full((16, 16, 3), 10 * i, np.uint8))[1].tobytes() for i in range(20)
+    ]
+    same = np.arange(10) < 5
+    write_bin(path, encoded, same)
+    distance = np.where(same, 0.5, 1.5)
+    distance[0], distance[9] = 1.8, 0.3
+    return distance, same
+
+
+def test_wrong_pairs_are_marked_in_red(tmp_path: Path) -> None:
+    distance, _ = write_pairs(tmp_path / "val.bin")
+    pairs = VerificationSet.open(tmp_path / "val.bin")
+    red = (0xC4, 0x37, 0x2B)
+    path = tmp_path / "hard.png"
+    draw_hardest_pairs(path, pairs, distance, 1.0, count=4)
+    marked = near(pixels(path), red)
+    middle = marked.shape[1] // 2
+    assert marked[:, :middle].any()
+    assert marked[:, middle:].any()
+    draw_hardest_pairs(path, pairs, distance, 2.0, count=4)  # now every same pair is right
+    marked = near(pixels(path), red)
+    assert not marked[:, :middle].any()
+    assert marked[:, middle:].any()
+
+
+def make_run(run: Path) -> None:
+    (run / "train").mkdir(parents=True)
+    entries = [{"step": s, "loss": 9.0 - s, "learning_rate": 0.1} for s in (1, 2, 3)]
+    lines = [json.dumps(entry) + "\n" for entry in entries]
+    (run / "train" / "log.jsonl").write_text("".join(lines) + '{"step": 4, "lo')
+    metrics = {"loss": 1.5, "num_images": 8309, "num_classes": 3802}
+    write_manifest(run / "train", "train", Settings(), {}, metrics, started=0, world_size=2)
+    distance, same = write_pairs(run / "val.bin")
+    stage = run / "evaluate"
+    (stage / "distances").mkdir(parents=True)
+    np.savez(stage / "distances" / "val.npz", distance=distance, same=same)
+    numbers = {"val": verification(distance, same).numbers()}
+    config = EvaluateConfig(bins=(run / "val.bin",))
+    write_manifest(stage, "evaluate", config, {}, numbers, started=0, world_size=2)
+
+
+def test_report_is_one_file_with_numbers_pictures_and_config(tmp_path: Path) -> None:
+    run = tmp_path / "first <run>"
+    make_run(run)
+    page = write_report(run).read_text(encoding="utf-8")
+    # Accuracy by hand: pairs 0 and 9 are wrong at every useful threshold, in a fold of one each.
+    assert "80.00 %" in page
+    assert "0.8000 ± 0.4000" in page
+    assert "8,309" in page
+    pictures = [base64.b64decode(text) for text in re.findall(r"base64,([^\"]+)\"", page)]
+    assert len(pictures) == 3
+    names = ("training.png", "roc.png", "hardest_val.png")
+    assert pictures == [(run / "pictures" / name).read_bytes() for name in names]
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "first &lt;run&gt;" in page
+    assert not re.search(r"(?:src|href)=[\"'](?!data:)", page)  # nothing is fetched
+
+
+def test_report_without_a_finished_stage_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no finished stage \(manifest\.json\)"):
+        write_report(tmp_path)
+
+
+def test_report_lives_without_the_verification_file(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    (tmp_path / "run" / "val.bin").unlink()
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    assert page.count("<figure>") == 2
