@@ -69,8 +69,6 @@ def test_no_third_party_import_outside_the_declared() -> None:
         "safetensors", "torch", "tqdm", "yaml", "facetrain",
     }  # fmt: skip
     used = {
-        name.split(".")[0]
-        for path in PACKAGE.rglob("*.py")
-        for name in imports(path.read_text())
+        name.split(".")[0] for path in PACKAGE.rglob("*.py") for name in imports(path.read_text())
     }
     assert used - set(sys.stdlib_module_names) <= declared

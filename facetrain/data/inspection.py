@@ -1,0 +1,143 @@
+"""What is in a data set: counts, layout, class histogram, every unreadable record."""
+
+import dataclasses
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facetrain.core.errors import DataError
+from facetrain.core.progress import progress
+from facetrain.data.dataset import image_positions, valid_labels
+from facetrain.data.images import decode_image
+from facetrain.data.record_table import BrokenRecordError, read_payload
+from facetrain.data.recordio import ShardReader, shard_paths, unpack_record
+from facetrain.data.workers import ordered_map
+
+_CHUNK = 256  # images a task
+_IMAGES_PER_WORKER = 4096  # fewer do not repay a process's start
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    path: Path
+    starts: list[int]
+    stops: list[int]
+
+
+def inspect(path: Path, workers: int | None = None, show_progress: bool = True) -> dict[str, Any]:
+    """Read and decode every record of a data set.
+
+    Args:
+        path: a `.rec` file or a folder of shards.
+        workers: processes; as many as processors when None.
+        show_progress: draw a progress bar on stderr.
+
+    Returns:
+        `num_images` and `num_identities` (readable ones), `layout` ("header", "flat", "mixed"),
+        `num_shards`, `unreadable` (keys of records that are damaged or do not decode),
+        `invalid_label` (keys of images whose class is not an integer from 0 up),
+        `class_histogram` (images an identity: min, median, mean, max, and bins of identities),
+        `index_rebuilt` (shards whose .idx is missing or stale). Keys are integers, or
+        "shard:key" when there are several shards.
+
+    Raises:
+        DataError: no shards at `path`.
+    """
+    paths = shard_paths(Path(path))
+    layouts, rebuilt = set(), []
+    unreadable: list[int | str] = []
+    invalid_label: list[int | str] = []
+    labels = []
+    for shard_path in paths:
+        shard = ShardReader(shard_path)
+        table = shard.table()
+        layout, positions = image_positions(shard, table)
+        layouts.add(layout)
+        if shard.index_rebuilt:
+            rebuilt.append(shard_path.name)
+        good = table.readable
+        good[positions] &= _decodes(shard, positions, workers, show_progress)
+        images = positions[good[positions]]
+        label = table.label[images]
+        valid = valid_labels(label)
+        labels.append(label[valid].astype(np.int64))
+        for found, bad in (
+            (unreadable, np.flatnonzero(~good)),
+            (invalid_label, images[~valid]),
+        ):
+            keys = [int(key) for key in shard.keys[bad]]
+            found += keys if len(paths) == 1 else [f"{shard_path.name}:{key}" for key in keys]
+    classes, counts = np.unique(np.concatenate(labels), return_counts=True)
+    return {
+        "num_images": int(counts.sum()) + len(invalid_label),
+        "num_identities": len(classes),
+        "layout": layouts.pop() if len(layouts) == 1 else "mixed",
+        "num_shards": len(paths),
+        "unreadable": unreadable,
+        "invalid_label": invalid_label,
+        "class_histogram": _histogram(counts),
+        "index_rebuilt": rebuilt,
+    }
+
+
+def _decodes(
+    shard: ShardReader, positions: NDArray[np.int64], workers: int | None, show_progress: bool
+) -> NDArray[np.bool_]:
+    """Whether each image record is whole and decodes."""
+    most = max(1, len(positions) // _IMAGES_PER_WORKER)
+    results = ordered_map(
+        _check_chunk, _chunks(shard, positions), min(workers or os.cpu_count() or 1, most)
+    )
+    flat = (good for chunk in results for good in chunk)
+    name, total = shard.path.name, len(positions)
+    bar = progress(flat, name, total=total, unit="img", enabled=show_progress)
+    return np.fromiter(bar, np.bool_, total)
+
+
+def _chunks(shard: ShardReader, positions: NDArray[np.int64]) -> Iterator[_Task]:
+    for i in range(0, len(positions), _CHUNK):
+        starts, stops = shard.extents(positions[i : i + _CHUNK])
+        yield _Task(shard.path, starts.tolist(), stops.tolist())
+
+
+def _check_chunk(task: _Task) -> list[bool]:
+    with (
+        open(task.path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+    ):
+        return [
+            _is_image(mapped, start, stop)
+            for start, stop in zip(task.starts, task.stops, strict=True)
+        ]
+
+
+def _is_image(mapped: mmap.mmap, start: int, stop: int) -> bool:
+    try:
+        decode_image(unpack_record(read_payload(mapped, start, stop))[1], "image")
+    except (BrokenRecordError, DataError):
+        return False
+    return True
+
+
+def _histogram(counts: NDArray[np.int64]) -> dict[str, Any]:
+    """Spread of images an identity; bins 1, 2, 3-4, 5-8, ... up to the largest."""
+    if len(counts) == 0:
+        return {"min": 0, "median": 0.0, "mean": 0.0, "max": 0, "bins": {}}
+    bins = {}
+    low, high = 1, 1
+    while low <= counts.max():
+        name = str(high) if low == high else f"{low}-{high}"
+        bins[name] = int(((counts >= low) & (counts <= high)).sum())
+        low, high = high + 1, 2 * high
+    return {
+        "min": int(counts.min()),
+        "median": float(np.median(counts)),
+        "mean": round(float(counts.mean()), 3),
+        "max": int(counts.max()),
+        "bins": bins,
+    }

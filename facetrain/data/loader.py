@@ -1,0 +1,193 @@
+"""Training and embedding batches: which rows, their labels, and what a corrupt record does."""
+
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from facetrain.core.errors import DataError
+from facetrain.core.log import logger
+from facetrain.data.dataset import OnCorrupt
+from facetrain.data.decoding import ImageSource, Rows, fill_here, fill_in_workers
+from facetrain.data.sampler import NO_ROW, TrainSampler
+
+NO_LABEL = -1
+
+
+class LabelledSource(ImageSource, Protocol):
+    """Images with one dense label each."""
+
+    @property
+    def num_images(self) -> int:
+        """How many images there are."""
+
+    @property
+    def label(self) -> NDArray[np.int64]:
+        """Their labels, (num_images,)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images on the host, ready for the device.
+
+    Attributes:
+        image: (B, 3, H, W) uint8 RGB, contiguous; zeros where there is no image.
+        label: (B,) int64; -1 where there is no image (padding or a skipped corrupt record).
+        index: (B,) int64 position in the data set; -1 for padding.
+    """
+
+    image: torch.Tensor
+    label: torch.Tensor
+    index: torch.Tensor
+
+
+class _Loader:
+    """What both loaders share: where batches are decoded, and what a corrupt record does.
+
+    Attributes:
+        num_skipped: corrupt records met in the batches handed out so far.
+        skipped: their distinct positions in the data set.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        image_size: int,
+        batch_size: int,
+        workers: int,
+        on_corrupt: OnCorrupt,
+        pin_memory: bool,
+    ) -> None:
+        self.source = source
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.workers = workers
+        self.on_corrupt = on_corrupt
+        self.pin_memory = pin_memory
+        self.num_skipped = 0
+        self.skipped: set[int] = set()
+
+    def _batches(
+        self, all_rows: Iterable[Rows], label_of: Callable[[Rows], Rows]
+    ) -> Generator[Batch, None, None]:
+        if self.workers == 0:
+            filled = fill_here(self.source, all_rows, self.image_size, self.pin_memory)
+        else:
+            filled = fill_in_workers(
+                self.source,
+                all_rows,
+                self.image_size,
+                self.batch_size,
+                self.workers,
+                self.pin_memory,
+            )
+        with contextlib.closing(filled):
+            for rows, image, failures in filled:
+                label = np.where(rows == NO_ROW, NO_LABEL, label_of(rows))
+                for position, text in failures:
+                    self._note_failure(int(rows[position]), text)
+                    label[position] = NO_LABEL
+                yield Batch(image, self._on_host(label), self._on_host(rows))
+
+    def _on_host(self, array: Rows) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory() if self.pin_memory else tensor
+
+    def _note_failure(self, row: int, text: str) -> None:
+        if self.on_corrupt == "error":
+            raise DataError(text)
+        if row not in self.skipped:
+            logger.warning("skipped: %s", text)
+        self.num_skipped += 1
+        self.skipped.add(row)
+
+
+class TrainLoader(_Loader):
+    """A rank's batch of every training step from `start_step` on, without end.
+
+    The batches depend on (seed, step, rank, world_size) and never on `workers`. Workers live
+    until the iterator is closed or dropped, so an epoch's border costs nothing.
+
+    Args:
+        source: the data set.
+        image_size: H = W; other sizes are resized in the workers.
+        batch_size: images a step over all ranks, G; a rank gets B = ceil(G / world_size).
+        seed: the run's seed.
+        workers: decoding processes; 0 decodes in this one.
+        start_step: the first step to hand out.
+        on_corrupt: "error" raises the DataError that names shard and key; "skip" counts it and
+            hands out zeros with label -1.
+        pin_memory: page-locked batches, for a CUDA device.
+
+    Raises:
+        DataError: fewer images than one batch; while iterating: a corrupt record or a dead worker.
+    """
+
+    def __init__(
+        self,
+        source: LabelledSource,
+        image_size: int,
+        batch_size: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 2,
+        start_step: int = 0,
+        on_corrupt: OnCorrupt = "error",
+        pin_memory: bool = False,
+    ) -> None:
+        rank_batch_size = -(-batch_size // world_size)
+        super().__init__(source, image_size, rank_batch_size, workers, on_corrupt, pin_memory)
+        self.sampler = TrainSampler(source.num_images, batch_size, seed)
+        self.label = source.label
+        self.rank = rank
+        self.world_size = world_size
+        self.start_step = start_step
+
+    def __iter__(self) -> Generator[Batch, None, None]:
+        return self._batches(self._rows(), lambda rows: self.label[rows])
+
+    def _rows(self) -> Iterator[Rows]:
+        step = self.start_step
+        while True:
+            yield self.sampler.rank_rows(step, self.rank, self.world_size)
+            step += 1
+
+
+class OrderedLoader(_Loader):
+    """Images `start` to `stop` in order, the last batch short: for embedding.
+
+    `label` of its batches is 0 for an image and -1 for a skipped record; the other arguments are
+    those of TrainLoader.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        image_size: int,
+        batch_size: int,
+        start: int,
+        stop: int,
+        *,
+        workers: int = 2,
+        on_corrupt: OnCorrupt = "error",
+        pin_memory: bool = False,
+    ) -> None:
+        super().__init__(source, image_size, batch_size, workers, on_corrupt, pin_memory)
+        self.start = start
+        self.stop = stop
+
+    def __len__(self) -> int:
+        return -(-(self.stop - self.start) // self.batch_size)
+
+    def __iter__(self) -> Generator[Batch, None, None]:
+        return self._batches(self._rows(), np.zeros_like)
+
+    def _rows(self) -> Iterator[Rows]:
+        for first in range(self.start, self.stop, self.batch_size):
+            yield np.arange(first, min(first + self.batch_size, self.stop))

@@ -1,0 +1,163 @@
+"""Label overlays: what cleaning and review say about the images of a data set, beside its shards.
+
+The shards are never rewritten. An overlay is an `.npz` of arrays over ALL images of the data set
+(its rows, in shard and key order); several compose in order, e.g. the cleaner's, then a person's.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facetrain.core.artifact import atomic_path
+from facetrain.core.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelOverlay:
+    """One opinion about the labels of a data set of N rows."""
+
+    label: NDArray[np.int64]  # (N,) original class ids of the data set, or new ones
+    kept: NDArray[np.bool_]  # (N,)
+    clean_probability: NDArray[np.float32]  # (N,) in [0, 1]; NaN where not judged
+    suggested_label: NDArray[np.int64]  # (N,) -1 where there is none
+    source: NDArray[np.uint8]  # (N,) index into source_names: who decided
+    source_names: tuple[str, ...]  # name 0 is "": nobody touched the row
+    dataset_fingerprint: str  # FaceDataset.base_fingerprint; "" fits any data set of N rows
+
+    @classmethod
+    def make(
+        cls,
+        label: NDArray[Any],
+        kept: NDArray[np.bool_],
+        *,
+        clean_probability: NDArray[Any] | None = None,
+        suggested_label: NDArray[Any] | None = None,
+        source: NDArray[Any] | None = None,
+        source_names: tuple[str, ...] = ("",),
+        dataset_fingerprint: str = "",
+    ) -> "LabelOverlay":
+        """An overlay whose absent columns hold their defaults: NaN, -1, nobody."""
+        num_rows = len(label)
+        if clean_probability is None:
+            clean_probability = np.full(num_rows, np.nan)
+        if suggested_label is None:
+            suggested_label = np.full(num_rows, -1)
+        if source is None:
+            source = np.zeros(num_rows)
+        return cls(
+            label.astype(np.int64),
+            kept.astype(np.bool_),
+            clean_probability.astype(np.float32),
+            suggested_label.astype(np.int64),
+            source.astype(np.uint8),
+            source_names,
+            dataset_fingerprint,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the `.npz`, atomically."""
+        with atomic_path(Path(path)) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(
+                file,
+                label=self.label,
+                kept=self.kept,
+                clean_probability=self.clean_probability,
+                suggested_label=self.suggested_label,
+                source=self.source,
+                source_names=np.array(self.source_names, np.str_),
+                dataset_fingerprint=np.array(self.dataset_fingerprint, np.str_),
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> "LabelOverlay":
+        """Read an `.npz`; only `label` and `kept` must be there.
+
+        Raises:
+            DataError: not an `.npz`, a missing or unknown array, a wrong shape, type or value.
+        """
+        arrays = _read_npz(path)
+        unknown = set(arrays) - {field.name for field in dataclasses.fields(cls)}
+        if unknown or not {"label", "kept"} <= set(arrays):
+            raise DataError(
+                f"{path}: an overlay holds label and kept, and may hold clean_probability, "
+                f"suggested_label, source, source_names, dataset_fingerprint; got "
+                f"{', '.join(sorted(arrays))}"
+            )
+        num_rows = len(np.atleast_1d(arrays["label"]))
+
+        def column(name: str, kind: str, valid: Callable[[NDArray[Any]], Any]) -> None:
+            array = arrays.get(name)
+            if array is None:
+                return
+            if array.shape != (num_rows,) or array.dtype.kind not in kind:
+                raise DataError(
+                    f"{path}: {name} must be ({num_rows},) of kind {kind!r}, got {array.shape} "
+                    f"of {array.dtype}"
+                )
+            wrong = np.flatnonzero(~valid(array))
+            if len(wrong):
+                raise DataError(f"{path}: {name}[{wrong[0]}] is {array[wrong[0]]}, out of range")
+
+        fits_int64 = 1 << 62
+        column("kept", "b", lambda kept: np.ones(num_rows, np.bool_))
+        kept = arrays["kept"]
+        column("label", "iu", lambda label: (label < fits_int64) & ((label >= 0) | ~kept))
+        column("clean_probability", "f", lambda p: np.isnan(p) | ((p >= 0) & (p <= 1)))
+        column("suggested_label", "iu", lambda label: (label >= -1) & (label < fits_int64))
+        if "source" in arrays and arrays["source"].dtype.kind == "U":
+            found, source = np.unique(np.append("", arrays["source"]), return_inverse=True)
+            arrays.update(source_names=found, source=source[1:])
+        names = _text(path, arrays.get("source_names", np.array([""])), ndim=1)
+        if names[:1] != [""] or len(names) > 256:
+            raise DataError(f"{path}: source_names must begin with '' and be at most 256")
+        column("source", "iu", lambda source: (source >= 0) & (source < len(names)))
+        fingerprint = _text(path, arrays.get("dataset_fingerprint", np.array("")), ndim=0)[0]
+        return cls.make(
+            arrays["label"],
+            kept,
+            clean_probability=arrays.get("clean_probability"),
+            suggested_label=arrays.get("suggested_label"),
+            source=arrays.get("source"),
+            source_names=tuple(names),
+            dataset_fingerprint=fingerprint,
+        )
+
+    def apply(
+        self,
+        label: NDArray[np.int64],
+        kept: NDArray[np.bool_],
+        base_label: NDArray[np.int64],
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Labels and kept flags after this overlay has spoken on top of earlier ones.
+
+        It decides the rows it touches: those with a source, those it drops, and those it labels
+        otherwise than the shards do. All other rows stay as the earlier overlays left them; so
+        taking a dropped row back needs a source.
+
+        Args:
+            label: (N,) after the earlier overlays.
+            kept: (N,) after the earlier overlays.
+            base_label: (N,) as the shards have them.
+        """
+        touched = (self.source > 0) | ~self.kept | (self.label != base_label)
+        return np.where(touched, self.label, label), np.where(touched, self.kept, kept)
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise DataError(f"{path}: must be an overlay .npz, but there is none") from None
+    except Exception as error:  # a damaged archive may raise anything
+        raise DataError(f"{path}: must be an .npz of plain arrays; {error}") from None
+
+
+def _text(path: Path, array: NDArray[Any], ndim: int) -> list[str]:
+    if array.dtype.kind != "U" or array.ndim != ndim:
+        raise DataError(f"{path}: must name its sources and data set in text, got {array.dtype}")
+    return [str(name) for name in np.atleast_1d(array)]

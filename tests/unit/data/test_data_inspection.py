@@ -1,0 +1,101 @@
+"""What inspect says of whole and damaged data sets."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facetrain.core.errors import DataError
+from facetrain.data import inspection
+from facetrain.data.face_shard import FaceShardWriter
+from facetrain.data.images import encode_jpeg
+from facetrain.data.inspection import inspect
+from facetrain.data.recordio import RecordHeader, ShardWriter, pack_record
+
+IMAGE = encode_jpeg(np.full((8, 8, 3), 99, np.uint8))
+
+
+def write(path: Path, labels: list[int], spoiled: tuple[int, ...] = ()) -> Path:
+    with FaceShardWriter(path) as writer:
+        for key, label in enumerate(labels, start=1):
+            writer.write(label, b"garbage" if key in spoiled else IMAGE)
+    return path
+
+
+def test_counts_and_histogram_by_hand(tmp_path: Path) -> None:
+    # Identities of 1, 2, 3 and 5 images: median 2.5, mean 11 / 4.
+    labels = [0] + [1] * 2 + [2] * 3 + [3] * 5
+    result = inspect(write(tmp_path / "a.rec", labels), show_progress=False)
+    assert result == {
+        "num_images": 11,
+        "num_identities": 4,
+        "layout": "header",
+        "num_shards": 1,
+        "unreadable": [],
+        "invalid_label": [],
+        "class_histogram": {
+            "min": 1,
+            "median": 2.5,
+            "mean": 2.75,
+            "max": 5,
+            "bins": {"1": 1, "2": 1, "3-4": 1, "5-8": 1},
+        },
+        "index_rebuilt": [],
+    }
+
+
+def test_every_kind_of_unreadable_record_is_listed_and_the_rest_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.rec", [0, 0, 1, 1, 2, 2], spoiled=(2,))
+    lines = [line.split("\t") for line in path.with_suffix(".idx").read_text().splitlines()]
+    offset_of = {int(key): int(offset) for key, offset in lines}
+    data = bytearray(path.read_bytes())
+    data[offset_of[4]] ^= 1  # wrong magic
+    data = data[: offset_of[8] + 10]  # cut within identity record 8; 9 and 0 are gone
+    path.write_bytes(data)
+    result = inspect(path, show_progress=False)
+    assert result["unreadable"] == [0, 2, 4, 8, 9]
+    assert (result["num_images"], result["num_identities"]) == (4, 3)
+    assert result["layout"] == "header"
+    assert result["index_rebuilt"] == []
+
+
+def test_shards_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.rec", [0, 1], spoiled=(1,))
+    write(tmp_path / "b.rec", [1, 2, 3], spoiled=(3,))
+    (tmp_path / "b.idx").unlink()
+    result = inspect(tmp_path, show_progress=False)
+    assert result["unreadable"] == ["a.rec:1", "b.rec:3"]
+    assert (result["num_images"], result["num_identities"], result["num_shards"]) == (3, 2, 2)
+    assert result["index_rebuilt"] == ["b.rec"]
+
+
+def test_labels_that_are_no_class_are_listed(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "a.rec") as writer:
+        for key, label in enumerate([0, np.nan, 1, -4]):
+            header = RecordHeader(0, np.array([label], np.float32), key, 0)
+            writer.write(key, pack_record(header, IMAGE))
+    result = inspect(tmp_path, show_progress=False)
+    assert result["layout"] == "flat"
+    assert result["invalid_label"] == [1, 3]
+    assert (result["num_images"], result["num_identities"]) == (4, 2)
+
+
+def test_several_processes_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.rec", list(range(20)), spoiled=(3, 17))
+    monkeypatch.setattr(inspection, "_CHUNK", 3)
+    monkeypatch.setattr(inspection, "_IMAGES_PER_WORKER", 1)
+    result = inspect(path, workers=2, show_progress=False)
+    assert result["unreadable"] == [3, 17]
+    assert result == inspect(path, workers=1, show_progress=False)
+
+
+def test_no_data_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"must hold \.rec shards"):
+        inspect(tmp_path)
+
+
+def test_real_faces(lfw: Path) -> None:
+    result = inspect(lfw / "train.rec", show_progress=False)
+    assert (result["num_images"], result["num_identities"]) == (8309, 3802)
+    assert (result["unreadable"], result["layout"]) == ([], "header")
+    assert sum(result["class_histogram"]["bins"].values()) == 3802

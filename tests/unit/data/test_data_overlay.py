@@ -1,0 +1,116 @@
+"""Overlay files and their composition."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facetrain.core.errors import DataError
+from facetrain.data.overlay import LabelOverlay
+
+LABEL = np.array([0, 1, 2])
+KEPT = np.array([True, False, True])
+
+
+def test_all_columns_survive_the_file(tmp_path: Path) -> None:
+    overlay = LabelOverlay.make(
+        LABEL,
+        KEPT,
+        clean_probability=np.array([0.25, 1.0, np.nan]),
+        suggested_label=np.array([-1, 2, -1]),
+        source=np.array([0, 1, 2]),
+        source_names=("", "cleaner", "review"),
+        dataset_fingerprint="abc",
+    )
+    overlay.save(tmp_path / "o.npz")
+    again = LabelOverlay.load(tmp_path / "o.npz")
+    for name in ("label", "kept", "clean_probability", "suggested_label", "source"):
+        wanted, got = getattr(overlay, name), getattr(again, name)
+        assert got.dtype == wanted.dtype
+        np.testing.assert_array_equal(got, wanted)
+    assert again.source_names == ("", "cleaner", "review")
+    assert again.dataset_fingerprint == "abc"
+
+
+def test_label_and_kept_are_enough(tmp_path: Path) -> None:
+    np.savez(tmp_path / "o.npz", label=LABEL.astype(np.int32), kept=KEPT)
+    overlay = LabelOverlay.load(tmp_path / "o.npz")
+    assert overlay.label.dtype == np.int64
+    assert np.isnan(overlay.clean_probability).all()
+    assert overlay.suggested_label.tolist() == [-1, -1, -1]
+    assert overlay.source.tolist() == [0, 0, 0]
+    assert overlay.dataset_fingerprint == ""
+
+
+def test_sources_may_be_text(tmp_path: Path) -> None:
+    source = np.array(["review", "", "cleaner"])
+    np.savez(tmp_path / "o.npz", label=LABEL, kept=KEPT, source=source)
+    overlay = LabelOverlay.load(tmp_path / "o.npz")
+    assert overlay.source_names == ("", "cleaner", "review")
+    assert overlay.source.tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kept": None}, "an overlay holds label and kept"),
+        ({"extra": LABEL}, "an overlay holds label and kept"),
+        ({"kept": LABEL}, r"kept must be \(3,\) of kind 'b', got \(3,\) of int64"),
+        ({"kept": KEPT[:2]}, r"kept must be \(3,\) .* got \(2,\)"),
+        ({"label": LABEL.astype(float)}, "label must be .* float64"),
+        ({"label": np.array([0, 1, -5])}, r"label\[2\] is -5, out of range"),
+        ({"label": LABEL[:, None]}, r"label must be \(3,\)|kept must be"),
+        ({"clean_probability": np.array([0.5, 1.5, 0])}, r"clean_probability\[1\] is 1.5"),
+        ({"suggested_label": np.array([-2, 0, 0])}, r"suggested_label\[0\] is -2"),
+        ({"source": np.array([0, 3, 0])}, r"source\[1\] is 3"),
+        ({"source": np.array(["a", "b"])}, r"source must be \(3,\)"),
+        ({"source_names": np.array(["cleaner"])}, "must begin with ''"),
+        ({"source_names": np.array([1])}, "in text"),
+        ({"label": np.array([0, None, 2], object)}, "plain arrays"),
+    ],
+)
+def test_wrong_columns_are_named(tmp_path: Path, change: dict, message: str) -> None:
+    arrays = {"label": LABEL, "kept": KEPT, **change}
+    np.savez(tmp_path / "o.npz", **{k: v for k, v in arrays.items() if v is not None})
+    with pytest.raises(DataError, match=message):
+        LabelOverlay.load(tmp_path / "o.npz")
+
+
+def test_a_dropped_row_may_have_any_label(tmp_path: Path) -> None:
+    np.savez(tmp_path / "o.npz", label=np.array([0, -1, 2]), kept=KEPT)
+    assert LabelOverlay.load(tmp_path / "o.npz").label.tolist() == [0, -1, 2]
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is none"):
+        LabelOverlay.load(tmp_path / "o.npz")
+    for name, data in (("empty", b""), ("text", b"label"), ("zip", b"PK\x03\x04 broken")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(DataError, match="plain arrays"):
+            LabelOverlay.load(tmp_path / name)
+    np.save(tmp_path / "array.npy", LABEL)
+    with pytest.raises(DataError, match="plain arrays"):
+        LabelOverlay.load(tmp_path / "array.npy")
+
+
+def test_later_overlays_decide_only_what_they_touch() -> None:
+    """By hand over rows 0..4, whose shards say classes 0, 1, 2, 3, 4."""
+    base = np.arange(5)
+    everything = np.ones(5, np.bool_)
+    # The cleaner calls row 1 a 7, drops rows 2 and 3.
+    cleaner = LabelOverlay.make(
+        np.array([0, 7, 2, 3, 4]), np.array([True, True, False, False, True])
+    )
+    # A person drops row 0, takes row 2 back, and says nothing of the others.
+    review = LabelOverlay.make(
+        base,
+        np.array([False, True, True, True, True]),
+        source=np.array([0, 0, 1, 0, 0]),
+        source_names=("", "review"),
+    )
+    label, kept = cleaner.apply(base, everything, base)
+    assert label.tolist() == [0, 7, 2, 3, 4]
+    assert kept.tolist() == [True, True, False, False, True]
+    label, kept = review.apply(label, kept, base)
+    assert label.tolist() == [0, 7, 2, 3, 4]
+    assert kept.tolist() == [False, True, True, False, True]
