@@ -172,11 +172,10 @@ def evaluate(
 
     with _job() as mesh:
         settings = pipeline.evaluate_settings(config, overrides, bins)
-        numbers = (
-            pipeline.evaluate_stage(settings, backbone, out, mesh).metrics
-            if out
-            else pipeline.verify(settings, backbone, mesh)
-        )
+        if out:
+            numbers = pipeline.evaluate_stage(settings, backbone, out, mesh).metrics
+        else:
+            numbers = pipeline.verify(settings, backbone, mesh)
         if json_path and mesh.is_main:
             write_json(json_path, numbers)
         _say(verification_table(numbers), mesh)
@@ -225,6 +224,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cli.main(args=arguments, prog_name="facetrain", standalone_mode=True)
     except UserError as error:
         click.echo(f"facetrain: {error}", err=True)
+        sys.exit(2)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):  # torch reports one that dies by a signal
+            raise
+        click.echo(
+            f"facetrain: every loader worker must live as long as the run, but one died: {error}; "
+            "when it was killed for memory, lower data.workers; run the same command to continue",
+            err=True,
+        )
         sys.exit(2)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):

@@ -4,18 +4,26 @@ A stage whose folder holds the manifest of the same config and inputs is skipped
 interrupted one resumes, so a run may be killed and started again at any time.
 """
 
+import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from facetrain.core.artifact import Artifact, fingerprint
+from facetrain.core.artifact import (
+    Artifact,
+    fingerprint,
+    finished,
+    read_artifact,
+    write_manifest,
+)
 from facetrain.core.config import load_config
 from facetrain.core.errors import ConfigError
-from facetrain.core.log import logger
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.synthetic import SyntheticConfig, write_pairs, write_synthetic
+from facetrain.dist.collectives import any_rank
 from facetrain.dist.mesh import Mesh
 from facetrain.embed import embed
 from facetrain.embed.embed import EmbedConfig
@@ -26,6 +34,8 @@ from facetrain.pretrain import train
 from facetrain.pretrain.train import TrainConfig
 from facetrain.report.summary import write_report
 from facetrain.report.table import verification_table
+
+PAIRS_FILE = "pairs.bin"
 
 Numbers = Mapping[str, Mapping[str, Any]]
 """Verification set -> its numbers."""
@@ -150,15 +160,34 @@ def run(recipe: Recipe, out_dir: Path, mesh: Mesh) -> str:
     return table.strip()
 
 
+def render_stage(config: SyntheticConfig, out_dir: Path, mesh: Mesh) -> Artifact:
+    """Stage `synthetic`: rendered faces as a data set, and pairs of other identities to verify."""
+    done = finished(out_dir, "synthetic", config, {})
+    if not any_rank(done is None, mesh) and done is not None:
+        return done
+    if mesh.is_main:
+        started = time.time()
+        workers = os.cpu_count() or 1
+        write_synthetic(out_dir, config, workers=workers)
+        others = config.model_copy(
+            update={"first_identity": config.first_identity + config.num_identities}
+        )
+        write_pairs(out_dir / PAIRS_FILE, others, workers=workers)
+        metrics = {"num_identities": config.num_identities}
+        write_manifest(
+            out_dir, "synthetic", config, {}, metrics, started=started, world_size=mesh.world_size
+        )
+    mesh.barrier()
+    artifact = read_artifact(out_dir)
+    assert artifact is not None
+    return artifact
+
+
 def demo(out_dir: Path, overrides: Sequence[str], mesh: Mesh) -> str:
     """Render synthetic faces and run the whole pipeline on them; see `recipes/demo.yaml`."""
     packaged = Path(__file__).parent / "recipes" / "demo.yaml"
     faces = out_dir / "faces"
-    defaults = [f"data.path={faces}", f"evaluate.bins=[{faces / 'pairs.bin'}]"]
+    defaults = [f"data.path={faces}", f"evaluate.bins=[{faces / PAIRS_FILE}]"]
     recipe = load_config(DemoRecipe, packaged, [*defaults, *overrides])
-    if mesh.is_main:
-        logger.info("rendering synthetic faces into %s", faces)
-        write_synthetic(faces, recipe.synthetic)
-        write_pairs(faces / "pairs.bin", recipe.synthetic)
-    mesh.barrier()
+    render_stage(recipe.synthetic, faces, mesh)
     return run(recipe, out_dir, mesh)

@@ -47,6 +47,7 @@ def make_trainer(
         nn.Conv2d(3, 4, 3), nn.PReLU(4), nn.Flatten(), nn.Dropout(options.pop("dropout", 0.0)),
         nn.Linear(4 * 36, DIM),
     )  # fmt: skip
+    backbone = backbone.to(mesh.device)
     head_options = options.pop("head", {"scale": 8.0, "cosine_margin": 0.2})
     head = MarginHead(HeadConfig(**head_options), NUM_CLASSES, DIM, mesh, 0)
     optimizer = OptimizerConfig(**options.pop("optimizer", {"learning_rate": 0.1}))

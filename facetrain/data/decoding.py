@@ -77,11 +77,6 @@ def _as_it_is(item: Failures) -> Failures:
     return item
 
 
-def _single_threaded(_worker: int) -> None:
-    """A worker is one thread; the number of workers is the user's way to ask for more."""
-    cv2.setNumThreads(1)
-
-
 def _shared_ring(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     memory = mmap.mmap(-1, int(np.prod(shape)))
     return np.frombuffer(memory, np.uint8).reshape(shape)
@@ -108,7 +103,13 @@ def fill_in_workers(
     workers: int,
     pin_memory: bool,
 ) -> Generator[Filled, None, None]:
-    """Decode in `workers` forked processes; results come in the order of `all_rows`."""
+    """Decode in `workers` forked processes; results come in the order of `all_rows`.
+
+    OpenCV's own threads are ended in this process first and for good: a fork does not carry them
+    over, and a worker would wait for them for ever. A worker is one thread; `workers` is the way
+    to ask for more.
+    """
+    cv2.setNumThreads(1)
     # The batch being copied out, beside all those that may be in flight.
     num_slots = _PREFETCH * workers + 1
     ring = _shared_ring((num_slots, batch_size, 3, size, size))
@@ -125,7 +126,6 @@ def fill_in_workers(
         sampler=items(),
         num_workers=workers,
         collate_fn=_as_it_is,
-        worker_init_fn=_single_threaded,
         multiprocessing_context="fork",
         prefetch_factor=_PREFETCH,
         generator=torch.Generator(),  # else it would draw from the trainer's global generator

@@ -23,9 +23,10 @@ from facetrain.data.augment import AugmentConfig, augment, draw
 from facetrain.data.loader import Batch
 from facetrain.dist.collectives import all_reduce_sum
 from facetrain.dist.distributed_checkpoint import ShardedRows, load_state
-from facetrain.dist.mesh import Mesh
+from facetrain.dist.mesh import Mesh, named_errors
 from facetrain.dist.parallel import average_buffers, no_gradient_sync, wrap_ddp
 from facetrain.engine.checkpoint import Checkpoints, read_progress
+from facetrain.engine.cpu_memory import keep_freed_memory
 from facetrain.engine.meter import RunLog
 from facetrain.engine.optim import Optimizers
 from facetrain.engine.precision import LossScaler, autocast_dtype
@@ -119,6 +120,8 @@ class Trainer:
             DivergenceError: a loss that is not finite, or far above where it began.
             CheckpointError: the newest checkpoint belongs to another run, or is damaged.
         """
+        if self.mesh.device.type == "cpu":
+            keep_freed_memory()
         self._resume()
         log = RunLog(self.out_dir, self.step) if self.mesh.is_main else None
         checkpoint_every = self.config.checkpoint_every or self.steps_per_epoch
@@ -129,7 +132,7 @@ class Trainer:
         self._model.train()
         started = time.perf_counter()
         for batch in make_batches(self.step) if self.step < self.num_steps else ():
-            losses.append(self._train_step(batch))
+            losses.append(self.train_step(batch))
             self.step += 1
             last = self.step == self.num_steps
             save = last or self.step % checkpoint_every == 0
@@ -149,7 +152,7 @@ class Trainer:
             log.close()
         return self._metrics
 
-    def _train_step(self, batch: Batch) -> Tensor:
+    def train_step(self, batch: Batch) -> Tensor:
         """One optimiser step; returns this rank's share of the mean loss, still on the device."""
         config, device = self.config, self.mesh.device
         torch.manual_seed(derive_seed(self.seed, "step", self.step, self.mesh.rank))  # dropout
@@ -169,7 +172,8 @@ class Trainer:
                 with self._autocast() if device.type == "cuda" else contextlib.nullcontext():
                     output = self.head(embedding, label[part], margin=margin[part])
                 loss = output.loss.sum() / config.batch_size
-                (loss * self._scaler.scale).backward()
+                with named_errors(self.mesh, "the backward pass"):
+                    (loss * self._scaler.scale).backward()
             total += loss.detach()
         self._apply_gradients()
         return total

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from facetrain.core.artifact import atomic_path
 from facetrain.core.log import logger
 
 
@@ -30,7 +31,9 @@ class RunLog:
     def __init__(self, out_dir: Path, start_step: int) -> None:
         self.path = out_dir / "log.jsonl"
         kept = [entry for entry in read_run_log(self.path) if entry["step"] <= start_step]
-        self.path.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+        with atomic_path(self.path) as temporary:  # a kill here must not cost the log
+            lines = "".join(json.dumps(entry) + "\n" for entry in kept)
+            temporary.write_text(lines, encoding="utf-8")
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
         self._board = SummaryWriter(str(out_dir / "tensorboard"), purge_step=start_step)
 

@@ -97,7 +97,9 @@ class Optimizers:
     def scale_gradients(self, factor: float | Tensor) -> None:
         """Multiply every gradient by `factor`."""
         for gradient in self._gradients():
-            gradient.mul_(factor)
+            # Through the values: a sparse gradient that is multiplied must be sorted out again.
+            values = gradient._values() if gradient.is_sparse else gradient
+            values.mul_(factor)
 
     @torch.no_grad()
     def gradient_norm(self, mesh: Mesh) -> Tensor:

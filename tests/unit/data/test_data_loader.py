@@ -3,6 +3,8 @@ import itertools
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -206,3 +208,20 @@ def test_real_faces_come_as_the_data_set_decodes_them(lfw):
         for image, label, index in zip(batch.image, batch.label, batch.index, strict=True):
             assert np.array_equal(image.permute(1, 2, 0).numpy(), dataset.decode(int(index), 64))
             assert label == dataset.label[index]
+
+
+def test_workers_start_after_this_process_has_used_opencvs_threads():
+    """A fork does not carry threads over: OpenCV in a worker would wait for them for ever."""
+    script = f"""
+import sys
+import cv2, numpy as np
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from test_data_loader import MemorySource, OrderedLoader
+cv2.setNumThreads(4)
+cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (31, 31), 9)
+print(sum(len(b.index) for b in OrderedLoader(MemorySource(), 64, 8, 0, 23, workers=1)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.strip() == "23", done.stderr

@@ -125,7 +125,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_the_last_checkpoint(
     tmp_path: Path,
 ) -> None:
     trainer = make_trainer(tmp_path, checkpoint_every=2, log_every=1000)
-    healthy = trainer._train_step
+    healthy = trainer.train_step
 
     def poisoned(batch: Any) -> torch.Tensor:
         if trainer.step == 7:
@@ -133,7 +133,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_the_last_checkpoint(
                 trainer.head.weight[0, 0] = math.nan
         return healthy(batch)
 
-    trainer._train_step = poisoned  # type: ignore[method-assign]
+    trainer.train_step = poisoned  # type: ignore[method-assign]
     with pytest.raises(DivergenceError) as caught:
         fit(trainer)
     text = str(caught.value)
@@ -144,8 +144,8 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_the_last_checkpoint(
 
 def test_a_rising_loss_stops(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, log_every=1, divergence_factor=1.5)
-    healthy = trainer._train_step
-    trainer._train_step = lambda batch: healthy(batch) * (1 + trainer.step)  # type: ignore[method-assign]
+    healthy = trainer.train_step
+    trainer.train_step = lambda batch: healthy(batch) * (1 + trainer.step)  # type: ignore[method-assign]
     with pytest.raises(DivergenceError, match="the mean loss rose to .*, over .*, by step 1;"):
         fit(trainer)
 

@@ -1,0 +1,1 @@
+"""RecordIO shards, data sets, label overlays, loading, augmentation, synthetic faces."""

@@ -1,0 +1,1 @@
+"""The process mesh, collectives and sharding; the only room that imports torch.distributed."""

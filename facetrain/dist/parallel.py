@@ -1,0 +1,76 @@
+"""Data-parallel wrapping of a module (DistributedDataParallel underneath).
+
+Gradients are SUMMED over ranks, not averaged: the loss that each rank back-propagates is its part
+of one global objective, so it is divided by the global number of samples once, in the loss. The
+same loss then gives the sharded head and the replicated backbone their exact gradients.
+"""
+
+import contextlib
+from contextlib import AbstractContextManager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._C._distributed_c10d import GradBucket
+from torch.nn.parallel import DistributedDataParallel
+
+from facetrain.dist.collectives import all_reduce_sum
+from facetrain.dist.mesh import Mesh
+
+
+def _sum_gradients(group: dist.ProcessGroup, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    """DDP communication hook: the sum over ranks of one bucket."""
+    work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
+    assert work is not None
+    done: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
+    return done
+
+
+def wrap_ddp(module: nn.Module, mesh: Mesh, *, static_graph: bool = False) -> nn.Module:
+    """`module` with its gradients summed over ranks in backward; itself at world size 1.
+
+    Parameters and buffers start as rank 0's. Buffers (running statistics) are not synchronised
+    at every step: call `average_buffers` before a checkpoint or an evaluation.
+
+    The module must already be on `mesh.device`. `static_graph` promises that the same parameters
+    take part in the same order at every step; leave it off with `no_gradient_sync`.
+    """
+    if mesh.group is None:
+        return module
+    wrapped = DistributedDataParallel(
+        module,
+        device_ids=[mesh.device] if mesh.device.type == "cuda" else None,
+        process_group=mesh.group,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        static_graph=static_graph,
+    )
+    wrapped.register_comm_hook(mesh.group, _sum_gradients)
+    return wrapped
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The module that `wrap_ddp` was given."""
+    if isinstance(module, DistributedDataParallel):
+        inner: nn.Module = module.module
+        return inner
+    return module
+
+
+def no_gradient_sync(module: nn.Module) -> AbstractContextManager[None]:
+    """Context of all but the last micro-batch of an accumulated step: no communication.
+
+    Both forward and backward belong inside it.
+    """
+    if isinstance(module, DistributedDataParallel):
+        context: AbstractContextManager[None] = module.no_sync()
+        return context
+    return contextlib.nullcontext()
+
+
+@torch.no_grad()
+def average_buffers(module: nn.Module, mesh: Mesh) -> None:
+    """Replace floating-point buffers by their mean over ranks: one model for all."""
+    for buffer in module.buffers():
+        if buffer.is_floating_point():
+            all_reduce_sum(buffer, mesh).div_(mesh.world_size)

@@ -1,0 +1,277 @@
+"""The one head: (embedding, label) -> per-sample margin-softmax loss over sharded class centres.
+
+Methods plug in as per-sample values: a margin (MvCoM), a weight (SuperLoss, NAL, L2B), a second
+target (L2B). Second derivatives through the head are not supported.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from facetrain.core.config import Config
+from facetrain.core.errors import DataError
+from facetrain.core.rng import torch_generator
+from facetrain.dist.collectives import all_gather_no_grad, all_gather_rows
+from facetrain.dist.mesh import Mesh
+from facetrain.dist.shard import shard_range
+from facetrain.heads import margins
+from facetrain.heads.negatives import position_in_sample, sample_classes
+from facetrain.heads.sharded_softmax import NO_CLASS, sharded_cosines
+
+MarginKind = Literal["cosface", "arcface", "combined", "arcface_straight_through"]
+
+_DEFAULT_MARGINS: dict[str, dict[str, float]] = {
+    "cosface": {"cosine_margin": 0.35},
+    "arcface": {"angular_margin": 0.5},
+    "arcface_straight_through": {"angular_margin": 0.5},
+    "combined": {"angular_factor": 1.0, "angular_margin": 0.0, "cosine_margin": 0.0},
+}
+_CENTRE_STD = 0.01
+_INIT_BLOCK = 4096
+"""Classes drawn from one generator: a shard of any size starts with the same centres."""
+
+
+class HeadConfig(Config):
+    """The margin softmax.
+
+    The three margins are m1, m2, m3 of cos(m1 * theta + m2) - m3. CosFace has `cosine_margin`
+    alone (0.35 by default), ArcFace `angular_margin` alone (0.5), `combined` all three.
+    """
+
+    margin: MarginKind = "cosface"
+    scale: float = Field(default=64.0, gt=0)
+    angular_factor: float | None = Field(default=None, ge=1)
+    angular_margin: float | None = Field(default=None, ge=0, lt=3.14)
+    cosine_margin: float | None = Field(default=None, ge=0, lt=1)
+    chunk_size: int | None = Field(default=None, ge=1)
+    """Classes at a time on each rank; None holds the logits of all classes at once."""
+    sample_rate: float = Field(default=1.0, gt=0, le=1)
+    """Part of each rank's class centres that takes part in a step; 1 is the exact softmax."""
+
+    @model_validator(mode="after")
+    def _only_margins_of_the_kind(self) -> "HeadConfig":
+        known = _DEFAULT_MARGINS[self.margin]
+        for name in ("angular_factor", "angular_margin", "cosine_margin"):
+            if getattr(self, name) is not None and name not in known:
+                raise ValueError(
+                    f"{self.margin} has {' and '.join(known)}, but {name} is set; "
+                    "remove it or take margin: combined"
+                )
+        return self
+
+    @property
+    def base_margin(self) -> float:
+        """The margin that a per-call `margin` replaces: radians for ArcFace, else of cosine."""
+        angular = self.margin in ("arcface", "arcface_straight_through")
+        return self.value_of("angular_margin" if angular else "cosine_margin")
+
+    def value_of(self, name: str) -> float:
+        """A margin as set, or the kind's default."""
+        value: float | None = getattr(self, name)
+        return _DEFAULT_MARGINS[self.margin][name] if value is None else value
+
+
+@dataclass(frozen=True)
+class ExtraTarget:
+    """Further labels with their own weights, e.g. L2B's pseudo-labels.
+
+    `label` (B, K) int64 with -1 for none, `weight` (B, K).
+    """
+
+    label: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class HeadOutput:
+    """What the head says of this rank's B samples; only `loss` carries gradients.
+
+    `negative_logsumexp` is over the logits of all classes but the label, so
+    softplus(negative_logsumexp - scale * target_cosine) is the loss without a margin. Samples
+    with label -1 have loss, cosine and probability 0.
+    """
+
+    loss: Tensor
+    """(B,) weighted, not reduced. Unweighted and with one target, exp(-loss) is the probability."""
+    target_cosine: Tensor
+    """(B,) cosine to the label's class centre, before the margin."""
+    target_probability: Tensor
+    """(B,) softmax probability of the label under the margin."""
+    negative_logsumexp: Tensor
+    """(B,)"""
+
+
+class MarginHead(nn.Module):
+    """Softmax over `num_classes` class centres, of which this rank holds its shard.
+
+    Gradients. Each rank calls `(loss.sum() / G).backward()` on its own B losses, G being the
+    batch over all ranks. Then `weight.grad` is exactly this shard's part of the gradient of the
+    whole batch's mean loss: it must not be reduced over ranks or divided again. The gradient of
+    `embedding` is that of the same global mean, so a replicated backbone needs the SUM of its
+    ranks' gradients, which is what `dist.parallel.wrap_ddp` makes.
+
+    Precision. Products run in autocast's type where autocast is on (with float32 results on
+    CUDA), everything else in the weight's: float32, or float64 after `.double()`.
+
+    Args:
+        config: see `HeadConfig`.
+        num_classes: over all ranks.
+        embedding_size: D.
+        mesh: the ranks that share the centres.
+        seed: of the initial centres, which do not depend on the world size, and of the sampling.
+    """
+
+    def __init__(
+        self, config: HeadConfig, num_classes: int, embedding_size: int, mesh: Mesh, seed: int
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        self.mesh = mesh
+        self.start, self.stop = shard_range(num_classes, mesh.rank, mesh.world_size)
+        self.weight = nn.Parameter(
+            _initial_centres(self.start, self.stop, embedding_size, seed).to(mesh.device)
+        )  # (C, D)
+        self._seed = seed
+        self._step: int | None = None
+
+    def extra_repr(self) -> str:
+        """Sizes, for people."""
+        return f"num_classes={self.num_classes}, own={self.stop - self.start}, {self.config}"
+
+    def begin_step(self, step: int) -> None:
+        """Say which training step comes; the sampled negatives are a function of it."""
+        self._step = step
+
+    def forward(
+        self,
+        embedding: Tensor,
+        label: Tensor,
+        margin: Tensor | None = None,
+        weight: Tensor | None = None,
+        extra_target: ExtraTarget | None = None,
+    ) -> HeadOutput:
+        """Per-sample loss; a collective call with equal B on every rank.
+
+        loss_i = weight_i f_i + sum_k extra_weight_ik g_ik, where f_i is the margin softmax loss
+        with the label as target and g_ik the same loss with extra label k as target.
+
+        Args:
+            embedding: (B, D), not normalised.
+            label: (B,) int64; -1 gives loss 0 and no gradient, whatever the other arguments.
+            margin: (B,) in place of `config.base_margin`: radians for the ArcFaces, units of
+                cosine for CosFace and `combined` (whose angular margins stay). Differentiable.
+            weight: (B,) factor of f_i; 1 without it.
+            extra_target: further labels of the same samples, under the same margin.
+
+        Raises:
+            DataError: a label outside [-1, num_classes); checked for labels on the CPU only.
+        """
+        target = label[:, None]
+        if extra_target is not None:
+            target = torch.cat([target, extra_target.label], dim=1)  # (B, T)
+        self._check_labels(target)
+        with torch.autocast(embedding.device.type, enabled=False):
+            unit_embedding = F.normalize(embedding.to(self.weight.dtype), dim=1)
+        cosine, rest = self._cosines(unit_embedding, target)  # (B, T), (B,)
+        negatives = _negative_logsumexp(rest, self.config.scale * cosine, target)  # (B, T)
+        logit = self.config.scale * self._apply_margin(cosine, margin)  # (B, T)
+        target_loss = -F.logsigmoid(logit - negatives)  # (B, T)
+        target_loss = torch.where(target >= 0, target_loss, 0.0)
+
+        loss = target_loss[:, 0] if weight is None else weight * target_loss[:, 0]
+        if extra_target is not None:
+            loss = loss + (extra_target.weight * target_loss[:, 1:]).sum(1)
+        probability = torch.exp(-target_loss[:, 0].detach())
+        return HeadOutput(
+            loss=torch.where(label >= 0, loss, 0.0),
+            target_cosine=cosine[:, 0].detach(),
+            target_probability=torch.where(label >= 0, probability, 0.0),
+            negative_logsumexp=negatives[:, 0].detach(),
+        )
+
+    def _cosines(self, unit_embedding: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        gathered = all_gather_rows(unit_embedding, self.mesh)  # (G, D)
+        target = all_gather_no_grad(target, self.mesh)  # (G, T)
+        here = (target >= self.start) & (target < self.stop)
+        local_target = torch.where(here, target - self.start, -1)
+        sampled = None
+        if self.config.sample_rate < 1:
+            assert self._step is not None, "call begin_step(step) before each step"
+            generator = torch_generator(
+                self._seed, "negatives", self._step, self.mesh.rank, device=target.device
+            )
+            sampled = sample_classes(
+                local_target, self.stop - self.start, self.config.sample_rate, generator
+            )
+            local_target = position_in_sample(local_target, sampled)
+        return sharded_cosines(
+            gathered,
+            self.weight,
+            local_target,
+            scale=self.config.scale,
+            mesh=self.mesh,
+            sampled=sampled,
+            chunk_size=self.config.chunk_size,
+            gemm_dtype=self._gemm_dtype(),
+        )
+
+    def _apply_margin(self, cosine: Tensor, margin: Tensor | None) -> Tensor:
+        config = self.config
+        value = config.base_margin if margin is None else margin.to(cosine.dtype)[:, None]
+        if config.margin == "cosface":
+            return margins.cosface(cosine, value)
+        if config.margin == "arcface":
+            return margins.arcface(cosine, value)
+        if config.margin == "arcface_straight_through":
+            return margins.arcface_straight_through(cosine, value)
+        factor, angle = config.value_of("angular_factor"), config.value_of("angular_margin")
+        return margins.combined(cosine, factor, angle, value)
+
+    def _gemm_dtype(self) -> torch.dtype:
+        device_type = self.weight.device.type
+        if self.weight.dtype == torch.float32 and torch.is_autocast_enabled(device_type):
+            return torch.get_autocast_dtype(device_type)
+        return self.weight.dtype
+
+    def _check_labels(self, target: Tensor) -> None:
+        if target.device.type != "cpu" or target.numel() == 0:
+            return
+        low, high = (int(bound) for bound in target.aminmax())
+        if low < -1 or high >= self.num_classes:
+            raise DataError(
+                f"labels must lie in [-1, {self.num_classes}), got {low} to {high}; "
+                "the head was built for other data"
+            )
+
+
+def _negative_logsumexp(rest: Tensor, logit: Tensor, target: Tensor) -> Tensor:
+    """(B, T) log-sum-exp over all classes but target t: the rest, and the other targets once."""
+    num_targets = target.shape[1]
+    if num_targets == 1:
+        return rest[:, None]
+    same = target[:, :, None] == target[:, None, :]  # (B, T, T)
+    order = torch.ones(num_targets, num_targets, dtype=torch.bool, device=target.device)
+    repeated = (same & order.tril(-1)).any(2)  # (B, T): an earlier target has this label
+    counts = ((target >= 0) & ~repeated)[:, None, :] & ~same  # (B, t, u)
+    terms = torch.where(counts, logit[:, None, :], NO_CLASS)  # (B, T, T)
+    rest = rest[:, None, None].expand(-1, num_targets, 1)
+    return torch.cat([rest, terms], dim=2).logsumexp(2)
+
+
+def _initial_centres(start: int, stop: int, embedding_size: int, seed: int) -> Tensor:
+    """Rows [start, stop) of the (num_classes, D) matrix that `seed` stands for."""
+    centres = torch.empty(stop - start, embedding_size)
+    first_block = start // _INIT_BLOCK
+    for block in range(first_block, -(-stop // _INIT_BLOCK) if stop > start else first_block):
+        generator = torch_generator(seed, "class_centre", block)
+        drawn = torch.empty(_INIT_BLOCK, embedding_size)
+        drawn.normal_(0.0, _CENTRE_STD, generator=generator)
+        low, high = max(start, block * _INIT_BLOCK), min(stop, (block + 1) * _INIT_BLOCK)
+        offset = block * _INIT_BLOCK
+        centres[low - start : high - start] = drawn[low - offset : high - offset]
+    return centres

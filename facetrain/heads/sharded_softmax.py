@@ -1,0 +1,219 @@
+"""The softmax denominator over all classes, from class centres that are sharded over ranks.
+
+The margin touches only the target's logit, so the loss of one sample is
+    -log p_y = log(1 + exp(R - z_y)),    R = log sum_{k != y} exp(scale * cosine_k),
+and R knows nothing of margins. This file computes the two things that need all the class
+centres, R and the target's cosine, together with their exact gradients; whatever a margin, a
+weight or a second target does to them is ordinary autograd on (B,) tensors.
+
+With class centres W_k and unit embeddings x_i: cosine_ik = x_i . W_k / |W_k|. Given dL/dcosine,
+    dL/dW_k = (sum_i dL/dcosine_ik x_i - b_k W_k / |W_k|) / |W_k|,
+    b_k = sum_i dL/dcosine_ik cosine_ik,
+so a second (C, D) matrix (of unit centres, or of their gradient) is never needed.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from facetrain.dist.collectives import all_gather_no_grad, all_reduce_max, all_reduce_sum
+from facetrain.dist.mesh import Mesh
+
+NO_CLASS = -1e30
+"""Stands for log(0): finite, so that it has gradients, and below every logit."""
+
+_LEAST_NORM = 1e-12
+
+_CHUNK_SIZE = 32768
+"""Classes at a time where the cosines are kept: few kernels, and small temporaries."""
+
+
+def sharded_cosines(
+    unit_embedding: Tensor,
+    class_centre: Tensor,
+    local_target: Tensor,
+    *,
+    scale: float,
+    mesh: Mesh,
+    sampled: Tensor | None = None,
+    chunk_size: int | None = None,
+    gemm_dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Each sample's target cosines, and log-sum-exp of its logits over all other classes.
+
+    A collective call. Differentiable once, in `unit_embedding` and `class_centre`. A rank's
+    gradient of `class_centre` is that of the sum of all ranks' losses; so is its part of the
+    gradient of `unit_embedding`, which `all_gather_rows` sums over ranks in its backward.
+
+    Time is 3 G*C*D multiply-adds, 4 with `chunk_size`. Memory beyond the centres and their
+    gradient is G*C numbers, or 3 G*chunk_size with `chunk_size`.
+
+    Args:
+        unit_embedding: (G, D) of all ranks, from `all_gather_rows`.
+        class_centre: (C, D), the rank's own shard, not normalised.
+        local_target: (G, T) int64 row of each target in this shard (in `sampled` when given);
+            -1 where another rank holds it or there is none.
+        scale: logits per unit of cosine.
+        mesh: the ranks that hold the other shards.
+        sampled: (S,) ascending rows of `class_centre` that take part; None for all. The gradient
+            of `class_centre` is then a sparse tensor of these rows.
+        chunk_size: classes at a time, recomputed in backward; None keeps all cosines for it.
+        gemm_dtype: precision of the matrix products' inputs; all else keeps `class_centre`'s.
+
+    Returns:
+        target_cosine (B, T), 0 for -1, and rest_logsumexp (B,) over the classes that are no
+        target of the sample (`NO_CLASS` where none is left), of this rank's own samples.
+    """
+    target_cosine, rest = _ShardedCosines.apply(
+        unit_embedding,
+        class_centre,
+        local_target,
+        sampled,
+        scale,
+        chunk_size,
+        gemm_dtype or class_centre.dtype,
+        mesh,
+    )
+    return target_cosine, rest
+
+
+class _ShardedCosines(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        centre: Tensor,
+        local_target: Tensor,
+        sampled: Tensor | None,
+        scale: float,
+        chunk_size: int | None,
+        gemm_dtype: torch.dtype,
+        mesh: Mesh,
+    ) -> tuple[Tensor, Tensor]:
+        num_classes = centre.shape[0] if sampled is None else sampled.shape[0]
+        num_samples = x.shape[0]
+        inverse_norm = centre.new_empty(num_classes)
+        target_cosine = x.new_zeros(local_target.shape)  # (G, T)
+        peak = x.new_full((num_samples,), NO_CLASS)  # running maximum of the logits
+        total = x.new_zeros(num_samples)  # running sum of exp(logit - peak)
+        kept_cosine = x.new_empty((num_samples, num_classes)) if chunk_size is None else None
+        with torch.autocast(x.device.type, enabled=False):
+            x_gemm = x.to(gemm_dtype)
+            for start, stop in _chunks(num_classes, chunk_size):
+                w = _rows(centre, sampled, start, stop)  # (c, D)
+                norm = torch.linalg.vector_norm(w, dim=1).clamp_min_(_LEAST_NORM)
+                torch.reciprocal(norm, out=inverse_norm[start:stop])
+                cosine = _matmul(x_gemm, w.t(), x.dtype).mul_(inverse_norm[start:stop])  # (G, c)
+                column, inside = _columns(local_target, start, stop)
+                target_cosine.add_(cosine.gather(1, column).mul_(inside))
+                if kept_cosine is not None:
+                    kept_cosine[:, start:stop] = cosine
+                logits = cosine.mul_(scale)
+                _exclude(logits, column, inside)
+                new_peak = torch.maximum(peak, logits.amax(1))
+                total.mul_((peak - new_peak).exp_())
+                total.add_(logits.sub_(new_peak[:, None]).exp_().sum(1))
+                peak = new_peak
+        top = all_reduce_max(peak.clone(), mesh)
+        # One more collective for both sums: (G, 1 + T).
+        shared = torch.cat([(total * (peak - top).exp())[:, None], target_cosine], dim=1)
+        all_reduce_sum(shared, mesh)
+        rest = (top + shared[:, 0].log()).clamp_min_(NO_CLASS)  # (G,)
+
+        ctx.save_for_backward(x, centre, local_target, sampled, inverse_norm, rest, kept_cosine)
+        ctx.scale, ctx.chunk_size, ctx.gemm_dtype, ctx.mesh = scale, chunk_size, gemm_dtype, mesh
+        own = _own_samples(num_samples, mesh)
+        return shared[own, 1:].contiguous(), rest[own].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, centre, local_target, sampled, inverse_norm, rest, kept_cosine = ctx.saved_tensors
+        scale, chunk_size, gemm_dtype = ctx.scale, ctx.chunk_size, ctx.gemm_dtype
+        grad_target, grad_rest = grad_outputs
+        grads = all_gather_no_grad(torch.cat([grad_target, grad_rest[:, None]], dim=1), ctx.mesh)
+        grad_target, grad_rest = grads[:, :-1], grads[:, -1:]  # (G, T), (G, 1)
+        wants_x, wants_centre = ctx.needs_input_grad[:2]
+        num_classes = inverse_norm.shape[0]
+        grad_x = torch.zeros_like(x) if wants_x else None
+        grad_centre = centre.new_empty((num_classes, x.shape[1])) if wants_centre else None
+        with torch.autocast(x.device.type, enabled=False):
+            x_gemm = x.to(gemm_dtype)
+            for start, stop in _chunks(num_classes, chunk_size):
+                w = _rows(centre, sampled, start, stop)  # (c, D)
+                inverse = inverse_norm[start:stop]
+                column, inside = _columns(local_target, start, stop)
+                if kept_cosine is None:
+                    cosine = _matmul(x_gemm, w.t(), x.dtype).mul_(inverse)  # (G, c)
+                else:
+                    cosine = kept_cosine[:, start:stop]
+                grad_cosine = torch.add(-rest[:, None], cosine, alpha=scale)
+                _exclude(grad_cosine, column, inside)
+                grad_cosine.exp_().mul_(grad_rest * scale)  # softmax over the rest
+                grad_cosine.scatter_add_(1, column, grad_target * inside)
+                if grad_centre is not None:
+                    along = (grad_cosine * cosine).sum(0)  # b_k
+                grad_cosine.mul_(inverse)
+                if grad_x is not None:
+                    _matmul_add(grad_x, grad_cosine, w, gemm_dtype)
+                if grad_centre is not None:
+                    rows = grad_centre[start:stop]
+                    _matmul_into(rows, grad_cosine.t(), x_gemm, gemm_dtype)
+                    rows.addcmul_(w, (along * inverse * inverse)[:, None], value=-1.0)
+        if grad_centre is not None and sampled is not None:
+            grad_centre = torch.sparse_coo_tensor(
+                sampled[None], grad_centre, centre.shape, is_coalesced=True, check_invariants=False
+            )
+        return grad_x, grad_centre, None, None, None, None, None, None
+
+
+def _chunks(num_classes: int, chunk_size: int | None) -> list[tuple[int, int]]:
+    size = chunk_size or _CHUNK_SIZE
+    return [(start, min(start + size, num_classes)) for start in range(0, num_classes, size)]
+
+
+def _rows(centre: Tensor, sampled: Tensor | None, start: int, stop: int) -> Tensor:
+    return centre[start:stop] if sampled is None else centre[sampled[start:stop]]
+
+
+def _columns(local_target: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    """(G, T) column of each target in this chunk, and whether it lies in it; no host sync."""
+    inside = (local_target >= start) & (local_target < stop)
+    return (local_target - start).clamp(0, stop - start - 1), inside
+
+
+def _exclude(logits: Tensor, column: Tensor, inside: Tensor) -> None:
+    """Set the targets' logits to -inf in place. Adding leaves columns of absent targets alone."""
+    zero = logits.new_zeros(())
+    logits.scatter_add_(1, column, torch.where(inside, zero - torch.inf, zero))
+
+
+def _own_samples(num_samples: int, mesh: Mesh) -> slice:
+    size = num_samples // mesh.world_size
+    return slice(mesh.rank * size, (mesh.rank + 1) * size)
+
+
+def _matmul(a: Tensor, b: Tensor, out_dtype: torch.dtype) -> Tensor:
+    """Product of a and b in a's dtype, accumulated in `out_dtype` where the device can."""
+    b = b.to(a.dtype)
+    if a.dtype == out_dtype:
+        return a @ b
+    if a.device.type == "cuda":
+        return torch.mm(a, b, out_dtype=out_dtype)
+    return (a @ b).to(out_dtype)
+
+
+def _matmul_add(total: Tensor, a: Tensor, b: Tensor, gemm_dtype: torch.dtype) -> None:
+    if gemm_dtype == total.dtype:
+        total.addmm_(a, b)
+    else:
+        total.add_(_matmul(a.to(gemm_dtype), b, total.dtype))
+
+
+def _matmul_into(out: Tensor, a: Tensor, b: Tensor, gemm_dtype: torch.dtype) -> None:
+    if gemm_dtype == out.dtype:
+        torch.mm(a, b, out=out)
+    else:
+        out.copy_(_matmul(a.to(gemm_dtype), b, out.dtype))
