@@ -5,28 +5,21 @@ interrupted one resumes, so a run may be killed and started again at any time.
 """
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from facetrain.core.artifact import (
-    Artifact,
-    fingerprint,
-    finished,
-    read_artifact,
-    write_manifest,
-)
+from facetrain.core.artifact import Artifact, fingerprint
 from facetrain.core.config import load_config
 from facetrain.core.errors import ConfigError
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.synthetic import SyntheticConfig, write_pairs, write_synthetic
-from facetrain.dist.collectives import any_rank
 from facetrain.dist.mesh import Mesh
 from facetrain.embed import embed
 from facetrain.embed.embed import EmbedConfig
+from facetrain.engine.stage import run_stage
 from facetrain.evaluate import evaluate
 from facetrain.evaluate.evaluate import EvaluateConfig, evaluate_bins, name_sets
 from facetrain.models.weights import BACKBONE_FILE, load_backbone
@@ -162,25 +155,18 @@ def run(recipe: Recipe, out_dir: Path, mesh: Mesh) -> str:
 
 def render_stage(config: SyntheticConfig, out_dir: Path, mesh: Mesh) -> Artifact:
     """Stage `synthetic`: rendered faces as a data set, and pairs of other identities to verify."""
-    done = finished(out_dir, "synthetic", config, {})
-    if not any_rank(done is None, mesh) and done is not None:
-        return done
-    if mesh.is_main:
-        started = time.time()
-        workers = os.cpu_count() or 1
-        write_synthetic(out_dir, config, workers=workers)
-        others = config.model_copy(
-            update={"first_identity": config.first_identity + config.num_identities}
-        )
-        write_pairs(out_dir / PAIRS_FILE, others, workers=workers)
-        metrics = {"num_identities": config.num_identities}
-        write_manifest(
-            out_dir, "synthetic", config, {}, metrics, started=started, world_size=mesh.world_size
-        )
-    mesh.barrier()
-    artifact = read_artifact(out_dir)
-    assert artifact is not None
-    return artifact
+    others = config.model_copy(
+        update={"first_identity": config.first_identity + config.num_identities}
+    )
+
+    def work() -> Mapping[str, Any]:
+        if mesh.is_main:
+            workers = os.cpu_count() or 1
+            write_synthetic(out_dir, config, workers=workers)
+            write_pairs(out_dir / PAIRS_FILE, others, workers=workers)
+        return {"num_identities": config.num_identities}
+
+    return run_stage("synthetic", config, {}, out_dir, mesh, work)
 
 
 def demo(out_dir: Path, overrides: Sequence[str], mesh: Mesh) -> str:

@@ -7,7 +7,6 @@ also holds on a network file system.
 
 import os
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,11 +19,8 @@ from torch import Tensor
 from facetrain.core.artifact import (
     MANIFEST,
     Artifact,
-    finished,
-    read_artifact,
     read_json,
     write_json,
-    write_manifest,
 )
 from facetrain.core.config import Config, config_digest
 from facetrain.core.errors import DataError, UserError
@@ -32,11 +28,11 @@ from facetrain.core.log import logger
 from facetrain.core.progress import progress
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.loader import OrderedLoader
-from facetrain.dist.collectives import any_rank
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
 from facetrain.embed.row_file import BatchProgress, RowWriter, done_batches
 from facetrain.engine.inference import embed_images
+from facetrain.engine.stage import run_stage
 from facetrain.models.weights import EmbeddingModel
 
 
@@ -184,43 +180,31 @@ def run(
         DataError: a corrupt record when they are errors, or an embedding without a direction.
         UserError: the disk cannot hold the arrays.
     """
-    started = time.time()
     all_inputs = {**inputs, "data": dataset.fingerprint}
-    artifact = finished(out_dir, "embed", config, all_inputs)
-    if not any_rank(artifact is None, mesh) and artifact is not None:
-        return artifact
-    if mesh.is_main:
-        identity = {"config_digest": config_digest(config), "inputs": all_inputs}
-        _prepare(out_dir, identity, dataset, backbone.embedding_size, config.dtype)
-    mesh.barrier()
-    already = done_batches(out_dir / ".progress")
-    mesh.barrier()  # nobody adds to the list before everybody has read it
-    num_batches = -(-dataset.num_images // config.batch_size)
-    remaining = [batch for batch in range(num_batches) if batch not in already]
-    if already and mesh.is_main:
-        logger.info("resuming %s: %d of %d batches done", out_dir, len(already), num_batches)
-    start, stop = shard_range(len(remaining), mesh.rank, mesh.world_size)
-    _embed_rows(config, backbone, dataset, remaining[start:stop], out_dir, mesh, on_corrupt)
-    mesh.barrier()
-    if mesh.is_main:
+
+    def work() -> dict[str, Any]:
+        if mesh.is_main:
+            identity = {"config_digest": config_digest(config), "inputs": all_inputs}
+            _prepare(out_dir, identity, dataset, backbone.embedding_size, config.dtype)
+        mesh.barrier()
+        already = done_batches(out_dir / ".progress")
+        mesh.barrier()  # nobody adds to the list before everybody has read it
+        num_batches = -(-dataset.num_images // config.batch_size)
+        remaining = [batch for batch in range(num_batches) if batch not in already]
+        if already and mesh.is_main:
+            logger.info("resuming %s: %d of %d batches done", out_dir, len(already), num_batches)
+        start, stop = shard_range(len(remaining), mesh.rank, mesh.world_size)
+        _embed_rows(config, backbone, dataset, remaining[start:stop], out_dir, mesh, on_corrupt)
+        mesh.barrier()
         skipped = np.flatnonzero(np.load(out_dir / "norm.npy", mmap_mode="r") == 0)
-        metrics = {
+        return {
             "num_images": dataset.num_images,
             "embedding_size": backbone.embedding_size,
             "num_skipped": len(skipped),
             "skipped_rows": skipped.tolist(),
         }
-        write_manifest(
-            out_dir,
-            "embed",
-            config,
-            all_inputs,
-            metrics,
-            started=started,
-            world_size=mesh.world_size,
-        )
-        shutil.rmtree(out_dir / ".progress")
-    mesh.barrier()
-    artifact = read_artifact(out_dir)
-    assert artifact is not None
+
+    artifact = run_stage("embed", config, all_inputs, out_dir, mesh, work)
+    if mesh.is_main:
+        shutil.rmtree(out_dir / ".progress", ignore_errors=True)
     return artifact

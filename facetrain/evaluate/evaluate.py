@@ -7,7 +7,6 @@ grow with the embedding size.
 
 import dataclasses
 import hashlib
-import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,10 +20,7 @@ from facetrain.core.artifact import (
     Artifact,
     atomic_path,
     fingerprint,
-    finished,
-    read_artifact,
     write_json,
-    write_manifest,
 )
 from facetrain.core.config import Config, Paths
 from facetrain.core.errors import ConfigError, DataError
@@ -35,6 +31,7 @@ from facetrain.dist.collectives import all_gather_no_grad, any_rank, gather_obje
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
 from facetrain.engine.inference import Backbone, embed_images
+from facetrain.engine.stage import run_stage
 from facetrain.metrics.verification import (
     Bools,
     Floats,
@@ -197,40 +194,28 @@ def run(
     Raises:
         ConfigError: no sets, or two of one name.
     """
-    started = time.time()
     named = name_sets(config.bins)
     if not named:
         raise ConfigError("evaluate.bins must name at least one verification .bin; add one")
     content = {name: fingerprint(path) for name, path in named.items()}
     all_inputs = {**inputs, **{f"bins/{name}": content[name] for name in named}}
-    done = finished(out_dir, "evaluate", config, all_inputs)
-    if not any_rank(done is None, mesh) and done is not None:
-        return done
-    numbers: dict[str, dict[str, Any]] = {}
-    for name, path in named.items():
-        text = f"{sorted(inputs.items())} {content[name]} flip={config.flip}"
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        saved = out_dir / "distances" / f"{name}.npz"
-        pairs = _saved_distances(saved, digest)
-        if any_rank(pairs is None, mesh) or pairs is None:
-            pairs = pair_distances(
-                backbone, path, mesh, image_size=backbone.image_size, config=config
-            )
-            if mesh.is_main:
-                _write_distances(saved, pairs, digest)
-        numbers[name] = verification(pairs.distance, pairs.same, config.num_folds).numbers()
-    if mesh.is_main:
-        write_json(out_dir / "verification.json", numbers)
-        write_manifest(
-            out_dir,
-            "evaluate",
-            config,
-            all_inputs,
-            numbers,
-            started=started,
-            world_size=mesh.world_size,
-        )
-    mesh.barrier()
-    artifact = read_artifact(out_dir)
-    assert artifact is not None
-    return artifact
+
+    def work() -> dict[str, dict[str, Any]]:
+        numbers = {}
+        for name, path in named.items():
+            text = f"{sorted(inputs.items())} {content[name]} flip={config.flip}"
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            saved = out_dir / "distances" / f"{name}.npz"
+            pairs = _saved_distances(saved, digest)
+            if any_rank(pairs is None, mesh) or pairs is None:
+                pairs = pair_distances(
+                    backbone, path, mesh, image_size=backbone.image_size, config=config
+                )
+                if mesh.is_main:
+                    _write_distances(saved, pairs, digest)
+            numbers[name] = verification(pairs.distance, pairs.same, config.num_folds).numbers()
+        if mesh.is_main:
+            write_json(out_dir / "verification.json", numbers)
+        return numbers
+
+    return run_stage("evaluate", config, all_inputs, out_dir, mesh, work)

@@ -4,14 +4,14 @@ The folder also keeps `checkpoints/` (with the class centres, for later fine-tun
 `tensorboard/`, and `manifest.json` once finished.
 """
 
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from facetrain.core.artifact import MANIFEST, Artifact, finished, read_artifact, write_manifest
+from facetrain.core.artifact import Artifact
 from facetrain.core.config import Config, config_digest
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
@@ -19,11 +19,12 @@ from facetrain.data.augment import AugmentConfig
 from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.loader import Batch, TrainLoader
 from facetrain.data.sampler import TrainSampler
-from facetrain.dist.collectives import any_rank, gather_objects
+from facetrain.dist.collectives import gather_objects
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.loop import Evaluate, LoopConfig, Trainer
 from facetrain.engine.optim import OptimizerConfig, Optimizers
 from facetrain.engine.schedule import ScheduleConfig
+from facetrain.engine.stage import run_stage
 from facetrain.heads.margin_head import HeadConfig, MarginHead
 from facetrain.models.backbone import ModelConfig, build_backbone
 from facetrain.models.weights import BACKBONE_FILE, save_backbone
@@ -73,82 +74,65 @@ def run(
     Raises:
         UserError: too few identities or images, diverging losses, a foreign checkpoint.
     """
-    started = time.time()
-    inputs = {"data": dataset.fingerprint}
-    done = finished(out_dir, "train", config, inputs)
-    if not any_rank(done is None, mesh) and done is not None:
-        logger.info("%s: already finished", out_dir)
-        return done
     if dataset.num_classes < 2:
         raise DataError(
             f"{config.data.path}: training needs at least 2 identities, the data set (with its "
             f"overlays) has {dataset.num_classes}; give more data or another overlay"
         )
-    logger.info(
-        "training %s on %d images of %d identities (%d with one image)",
-        config.model.name,
-        dataset.num_images,
-        dataset.num_classes,
-        int((np.bincount(dataset.label) == 1).sum()),
-    )
-    out_dir.mkdir(parents=True, exist_ok=True)
-    (out_dir / MANIFEST).unlink(missing_ok=True)
-    loader: TrainLoader | None = None
 
-    def batches(start_step: int) -> Iterable[Batch]:
-        nonlocal loader
-        loader = TrainLoader(
-            dataset,
-            config.model.image_size,
-            config.train.batch_size,
-            config.seed,
-            rank=mesh.rank,
-            world_size=mesh.world_size,
-            workers=config.data.workers,
-            start_step=start_step,
-            on_corrupt=config.data.on_corrupt,
-            pin_memory=mesh.device.type == "cuda",
+    def work() -> dict[str, Any]:
+        logger.info(
+            "training %s on %d images of %d identities (%d with one image)",
+            config.model.name,
+            dataset.num_images,
+            dataset.num_classes,
+            int((np.bincount(dataset.label) == 1).sum()),
         )
-        return loader
+        loader: TrainLoader | None = None
 
-    torch.manual_seed(config.seed)
-    backbone = build_backbone(config.model).to(mesh.device)
-    size = config.model.embedding_size
-    head = MarginHead(config.head, dataset.num_classes, size, mesh, config.seed)
-    sampler = TrainSampler(dataset.num_images, config.train.batch_size, config.seed)
-    trainer = Trainer(
-        config.train,
-        config.schedule,
-        config.augment,
-        seed=config.seed,
-        backbone=backbone,
-        head=head,
-        optimizers=Optimizers(config.optimizer, backbone, head),
-        mesh=mesh,
-        out_dir=out_dir,
-        steps_per_epoch=sampler.steps_per_epoch,
-        identity=_identity(config, dataset),
-        evaluate=evaluate,
-    )
-    metrics = trainer.fit(batches)
-    metrics |= {
-        "steps": trainer.step,
-        "num_images": dataset.num_images,
-        "num_classes": dataset.num_classes,
-        "num_skipped": sum(gather_objects(loader.num_skipped if loader else 0, mesh)),
-    }
-    if mesh.is_main:
-        save_backbone(backbone, config.model, out_dir / BACKBONE_FILE)
-        write_manifest(
-            out_dir,
-            "train",
-            config,
-            inputs,
-            metrics,
-            started=started,
-            world_size=mesh.world_size,
+        def batches(start_step: int) -> Iterable[Batch]:
+            nonlocal loader
+            loader = TrainLoader(
+                dataset,
+                config.model.image_size,
+                config.train.batch_size,
+                config.seed,
+                rank=mesh.rank,
+                world_size=mesh.world_size,
+                workers=config.data.workers,
+                start_step=start_step,
+                on_corrupt=config.data.on_corrupt,
+                pin_memory=mesh.device.type == "cuda",
+            )
+            return loader
+
+        torch.manual_seed(config.seed)
+        backbone = build_backbone(config.model).to(mesh.device)
+        size = config.model.embedding_size
+        head = MarginHead(config.head, dataset.num_classes, size, mesh, config.seed)
+        sampler = TrainSampler(dataset.num_images, config.train.batch_size, config.seed)
+        trainer = Trainer(
+            config.train,
+            config.schedule,
+            config.augment,
+            seed=config.seed,
+            backbone=backbone,
+            head=head,
+            optimizers=Optimizers(config.optimizer, backbone, head),
+            mesh=mesh,
+            out_dir=out_dir,
+            steps_per_epoch=sampler.steps_per_epoch,
+            identity=_identity(config, dataset),
+            evaluate=evaluate,
         )
-    mesh.barrier()
-    artifact = read_artifact(out_dir)
-    assert artifact is not None
-    return artifact
+        metrics = trainer.fit(batches)
+        if mesh.is_main:
+            save_backbone(backbone, config.model, out_dir / BACKBONE_FILE)
+        return metrics | {
+            "steps": trainer.step,
+            "num_images": dataset.num_images,
+            "num_classes": dataset.num_classes,
+            "num_skipped": sum(gather_objects(loader.num_skipped if loader else 0, mesh)),
+        }
+
+    return run_stage("train", config, {"data": dataset.fingerprint}, out_dir, mesh, work)

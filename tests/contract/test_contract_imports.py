@@ -37,10 +37,11 @@ def imports(source: str) -> set[str]:
 def violations(room: str, source: str) -> list[str]:
     wrong = []
     for name in imports(source):
-        parts = name.split(".")
-        if parts[0] == "facetrain" and len(parts) > 1 and parts[1] in LEVEL:
-            if parts[1] != room and LEVEL[parts[1]] >= LEVEL[room]:
-                wrong.append(f"{room} imports {name}")
+        package, _, rest = name.partition(".")
+        other = rest.split(".")[0]
+        ours = package == "facetrain" and other in LEVEL and other != room
+        if ours and LEVEL[other] >= LEVEL[room]:
+            wrong.append(f"{room} imports {name}")
         if name.startswith("torch.distributed") and room != "dist":
             wrong.append(f"{room} imports {name}; only dist may")
     return wrong
