@@ -57,7 +57,7 @@ class Checkpoints:
             write_json(temporary / _PROGRESS, dict(progress))
             temporary.rename(final)
             for old in self.all()[: -self.keep]:
-                shutil.rmtree(old)
+                shutil.rmtree(old.rename(old.with_name(f".{old.name}")))
         self.mesh.barrier()
         return final
 

@@ -122,6 +122,7 @@ class Trainer:
         """
         if self.mesh.device.type == "cpu":
             keep_freed_memory()
+        torch.backends.cudnn.benchmark = True  # every step has the same shapes
         self._resume()
         log = RunLog(self.out_dir, self.step) if self.mesh.is_main else None
         checkpoint_every = self.config.checkpoint_every or self.steps_per_epoch

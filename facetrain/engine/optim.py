@@ -94,12 +94,13 @@ class Optimizers:
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
 
-    def scale_gradients(self, factor: float | Tensor) -> None:
-        """Multiply every gradient by `factor`."""
-        for gradient in self._gradients():
-            # Through the values: a sparse gradient that is multiplied must be sorted out again.
-            values = gradient._values() if gradient.is_sparse else gradient
-            values.mul_(factor)
+    @torch.no_grad()
+    def scale_gradients(self, factor: Tensor) -> None:
+        """Multiply every gradient by `factor`, a scalar on the device."""
+        gradients = [p.grad for p in (*self._backbone, self._head.weight) if p.grad is not None]
+        # A sparse gradient through its values: multiplied itself, it would be sorted out again.
+        dense = [g._values() if g.is_sparse else g for g in gradients]
+        torch._foreach_mul_(dense, factor)
 
     @torch.no_grad()
     def gradient_norm(self, mesh: Mesh) -> Tensor:
@@ -112,11 +113,6 @@ class Optimizers:
         shared = [p.grad for p in self._backbone if p.grad is not None]
         norms = torch.stack(torch._foreach_norm(shared)).float()
         return (all_reduce_sum(own, mesh) + norms.square().sum()).sqrt()
-
-    def _gradients(self) -> Iterator[Tensor]:
-        for parameter in (*self._backbone, self._head.weight):
-            if parameter.grad is not None:
-                yield parameter.grad
 
     def state_names(self) -> list[str]:
         """Names of the state tensors, for `materialise`."""
