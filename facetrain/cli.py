@@ -61,7 +61,7 @@ def _recipe_options(function: Any) -> Any:
     return click.argument("config", type=ReadablePath)(function)
 
 
-@cli.command()
+@cli.command(short_help="Everything on synthetic faces, in minutes, on a CPU.")
 @click.option("--out", default=Path("demo"), type=ReadablePath, show_default=True)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def demo(out: Path, overrides: Sequence[str]) -> None:
@@ -72,7 +72,7 @@ def demo(out: Path, overrides: Sequence[str]) -> None:
         _say(pipeline.demo(out, overrides, mesh), mesh)
 
 
-@cli.command()
+@cli.command(short_help="Images -> RecordIO shards.")
 @click.argument("source", type=ReadablePath)
 @click.argument("out", type=ReadablePath)
 @click.option("--size", default=112, show_default=True, help="Edge of the stored images, pixels.")
@@ -93,7 +93,7 @@ def pack(
     _say(_lines(artifact.metrics))
 
 
-@cli.command()
+@cli.command(short_help="What a data set holds, and what cannot be read.")
 @click.argument("data", type=ReadablePath)
 @click.option("--json", "json_path", type=ReadablePath, help="Write the numbers here.")
 def inspect(data: Path, json_path: Path | None) -> None:
@@ -107,7 +107,7 @@ def inspect(data: Path, json_path: Path | None) -> None:
     _say(_lines(numbers))
 
 
-@cli.command()
+@cli.command(short_help="Every stage of a recipe.")
 @_recipe_options
 def run(config: Path, out: Path, overrides: Sequence[str]) -> None:
     """Every stage of CONFIG into OUT: train, embed, evaluate, report.
@@ -121,7 +121,7 @@ def run(config: Path, out: Path, overrides: Sequence[str]) -> None:
         _say(pipeline.run(pipeline.load_recipe(config, overrides), out, mesh), mesh)
 
 
-@cli.command()
+@cli.command(short_help="Data set -> backbone.")
 @_recipe_options
 def train(config: Path, out: Path, overrides: Sequence[str]) -> None:
     """Train the backbone of CONFIG; OUT receives backbone.safetensors and manifest.json.
@@ -135,7 +135,7 @@ def train(config: Path, out: Path, overrides: Sequence[str]) -> None:
         _say(_lines(artifact.metrics), mesh)
 
 
-@cli.command()
+@cli.command(short_help="Data set + backbone -> embeddings.")
 @_recipe_options
 @click.option("--backbone", required=True, type=ReadablePath, help="Train folder or weight file.")
 def embed(config: Path, out: Path, overrides: Sequence[str], backbone: Path) -> None:
@@ -147,7 +147,7 @@ def embed(config: Path, out: Path, overrides: Sequence[str], backbone: Path) -> 
         _say(_lines(pipeline.embed_stage(recipe, backbone, out, mesh).metrics), mesh)
 
 
-@cli.command()
+@cli.command(short_help="Backbone + verification sets -> numbers.")
 @click.argument("config", required=False, type=ReadablePath)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--backbone", required=True, type=ReadablePath, help="Train folder or weight file.")
@@ -181,7 +181,7 @@ def evaluate(
         _say(verification_table(numbers), mesh)
 
 
-@cli.command()
+@cli.command(short_help="A finished run -> one HTML file.")
 @click.argument("run_dir", type=ReadablePath)
 def report(run_dir: Path) -> None:
     """Write RUN_DIR/report.html, one self-contained file."""
@@ -190,7 +190,7 @@ def report(run_dir: Path) -> None:
     _say(str(write_report(run_dir)))
 
 
-@cli.command()
+@cli.command(short_help="Backbone -> onnx, pth or safetensors.")
 @click.argument("run_dir", type=ReadablePath)
 @click.option("--format", "file_format", required=True, help="onnx, pth or safetensors.")
 @click.option("--out", required=True, type=ReadablePath)
