@@ -6,6 +6,7 @@ same loss then gives the sharded head and the replicated backbone their exact gr
 """
 
 import contextlib
+import warnings
 from contextlib import AbstractContextManager
 
 import torch
@@ -37,14 +38,17 @@ def wrap_ddp(module: nn.Module, mesh: Mesh, *, static_graph: bool = False) -> nn
     """
     if mesh.group is None:
         return module
-    wrapped = DistributedDataParallel(
-        module,
-        device_ids=[mesh.device] if mesh.device.type == "cuda" else None,
-        process_group=mesh.group,
-        broadcast_buffers=False,
-        gradient_as_bucket_view=True,
-        static_graph=static_graph,
-    )
+    with warnings.catch_warnings():
+        # Its successor `forward_sync_buffers` does not exist in torch 2.11.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        wrapped = DistributedDataParallel(
+            module,
+            device_ids=[mesh.device] if mesh.device.type == "cuda" else None,
+            process_group=mesh.group,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            static_graph=static_graph,
+        )
     wrapped.register_comm_hook(mesh.group, _sum_gradients)
     return wrapped
 
