@@ -168,12 +168,15 @@ def evaluate(
     """
     from facetrain import pipeline
     from facetrain.core.artifact import write_json
+    from facetrain.report.summary import draw_pictures
     from facetrain.report.table import verification_table
 
     with _job() as mesh:
         settings = pipeline.evaluate_settings(config, overrides, bins)
         if out:
             numbers = pipeline.evaluate_stage(settings, backbone, out, mesh).metrics
+            if mesh.is_main:
+                draw_pictures(out)
         else:
             numbers = pipeline.verify(settings, backbone, mesh)
         if json_path and mesh.is_main:

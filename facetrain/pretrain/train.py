@@ -46,7 +46,7 @@ class TrainConfig(Config):
 def _identity(config: TrainConfig, dataset: FaceDataset) -> Mapping[str, str]:
     """What must not change between a checkpoint and its continuation."""
     loop = config.train
-    length = f"epochs={loop.epochs} batch_size={loop.batch_size} accumulate={loop.accumulate}"
+    fixed = ("epochs", "batch_size", "accumulate", "clip_norm", "margin_warmup_epochs")
     return {
         "seed": str(config.seed),
         "data set or overlay": dataset.fingerprint,
@@ -55,7 +55,7 @@ def _identity(config: TrainConfig, dataset: FaceDataset) -> Mapping[str, str]:
         "augment": config_digest(config.augment),
         "optimizer": config_digest(config.optimizer),
         "schedule": config_digest(config.schedule),
-        "train.epochs, batch_size or accumulate": length,
+        **{f"train.{name}": str(getattr(loop, name)) for name in fixed},
     }
 
 

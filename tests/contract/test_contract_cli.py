@@ -90,6 +90,10 @@ def test_a_longer_run_continues_a_shorter_one(
     recipe: Path, trained: Path, tmp_path: Path, call: Call
 ) -> None:
     assert call("train", recipe, "--out", tmp_path, "train.max_steps=3")[0] == 0
+    for changed in ("train.clip_norm=1", "train.margin_warmup_epochs=1", "train.epochs=3"):
+        code, _, err = call("train", recipe, "--out", tmp_path, changed)
+        assert code == 2
+        assert f"holds a run with another {changed.partition('=')[0]};" in err
     code, _, err = call("train", recipe, "--out", tmp_path)
     assert code == 0
     assert "resuming" in err
@@ -114,6 +118,17 @@ def test_evaluate_writes_the_contract_keys(
     assert list(numbers["tar_at_far"]) == ["1e-1", "1e-2", "1e-3", "1e-4", "1e-5", "1e-6"]
     assert numbers["num_pairs"] == 40
     assert numbers["tar_at_far"]["1e-3"] is None  # 20 impostor pairs cannot tell
+
+
+def test_evaluate_into_a_folder_draws_the_roc(
+    trained: Path, recipe: Path, tmp_path: Path, call: Call
+) -> None:
+    code, _, _ = call("evaluate", recipe, "--backbone", trained / "train", "--out", tmp_path)
+    assert code == 0
+    picture = cv2.imread(str(tmp_path / "pictures" / "roc.png"))
+    assert picture is not None
+    assert picture.std() > 1  # not blank
+    assert (tmp_path / "verification.json").is_file()
 
 
 def test_embed_takes_the_backbone_and_the_overlay(
