@@ -107,6 +107,32 @@ def inspect(data: Path, json_path: Path | None) -> None:
     _say(_lines(numbers))
 
 
+@cli.command(short_help="Plant known noise, with its truth.")
+@click.argument("data", type=ReadablePath)
+@click.option("--flip", default=0.0, help="Share of images given to other identities, at random.")
+@click.option("--outlier", default=0.0, help="Share of images of identities that are held out.")
+@click.option(
+    "--structured", default=0.0, help="Share given so that one or two people make a class's noise."
+)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", required=True, type=ReadablePath, help="An .npz, or a folder for it.")
+def corrupt(
+    data: Path, flip: float, outlier: float, structured: float, seed: int, out: Path
+) -> None:
+    """Plant noise into the labels of DATA (a .rec file, a folder of shards, or features .npz).
+
+    A data set gets a label overlay and truth.npz (is_clean, true_label) beside it; features get
+    features with is_clean and true_label. Each class has a noise rate of its own. DATA itself
+    stays as it is.
+    """
+    from facetrain.core.config import parse_config
+    from facetrain.data.corrupt import corrupt as run_corrupt
+    from facetrain.data.noise import NoiseConfig
+
+    rates = {"flip": flip, "outlier": outlier, "structured": structured, "seed": seed}
+    _say(_lines(run_corrupt(data, out, parse_config(NoiseConfig, rates, "corrupt"))))
+
+
 @cli.command(short_help="Every stage of a recipe.")
 @_recipe_options
 def run(config: Path, out: Path, overrides: Sequence[str]) -> None:

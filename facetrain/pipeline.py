@@ -19,7 +19,7 @@ from facetrain.data.synthetic import SyntheticConfig, write_pairs, write_synthet
 from facetrain.dist.mesh import Mesh
 from facetrain.embed import embed
 from facetrain.embed.embed import EmbedConfig
-from facetrain.engine.stage import run_stage
+from facetrain.dist.stage import run_stage
 from facetrain.evaluate import evaluate
 from facetrain.evaluate.evaluate import EvaluateConfig, evaluate_bins, name_sets
 from facetrain.models.weights import BACKBONE_FILE, load_backbone

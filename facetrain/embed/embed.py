@@ -32,7 +32,7 @@ from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
 from facetrain.embed.row_file import BatchProgress, RowWriter, done_batches
 from facetrain.engine.inference import embed_images
-from facetrain.engine.stage import run_stage
+from facetrain.dist.stage import run_stage
 from facetrain.models.weights import EmbeddingModel
 
 

@@ -31,7 +31,7 @@ from facetrain.dist.collectives import all_gather_no_grad, any_rank, gather_obje
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
 from facetrain.engine.inference import Backbone, embed_images
-from facetrain.engine.stage import run_stage
+from facetrain.dist.stage import run_stage
 from facetrain.metrics.verification import (
     Bools,
     Floats,

@@ -24,7 +24,7 @@ from facetrain.dist.mesh import Mesh
 from facetrain.engine.loop import Evaluate, LoopConfig, Trainer
 from facetrain.engine.optim import OptimizerConfig, Optimizers
 from facetrain.engine.schedule import ScheduleConfig
-from facetrain.engine.stage import run_stage
+from facetrain.dist.stage import run_stage
 from facetrain.heads.margin_head import HeadConfig, MarginHead
 from facetrain.models.backbone import ModelConfig, build_backbone
 from facetrain.models.weights import BACKBONE_FILE, save_backbone

@@ -17,7 +17,7 @@ def test_the_images_install_what_the_package_needs() -> None:
     dependencies = requirements(project.split("dependencies = [")[1].split("]")[0])
     extra = project.split("onnx = [")[1].split("]")[0]
     dependencies |= set(re.findall(r'"([^"]+)"', extra))
-    assert len(dependencies) == 13
+    assert len(dependencies) == 15
     assert requirements((ROOT / "docker" / "requirements.txt").read_text()) == dependencies
 
 

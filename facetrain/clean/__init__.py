@@ -1,0 +1,1 @@
+"""Label cleaning after ADC: which images of an identity to keep."""

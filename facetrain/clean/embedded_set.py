@@ -1,0 +1,72 @@
+"""Embeddings of a data set with their global kNN graph, whatever their labels are said to be."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from facetrain.graph.knn import KnnGraph
+
+_ROWS_AT_ONCE = 1 << 16
+
+
+class EmbeddedSet:
+    """N embeddings, centred: the mean unit embedding is subtracted before cosines are taken.
+
+    Some embeddings lie in a narrow cone (two strangers have a cosine of 0.85 under dlib's). What
+    all faces share says nothing about who they are, and with it gone one scale fits all. The
+    arrays stay where they are; a memory map is read by rows.
+
+    Args:
+        embedding: (N, D), rows of any length but zero.
+        knn: its graph, by plain cosine.
+        num_context: nearest images that `context` gives, at most what the graph has.
+        device: where `rows` and `context` put their answers.
+    """
+
+    def __init__(
+        self, embedding: NDArray[np.floating], knn: KnnGraph, num_context: int, device: torch.device
+    ) -> None:
+        self.num_images = len(embedding)
+        self.device = device
+        self._embedding, self._knn = embedding, knn
+        self._num_context = min(num_context, knn.neighbours.shape[1])
+        total = torch.zeros(embedding.shape[1], dtype=torch.float64)
+        blocks = torch.arange(self.num_images).split(_ROWS_AT_ONCE)
+        for block in blocks:
+            total += self._unit(block).sum(0, dtype=torch.float64).cpu()
+        self._mean = (total / self.num_images).float().to(device)  # (D,)
+        self._along = torch.cat([self._unit(block) @ self._mean for block in blocks])  # (N,)
+
+    def _unit(self, row: Tensor) -> Tensor:
+        chosen = torch.from_numpy(np.asarray(self._embedding[row.cpu().numpy()], np.float32))
+        return torch.nn.functional.normalize(chosen.to(self.device))
+
+    def rows(self, row: Tensor) -> Tensor:
+        """Centred unit embeddings (n, D) float32 of these images (n,)."""
+        return self.centred(self._embedding[row.cpu().numpy()])
+
+    def centred(self, embedding: NDArray[np.floating]) -> Tensor:
+        """Embeddings (n, D) of other images, seen from this set's centre: unit float32 rows."""
+        other = torch.from_numpy(np.asarray(embedding, np.float32)).to(self.device)
+        return torch.nn.functional.normalize(torch.nn.functional.normalize(other) - self._mean)
+
+    def context(self, row: Tensor) -> tuple[Tensor, Tensor]:
+        """The nearest other images of these (n,): centred cosines, descending, and their rows.
+
+        Both (n, K). The graph holds plain cosines; centred ones follow from them and each
+        image's part along the mean, with no embedding read. Where the graph has no neighbour the
+        row is -1 and the cosine -1.
+        """
+        index = row.cpu().numpy()
+        neighbour = torch.from_numpy(np.asarray(self._knn.neighbours[index], np.int64))
+        cosine = torch.from_numpy(np.asarray(self._knn.similarity[index], np.float32))
+        neighbour, cosine = neighbour.to(self.device), cosine.to(self.device)  # (n, K)
+        square = self._mean @ self._mean
+        own, other = self._along[row.to(self.device)][:, None], self._along[neighbour]
+        length = (1 - 2 * own + square) * (1 - 2 * other + square)
+        centred = (cosine - own - other + square) / length.clamp(min=1e-6).sqrt()
+        centred = centred.clamp(-1, 1).where(neighbour >= 0, -1.0)
+        centred, order = centred.sort(dim=1, descending=True, stable=True)
+        keep = slice(None, self._num_context)
+        return centred[:, keep], neighbour.gather(1, order)[:, keep]

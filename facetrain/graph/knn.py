@@ -1,0 +1,246 @@
+"""The kNN graph: of each embedding its K most similar others.
+
+Ranks search blocks of rows and write them into shared arrays; a finished block is never done again.
+What is held in memory is a block of queries, a block of base rows and, for IVF, the lists; the
+embedding and the graph are memory maps.
+"""
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from facetrain.core.artifact import atomic_path, read_json, write_json
+from facetrain.core.config import Config, config_digest
+from facetrain.core.errors import DataError
+from facetrain.core.log import logger
+from facetrain.core.progress import progress
+from facetrain.core.rng import numpy_generator
+from facetrain.dist.collectives import gather_objects
+from facetrain.dist.mesh import Mesh
+from facetrain.dist.shard import shard_range
+from facetrain.graph.knn_blocks import NEIGHBOURS, SIMILARITY, Blocks
+from facetrain.graph.knn_choice import (
+    BackendChoice,
+    IndexChoice,
+    Searcher,
+    choose,
+    exact_searcher,
+    recall,
+    tune_probes,
+)
+from facetrain.graph.knn_faiss import FaissIvf, load_faiss, num_lists, train_centroids
+from facetrain.graph.knn_rows import UnitRows, check_rows
+
+
+class KnnConfig(Config):
+    """How to build the kNN graph."""
+
+    num_neighbours: int = Field(80, ge=1)
+    """K; N - 1 where there are fewer rows."""
+    index: IndexChoice = "auto"
+    """`exact`, `ivf` (approximate, by faiss), or what a probe on a sample finds fastest."""
+    backend: BackendChoice = "auto"
+    """Of the exact search: `faiss`, `torch`, or what the probe finds fastest."""
+    recall_target: float = Field(0.95, gt=0, le=1)
+    """Share of the true neighbours that `ivf` must find; it looks further until it does."""
+    num_recall_queries: int = Field(1000, ge=1)
+    """Rows on which the recall is measured against exact search."""
+    dtype: Literal["float16", "float32"] = "float32"
+    """Of `similarity.npy`."""
+    block_size: int = Field(8192, ge=1)
+    """Rows a rank searches at once; also what an interruption costs at most."""
+
+    @model_validator(mode="after")
+    def _ivf_is_of_faiss(self) -> "KnnConfig":
+        if self.index == "ivf" and self.backend == "torch":
+            raise ValueError("index=ivf is by faiss, but backend=torch; set backend to auto")
+        return self
+
+
+@dataclass(frozen=True)
+class KnnGraph:
+    """The K nearest of each of N rows, without itself.
+
+    By similarity, downwards; ties by row, upwards. Where an approximate search found fewer than K,
+    the end of a row is -1 with similarity 0.
+    """
+
+    neighbours: NDArray[Any]  # (N, K) int32, int64 where rows need it; -1 for none
+    similarity: NDArray[Any]  # (N, K) float32 or float16 cosine
+
+    def save(self, folder: Path) -> None:
+        """Write `neighbours.npy` and `similarity.npy`, each atomically."""
+        for name, array in ((NEIGHBOURS, self.neighbours), (SIMILARITY, self.similarity)):
+            with atomic_path(folder / name) as temporary, open(temporary, "wb") as file:
+                np.save(file, array)
+
+    @classmethod
+    def open(cls, folder: Path) -> "KnnGraph":
+        """The graph in `folder` as read-only memory maps.
+
+        Raises:
+            DataError: a file is missing, is no array, or they do not fit each other.
+        """
+        try:
+            arrays = [np.load(folder / name, mmap_mode="r") for name in (NEIGHBOURS, SIMILARITY)]
+        except (OSError, ValueError) as error:
+            raise DataError(f"{folder}: must hold a kNN graph; {error}") from None
+        if arrays[0].ndim != 2 or arrays[0].shape != arrays[1].shape:
+            raise DataError(
+                f"{folder}: {NEIGHBOURS} and {SIMILARITY} must be (N, K) alike, got "
+                f"{arrays[0].shape} and {arrays[1].shape}; build the graph again"
+            )
+        return cls(*arrays)
+
+
+class _Ivf:
+    """IVF search over all rows, the same on every rank and after an interruption."""
+
+    def __init__(self, rows: UnitRows, num_neighbours: int, config: KnnConfig, folder: Path):
+        self._rows, self._config = rows, config
+        self._num_neighbours = num_neighbours
+        self._centroids, self._probes = folder / "centroids.npy", folder / "num_probes.json"
+        generator = numpy_generator(0, "knn recall")
+        count = min(config.num_recall_queries, len(rows))
+        self.query = np.sort(generator.choice(len(rows), count, replace=False))
+        self._exact: NDArray[Any] | None = None
+
+    def exact(self) -> NDArray[Any]:
+        """True neighbours (Q, K) of the rows on which recall is measured."""
+        if self._exact is None:
+            searcher = exact_searcher("torch", self._rows, self._num_neighbours)
+            self._exact = searcher.search(self.query)[0].numpy()
+        return self._exact
+
+    def metrics(self) -> dict[str, int]:
+        """How many lists there are, and how many of them a query looks into."""
+        num_probes: int = read_json(self._probes)
+        return {"num_lists": num_lists(len(self._rows)), "num_probes": num_probes}
+
+    def searcher(self, mesh: Mesh) -> FaissIvf:
+        """Rank 0 trains, every rank fills its lists, rank 0 finds how many to probe."""
+        if mesh.is_main and not self._centroids.is_file():
+            logger.info("graph: training %d inverted lists", num_lists(len(self._rows)))
+            centroids = train_centroids(self._rows, num_lists(len(self._rows)))
+            with atomic_path(self._centroids) as temporary, open(temporary, "wb") as file:
+                np.save(file, centroids)
+        mesh.barrier()
+        searcher = FaissIvf(self._rows, self._num_neighbours, np.load(self._centroids))
+        if mesh.is_main and not self._probes.is_file():
+            tune_probes(searcher, self.query, self.exact(), self._config.recall_target)
+            write_json(self._probes, searcher.num_probes)
+        mesh.barrier()
+        searcher.num_probes = read_json(self._probes)
+        return searcher
+
+
+def _search(searcher: Searcher, blocks: Blocks, remaining: Sequence[int], mesh: Mesh) -> None:
+    """Search and write this rank's share of the blocks."""
+    start, stop = shard_range(len(remaining), mesh.rank, mesh.world_size)
+    own = remaining[start:stop]
+    shown = progress(own, "graph", total=len(own), unit="block", enabled=mesh.is_main)
+    for block in shown:
+        neighbours, similarity = searcher.search(blocks.rows(block))
+        blocks.write(block, neighbours.numpy(), similarity.numpy())
+
+
+def knn_graph(
+    embedding: NDArray[Any], config: KnnConfig, mesh: Mesh, out_dir: Path
+) -> tuple[KnnGraph, dict[str, Any]]:
+    """The kNN graph of `embedding` as memory maps in `out_dir`, and what was measured.
+
+    Called by every rank of `mesh` with the same arguments; `out_dir` is shared by them. A call that
+    was interrupted continues, at any world size. Exact search costs O(N^2 D), IVF about O(N^1.5 D).
+
+    Args:
+        embedding: (N, D) float16 or float32, rows of any length but zero; may be a memory map.
+
+    Returns:
+        The graph, K = min(num_neighbours, N - 1); and its numbers: `backend`, `index`, `recall` (1
+        for exact), `num_images`, `num_neighbours`, `seconds`, `queries_per_second` of the search,
+        `num_resumed` (rows found done), `probe_seconds` (what the whole graph should take by each
+        way that was tried), and for IVF `num_lists`, `num_probes` and `num_short` (rows for which
+        fewer than K were found).
+
+    Raises:
+        DataError: rows without a direction, or an embedding of another shape or type.
+        ConfigError: faiss is asked for and not installed.
+    """
+    if config.index == "ivf" or config.backend == "faiss":
+        load_faiss()  # missing, it is missed by every rank before any waits for another
+    check_rows(embedding, mesh)
+    rows = UnitRows(embedding, mesh.device)
+    num_neighbours = min(config.num_neighbours, len(rows) - 1)
+    blocks = Blocks(out_dir, len(rows), num_neighbours, config.dtype, config.block_size)
+    plan = _prepare(rows, num_neighbours, config, blocks, mesh)
+    ivf = None
+    if plan["index"] == "ivf":
+        ivf = _Ivf(rows, num_neighbours, config, blocks.folder)
+    remaining = blocks.remaining() if num_neighbours else []
+    mesh.barrier()  # nobody notes a block before everybody has read the notes
+    num_remaining = sum(len(blocks.rows(block)) for block in remaining)
+    if num_remaining < len(rows) and mesh.is_main:
+        logger.info("resuming %s: %d rows done", out_dir, len(rows) - num_remaining)
+    start = time.perf_counter()
+    if remaining:
+        searcher: Searcher = (
+            ivf.searcher(mesh) if ivf else exact_searcher(plan["backend"], rows, num_neighbours)
+        )
+        start = time.perf_counter()
+        _search(searcher, blocks, remaining, mesh)
+        mesh.barrier()
+    seconds = time.perf_counter() - start
+    graph = KnnGraph.open(out_dir)
+    metrics: dict[str, Any] = {
+        "backend": plan["backend"],
+        "index": plan["index"],
+        "recall": 1.0,
+        "num_neighbours": num_neighbours,
+        "num_images": len(rows),
+        "seconds": round(seconds, 3),
+        "queries_per_second": round(num_remaining / seconds, 1),
+        "num_resumed": len(rows) - num_remaining,
+        "probe_seconds": plan["probe_seconds"],
+    }
+    if ivf is not None and mesh.is_main:
+        metrics["recall"] = recall(np.asarray(graph.neighbours[ivf.query]), ivf.exact())
+        metrics.update(ivf.metrics())
+        metrics["num_short"] = int((graph.neighbours[:, -1] < 0).sum())
+    metrics = gather_objects(metrics, mesh)[0]
+    if mesh.is_main:
+        shutil.rmtree(blocks.folder)
+    mesh.barrier()
+    return graph, metrics
+
+
+def _prepare(
+    rows: UnitRows, num_neighbours: int, config: KnnConfig, blocks: Blocks, mesh: Mesh
+) -> dict[str, Any]:
+    """What rank 0 planned, now or before an interruption: `backend`, `index`, `probe_seconds`."""
+    if mesh.is_main:
+        state = blocks.folder / "state.json"
+        identity = {"config": config_digest(config), "embedding": rows.digest()}
+        if not (state.is_file() and read_json(state)["identity"] == identity):
+            backend, index, seconds = choose(
+                rows,
+                num_neighbours,
+                config.index if num_neighbours else "exact",
+                config.backend if num_neighbours else "torch",  # one row: nothing to search
+                config.recall_target,
+                mesh.world_size,
+            )
+            blocks.create()
+            plan = {"backend": backend, "index": index, "probe_seconds": seconds}
+            write_json(state, {"identity": identity, "plan": plan})
+    mesh.barrier()
+    plan = read_json(blocks.folder / "state.json")["plan"]
+    if mesh.is_main:
+        logger.info("graph: %s search by %s", plan["index"], plan["backend"])
+    return dict(plan)

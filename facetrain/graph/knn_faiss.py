@@ -1,0 +1,190 @@
+"""Nearest neighbours by faiss: exact, and by an inverted file (IVF).
+
+faiss is imported where it is used: importing facetrain does not need it.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from facetrain.core.errors import ConfigError
+from facetrain.core.rng import derive_seed, numpy_generator
+from facetrain.graph.knn_keys import NOTHING, pack, snap, unpack
+from facetrain.graph.knn_rows import UnitRows
+from facetrain.graph.knn_torch import TorchExact
+
+_TRAINING_ROWS_PER_LIST = 64
+_TRAINING_ITERATIONS = 10
+_RESERVOIR_FROM = 16
+"""From this K on faiss collects candidates and cuts them now and then, rather than keep a heap of
+each query; its own 100 is too late: 80 neighbours take 1.05 to 1.5 times as long with heaps."""
+
+
+def has_faiss() -> bool:
+    """Whether faiss can be imported."""
+    try:
+        import faiss  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def load_faiss() -> Any:
+    """faiss, told to use as many threads as torch: each counts its own.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise ConfigError(
+            "graph.backend=faiss and graph.index=ivf need faiss, which is not installed; install "
+            "it (pip install faiss-cpu), or set graph.backend=torch and graph.index=exact"
+        ) from None
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    return faiss
+
+
+@contextlib.contextmanager
+def _reservoirs(faiss: Any) -> Iterator[None]:
+    before = faiss.cvar.distance_compute_min_k_reservoir
+    faiss.cvar.distance_compute_min_k_reservoir = _RESERVOIR_FROM
+    try:
+        yield
+    finally:
+        faiss.cvar.distance_compute_min_k_reservoir = before
+
+
+def _keys(similarity: NDArray[Any], found: NDArray[Any], first: int, query: Tensor) -> Tensor:
+    """Keys of what faiss found among base rows `first` and on, the queries themselves left out."""
+    index = torch.from_numpy(found)
+    key = pack(torch.from_numpy(similarity), index + first)
+    return torch.where((index < 0) | (index + first == query[:, None]), NOTHING, key)
+
+
+class FaissExact:
+    """As `TorchExact`, by faiss's flat search over blocks; on a GPU where faiss and torch see one.
+
+    faiss keeps any of the rows that tie for the last places. Where that may have happened, the
+    search is repeated by `TorchExact`, so that here, too, the smaller rows stay.
+    """
+
+    backend, index = "faiss", "exact"
+
+    def __init__(self, rows: UnitRows, num_neighbours: int) -> None:
+        """Raises ConfigError: faiss is not installed."""
+        self._faiss = load_faiss()
+        self._gpu = rows.device.type == "cuda" and self._faiss.get_num_gpus() > 0
+        self._resources = self._faiss.StandardGpuResources() if self._gpu else None
+        self._device_index = rows.device.index or 0
+        # faiss takes NumPy arrays, and copies a block to its GPU by itself.
+        self._rows = UnitRows(rows.embedding, torch.device("cpu"))
+        self._num_neighbours = num_neighbours
+        self._tied = TorchExact(self._rows, num_neighbours)
+
+    def _knn(self, queries: Tensor, base: Tensor, num: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        metric = self._faiss.METRIC_INNER_PRODUCT
+        x, y = queries.numpy(), base.numpy()
+        if self._gpu:
+            found = self._faiss.knn_gpu(
+                self._resources, x, y, num, metric=metric, device=self._device_index
+            )
+        else:
+            found = self._faiss.knn(x, y, num, metric=metric)
+        return found[0], found[1].astype(np.int64)
+
+    def search(self, query: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """As `TorchExact.search`."""
+        num_neighbours = self._num_neighbours
+        queries, own = self._rows.take(query), torch.from_numpy(query)
+        best = torch.full((len(query), num_neighbours), NOTHING)  # (B, K)
+        cut = torch.full((len(query),), -torch.inf)  # (B,): what a block left out is not above it
+        with _reservoirs(self._faiss):
+            for first, base in self._rows.blocks():
+                num = min(num_neighbours + 2, len(base))  # + the query + one to see a tie by
+                similarity, found = self._knn(queries, base, num)
+                if num < len(base):
+                    cut = torch.maximum(cut, snap(torch.from_numpy(similarity[:, -1])))
+                key = _keys(similarity, found, first, own)
+                best = torch.cat([best, key], dim=1).topk(num_neighbours, sorted=True).values
+        neighbours, nearest = unpack(best)
+        tied = (cut >= nearest[:, -1]).nonzero()[:, 0]
+        if len(tied):
+            neighbours[tied], nearest[tied] = self._tied.search(query[tied.numpy()])
+        return neighbours, nearest
+
+
+def num_lists(num_rows: int) -> int:
+    """Inverted lists for N rows: 4 sqrt(N), as faiss advises, each with rows to train on."""
+    return max(1, min(int(4 * num_rows**0.5), num_rows // 39))
+
+
+def train_centroids(rows: UnitRows, lists: int) -> NDArray[np.float32]:
+    """Centroids (lists, D) of spherical k-means on a sample of `rows`.
+
+    Raises:
+        ConfigError: faiss is not installed.
+    """
+    faiss = load_faiss()
+    num_rows = min(len(rows), lists * _TRAINING_ROWS_PER_LIST)
+    generator = numpy_generator(0, "knn training rows")
+    sample = generator.choice(len(rows), num_rows, replace=False)
+    training = rows.take(np.sort(sample)).float().cpu().numpy()
+    kmeans = faiss.Kmeans(
+        rows.size,
+        lists,
+        niter=_TRAINING_ITERATIONS,
+        spherical=True,
+        seed=derive_seed(0, "knn centroids") % 2**31,
+        max_points_per_centroid=_TRAINING_ROWS_PER_LIST,
+        min_points_per_centroid=1,
+    )
+    kmeans.train(training)
+    centroids: NDArray[np.float32] = kmeans.centroids
+    return centroids
+
+
+class FaissIvf:
+    """Approximate neighbours: those among the `num_probes` lists nearest to the query.
+
+    The lists hold unit rows in the embedding's own type, so that half precision takes half the
+    memory: N x D of it, the only thing of that size here. Fewer than K found leave -1 at the end.
+    """
+
+    backend, index = "faiss", "ivf"
+
+    def __init__(self, rows: UnitRows, num_neighbours: int, centroids: NDArray[np.float32]) -> None:
+        """Put all rows into lists. Raises ConfigError: faiss is not installed."""
+        faiss = load_faiss()
+        self._rows = UnitRows(rows.embedding, torch.device("cpu"))
+        self._num_neighbours, self.num_lists = num_neighbours, len(centroids)
+        self._quantizer = faiss.IndexFlatIP(rows.size)
+        self._quantizer.add(centroids)
+        place = (self._quantizer, rows.size, len(centroids))
+        if rows.embedding.dtype == np.float16:
+            half = faiss.ScalarQuantizer.QT_fp16
+            self._index = faiss.IndexIVFScalarQuantizer(
+                *place, half, faiss.METRIC_INNER_PRODUCT, False
+            )
+        else:
+            self._index = faiss.IndexIVFFlat(*place, faiss.METRIC_INNER_PRODUCT)
+        self._index.is_trained = True
+        step = 1 << 16
+        for start in range(0, len(rows), step):
+            part = np.arange(start, min(start + step, len(rows)))
+            self._index.add(self._rows.take(part).numpy())
+        self.num_probes = 1
+
+    def search(self, query: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """(neighbours (B, K) int64, similarity (B, K) float32) of rows `query` (B,)."""
+        queries = self._rows.take(query).numpy()
+        self._index.nprobe = self.num_probes
+        similarity, found = self._index.search(queries, self._num_neighbours + 1)
+        key = _keys(similarity, found, 0, torch.from_numpy(query))
+        return unpack(key.topk(self._num_neighbours, sorted=True).values)

@@ -1,0 +1,48 @@
+"""Stage `graph`: embeddings -> their kNN graph."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facetrain.core.artifact import Artifact, fingerprint
+from facetrain.core.errors import DataError
+from facetrain.dist.mesh import Mesh
+from facetrain.dist.stage import run_stage
+from facetrain.graph.knn import KnnConfig, knn_graph
+
+
+def run(
+    config: KnnConfig,
+    embedding_path: Path,
+    out_dir: Path,
+    mesh: Mesh,
+    *,
+    inputs: Mapping[str, str],
+) -> Artifact:
+    """Build the graph of an `embedding.npy`; continues an interrupted run, at any world size.
+
+    Leaves `neighbours.npy` and `similarity.npy` (see `KnnGraph`) and the manifest with what
+    `knn_graph` measured.
+
+    Args:
+        inputs: name -> fingerprint of what made the embedding; the file itself is added here.
+
+    Raises:
+        DataError: no such `.npy`, or embeddings that `knn_graph` refuses.
+        ConfigError: faiss is asked for and not installed.
+    """
+    try:
+        embedding = np.load(embedding_path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{embedding_path}: must be an .npy array of embeddings ({error}); "
+            "run the embed stage first"
+        ) from None
+
+    def work() -> dict[str, Any]:
+        return knn_graph(embedding, config, mesh, out_dir)[1]
+
+    all_inputs = {**inputs, "embedding": fingerprint(embedding_path)}
+    return run_stage("graph", config, all_inputs, out_dir, mesh, work)

@@ -1,0 +1,324 @@
+"""The kNN graph against a sort of all similarities in float64."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from facetrain.core.errors import ConfigError, DataError
+from facetrain.dist.mesh import Mesh
+from facetrain.graph import knn, knn_faiss, knn_rows, knn_stage
+from facetrain.graph.knn import KnnConfig, KnnGraph, knn_graph
+from facetrain.graph.knn_choice import recall
+from facetrain.graph.knn_faiss import FaissExact
+from facetrain.graph.knn_rows import UnitRows
+from facetrain.graph.knn_torch import Tiles, TorchExact
+
+EXACT = ("torch", "faiss")
+CPU = torch.device("cpu")
+# float32 sums of 16 products of numbers below 1: about 16 roundings of 6e-8.
+TOLERANCE = 2e-6
+
+
+def identities(num_rows: int, size: int = 16, seed: int = 0) -> NDArray[np.float32]:
+    """Rows of any length around num_rows / 10 centres."""
+    generator = np.random.default_rng(seed)
+    centre = generator.standard_normal((max(1, num_rows // 10), size))
+    rows = centre[generator.integers(0, len(centre), num_rows)]
+    rows = rows + 0.6 * generator.standard_normal((num_rows, size))
+    return (rows * generator.uniform(0.1, 9, (num_rows, 1))).astype(np.float32)
+
+
+def slow_graph(embedding: NDArray[Any], num_neighbours: int) -> tuple[Any, Any, Any]:
+    """(neighbours, similarity, all similarities) by sorting everything, copies tying at 1."""
+    unit = embedding.astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    similarity = unit @ unit.T
+    similarity[similarity >= 1 - 2.0**-20] = 1.0
+    others = similarity.copy()
+    np.fill_diagonal(others, -2.0)
+    order = np.argsort(-others, axis=1, kind="stable")[:, :num_neighbours]  # stable: by row
+    return order, np.take_along_axis(similarity, order, axis=1), similarity
+
+
+def build(embedding: NDArray[Any], out_dir: Path, **keys: Any) -> tuple[KnnGraph, dict[str, Any]]:
+    return knn_graph(embedding, KnnConfig(**keys), Mesh.single(), out_dir)
+
+
+def assert_nearest(found: tuple[Any, Any], embedding: NDArray[Any], num_neighbours: int) -> None:
+    """Similarities are the K largest, and each is that of its neighbour: near ties may swap."""
+    _, expected, similarity = slow_graph(embedding, num_neighbours)
+    neighbours, values = (np.asarray(part) for part in found)
+    np.testing.assert_allclose(values, expected, rtol=0, atol=TOLERANCE)
+    its_own = np.take_along_axis(similarity, neighbours.astype(np.int64), axis=1)
+    np.testing.assert_allclose(values, its_own, rtol=0, atol=TOLERANCE)
+    assert (neighbours != np.arange(len(neighbours))[:, None]).all()
+    assert all(len(set(row)) == num_neighbours for row in neighbours.tolist())
+    assert (np.diff(values, axis=1) <= 0).all()
+
+
+@pytest.mark.parametrize("backend", EXACT)
+@pytest.mark.parametrize("num_rows", [2, 3, 9, 10, 500])
+def test_equals_a_sort_of_everything(tmp_path: Path, backend: str, num_rows: int) -> None:
+    """Ten neighbours: of 2, 3, 9 and 10 rows those are all the others."""
+    embedding = identities(num_rows)
+    graph, metrics = build(embedding, tmp_path, backend=backend, num_neighbours=10, block_size=77)
+    num_neighbours = min(10, num_rows - 1)
+    assert_nearest((graph.neighbours, graph.similarity), embedding, num_neighbours)
+    assert graph.neighbours.dtype == np.int32
+    assert graph.similarity.dtype == np.float32
+    assert (metrics["recall"], metrics["num_neighbours"]) == (1.0, num_neighbours)
+    assert (metrics["backend"], metrics["index"]) == (backend, "exact")
+
+
+def test_three_worked_rows(tmp_path: Path) -> None:
+    """Angles 0, 60 and 90 degrees: cosines 1/2, 0 and cos 30 = 0.8660."""
+    embedding = np.array([[2, 0], [0.5, 0.75**0.5], [0, 5]], np.float32)
+    graph, _ = build(embedding, tmp_path)
+    assert graph.neighbours.tolist() == [[1, 2], [2, 0], [1, 0]]
+    expected = [[0.5, 0.0], [0.8660254, 0.5], [0.8660254, 0.0]]
+    np.testing.assert_allclose(graph.similarity, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", EXACT)
+def test_copies_tie_and_the_smaller_rows_stay(tmp_path: Path, backend: str) -> None:
+    """30 copies scattered among 300 rows, 12 neighbours: far more ties than places."""
+    embedding = identities(300)
+    copies = np.sort(np.random.default_rng(3).permutation(300)[:30])
+    embedding[copies] = embedding[copies[0]] * np.linspace(1, 7, 30, dtype=np.float32)[:, None]
+    graph, _ = build(embedding, tmp_path, backend=backend, num_neighbours=12)
+    for row in copies:
+        smallest = [other for other in copies if other != row][:12]
+        assert graph.neighbours[row].tolist() == smallest
+        assert graph.similarity[row].tolist() == [1.0] * 12
+    assert_nearest((graph.neighbours, graph.similarity), embedding, 12)
+
+
+@pytest.mark.parametrize("kind", [TorchExact, FaissExact])
+def test_all_rows_alike(kind: Any) -> None:
+    searcher = kind(UnitRows(np.ones((40, 8), np.float32), CPU), 5)
+    neighbours, similarity = searcher.search(np.array([0, 3, 39]))
+    assert neighbours.tolist() == [[1, 2, 3, 4, 5], [0, 1, 2, 4, 5], [0, 1, 2, 3, 4]]
+    assert (similarity == 1).all()
+
+
+def test_opposite_and_negative_similarities(tmp_path: Path) -> None:
+    embedding = np.array([[1, 0], [-1, 0.01], [-1, 0.02]], np.float32)
+    graph, _ = build(embedding, tmp_path, backend="torch")
+    assert graph.neighbours[0].tolist() == [2, 1]
+    assert (graph.similarity[0] < -0.999).all()
+
+
+@pytest.mark.parametrize("tiles", [Tiles(7, 13, 4), Tiles(100, 64, 8), Tiles(1, 3, 3)])
+@pytest.mark.parametrize("block_bytes", [1 << 29, 16 * 4 * 37])
+def test_tiles_that_do_not_divide(
+    monkeypatch: pytest.MonkeyPatch, tiles: Tiles, block_bytes: int
+) -> None:
+    """Base blocks of all 211 rows or of 37, tiles of 13, 64 or 3, queries by 7, 100 or 1."""
+    monkeypatch.setattr(knn_rows, "_CPU_BLOCK_BYTES", block_bytes)
+    embedding = identities(211)
+    found = TorchExact(UnitRows(embedding, CPU), 6, tiles).search(np.arange(211))
+    assert_nearest(found, embedding, 6)
+
+
+def test_base_blocks_by_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knn_rows, "_CPU_BLOCK_BYTES", 16 * 4 * 37)
+    embedding = identities(211)
+    embedding[[5, 50, 100, 150, 200]] = embedding[5]  # copies in different blocks
+    found = FaissExact(UnitRows(embedding, CPU), 3).search(np.arange(211))
+    assert_nearest(found, embedding, 3)
+    assert found[0][[5, 50, 200]].tolist() == [[50, 100, 150], [5, 100, 150], [5, 50, 100]]
+
+
+@pytest.mark.parametrize("index", ["exact", "ivf"])
+def test_a_float16_memory_map_of_any_row_length(tmp_path: Path, index: str) -> None:
+    np.save(tmp_path / "embedding.npy", identities(400).astype(np.float16))
+    embedding = np.load(tmp_path / "embedding.npy", mmap_mode="r")
+    keys = {"num_neighbours": 5, "dtype": "float16", "recall_target": 1.0}
+    graph, metrics = build(embedding, tmp_path / "graph", index=index, **keys)
+    order, expected, _ = slow_graph(embedding, 5)
+    assert graph.similarity.dtype == np.float16
+    # float16 keeps 11 bits of the stored similarity, and for IVF of every element searched.
+    np.testing.assert_allclose(graph.similarity, expected, rtol=0, atol=1e-3)
+    assert recall(graph.neighbours, order) > 0.99
+    assert metrics["recall"] > 0.99
+
+
+def test_recorded_recall_is_that_of_the_graph(tmp_path: Path) -> None:
+    embedding = identities(3000)
+    keys = {"index": "ivf", "num_neighbours": 10, "num_recall_queries": 3000}
+    graph, metrics = build(embedding, tmp_path / "90", recall_target=0.9, **keys)
+    order, _, _ = slow_graph(embedding, 10)
+    right = [
+        len(set(a) & set(b)) for a, b in zip(graph.neighbours.tolist(), order.tolist(), strict=True)
+    ]
+    # Near ties at the tenth place may differ from float64: at most a few of 30,000.
+    assert metrics["recall"] == pytest.approx(sum(right) / order.size, abs=2e-4)
+    assert 0.9 <= metrics["recall"] < 1
+    assert 1 < metrics["num_probes"] < metrics["num_lists"] == 76  # 3000 // 39
+    assert (graph.neighbours != np.arange(3000)[:, None]).all()
+    _, all_lists = build(embedding, tmp_path / "100", recall_target=1.0, **keys)
+    assert all_lists["recall"] > 0.9999
+    assert all_lists["num_probes"] > metrics["num_probes"]
+
+
+def test_too_few_found_leaves_padding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One list is probed, and lists hold about 40 rows: 60 neighbours cannot be found."""
+    monkeypatch.setattr(knn, "tune_probes", lambda *_: None)
+    graph, metrics = build(identities(1000), tmp_path, index="ivf", num_neighbours=60)
+    short = (graph.neighbours < 0).any(axis=1)
+    assert metrics["num_short"] == short.sum() > 0
+    missing = graph.neighbours < 0
+    assert (graph.similarity[missing] == 0).all()
+    assert (np.diff(missing.astype(int), axis=1) >= 0).all()  # only at the end
+
+
+def test_recall_of_worked_sets() -> None:
+    exact = np.array([[1, 2], [3, 4], [5, 6]])
+    found = np.array([[2, 1], [3, 9], [-1, -1]])
+    assert recall(found, exact) == pytest.approx(3 / 6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_rows_without_direction_are_refused(tmp_path: Path, value: float) -> None:
+    embedding = identities(50)
+    embedding[[7, 31]] = value
+    with pytest.raises(DataError, match=r"2 of 50 are not, the first being row 7; drop"):
+        build(embedding, tmp_path)
+    assert not (tmp_path / "neighbours.npy").exists()
+
+
+@pytest.mark.parametrize(
+    "embedding",
+    [np.zeros((0, 4), np.float32), np.ones(5, np.float32), np.ones((3, 2), np.float64)],
+    ids=["empty", "one axis", "float64"],
+)
+def test_other_shapes_and_types_are_refused(tmp_path: Path, embedding: NDArray[Any]) -> None:
+    with pytest.raises(DataError, match=r"must be \(N, D\) of float16 or float32"):
+        build(embedding, tmp_path)
+
+
+def test_one_row_has_no_neighbours(tmp_path: Path) -> None:
+    graph, metrics = build(identities(1), tmp_path)
+    assert graph.neighbours.shape == graph.similarity.shape == (1, 0)
+    assert metrics["num_neighbours"] == 0
+
+
+def test_an_interrupted_search_redoes_no_finished_block(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    embedding = identities(100)
+    keys: dict[str, Any] = {"backend": "torch", "num_neighbours": 5, "block_size": 9}
+    searched: list[int] = []
+    search = TorchExact.search
+
+    def dies_in_the_fifth(self: TorchExact, query: NDArray[np.int64]) -> Any:
+        searched.append(int(query[0]))
+        if len(searched) == 5:
+            raise KeyboardInterrupt
+        return search(self, query)
+
+    monkeypatch.setattr(TorchExact, "search", dies_in_the_fifth)
+    with pytest.raises(KeyboardInterrupt):
+        build(embedding, tmp_path, **keys)
+    graph, metrics = build(embedding, tmp_path, **keys)
+    assert searched == [0, 9, 18, 27, 36, 36, 45, 54, 63, 72, 81, 90, 99]
+    assert metrics["num_resumed"] == 36
+    assert_nearest((graph.neighbours, graph.similarity), embedding, 5)
+    assert {path.name for path in tmp_path.iterdir()} == {"neighbours.npy", "similarity.npy"}
+
+
+def test_another_embedding_starts_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"backend": "torch", "num_neighbours": 5, "block_size": 40}
+    monkeypatch.setattr(knn.shutil, "rmtree", lambda *_, **__: None)  # as if killed at the end
+    build(identities(100), tmp_path, **keys)
+    monkeypatch.undo()
+    other = identities(100, seed=1)
+    graph, metrics = build(other, tmp_path, **keys)
+    assert metrics["num_resumed"] == 0
+    assert_nearest((graph.neighbours, graph.similarity), other, 5)
+
+
+def test_auto_takes_the_fastest_of_the_probe(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    search = TorchExact.search
+
+    def slow(self: TorchExact, query: NDArray[np.int64]) -> Any:
+        knn.time.sleep(0.05)
+        return search(self, query)
+
+    _, metrics = build(identities(200), tmp_path / "a", num_neighbours=5)
+    assert metrics["backend"] == min(metrics["probe_seconds"], key=metrics["probe_seconds"].get)
+    monkeypatch.setattr(TorchExact, "search", slow)
+    _, metrics = build(identities(200), tmp_path / "b", num_neighbours=5)
+    assert metrics["backend"] == "faiss"
+    assert set(metrics["probe_seconds"]) == {"faiss", "torch"}
+
+
+def test_without_faiss(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    _, metrics = build(identities(50), tmp_path / "auto")
+    assert metrics["backend"] == "torch"
+    for keys in ({"backend": "faiss"}, {"index": "ivf"}):
+        with pytest.raises(ConfigError, match="not installed; install it"):
+            build(identities(50), tmp_path / "asked", **keys)
+
+
+def test_ivf_is_not_of_torch() -> None:
+    with pytest.raises(ValidationError, match="set backend to auto"):
+        KnnConfig(index="ivf", backend="torch")
+
+
+def test_faiss_uses_the_threads_of_torch() -> None:
+    faiss = pytest.importorskip("faiss")
+    before = torch.get_num_threads()
+    for threads in (2, 1):
+        torch.set_num_threads(threads)
+        knn_faiss.load_faiss()
+        assert faiss.omp_get_max_threads() == threads
+    torch.set_num_threads(before)
+
+
+def test_save_and_open(tmp_path: Path) -> None:
+    graph = KnnGraph(np.array([[1, -1], [0, -1]], np.int32), np.array([[0.5, 0], [0.5, 0]], "f4"))
+    graph.save(tmp_path)
+    opened = KnnGraph.open(tmp_path)
+    assert isinstance(opened.neighbours, np.memmap)
+    assert opened.neighbours.tolist() == graph.neighbours.tolist()
+    assert opened.similarity.tolist() == graph.similarity.tolist()
+    np.save(tmp_path / "similarity.npy", np.zeros((2, 3), np.float32))
+    with pytest.raises(DataError, match=r"\(2, 2\) and \(2, 3\); build the graph again"):
+        KnnGraph.open(tmp_path)
+    (tmp_path / "similarity.npy").unlink()
+    with pytest.raises(DataError, match="must hold a kNN graph"):
+        KnnGraph.open(tmp_path)
+
+
+def test_the_stage_leaves_a_manifest_and_is_skipped_when_done(tmp_path: Path) -> None:
+    path, out_dir = tmp_path / "embedding.npy", tmp_path / "graph"
+    np.save(path, identities(60))
+    config = KnnConfig(num_neighbours=4)
+    artifact = knn_stage.run(config, path, out_dir, Mesh.single(), inputs={"backbone": "b1"})
+    manifest = json.loads((out_dir / "manifest.json").read_text())
+    assert manifest["stage"] == "graph"
+    assert set(manifest["inputs"]) == {"backbone", "embedding"}
+    assert artifact.metrics["num_images"] == 60
+    assert_nearest(
+        (KnnGraph.open(out_dir).neighbours, KnnGraph.open(out_dir).similarity), np.load(path), 4
+    )
+    times = [(out_dir / "neighbours.npy").stat().st_mtime_ns]
+    for rows in (None, identities(60, seed=1)):  # unchanged, then another embedding
+        if rows is not None:
+            np.save(path, rows)
+        knn_stage.run(config, path, out_dir, Mesh.single(), inputs={"backbone": "b1"})
+        times.append((out_dir / "neighbours.npy").stat().st_mtime_ns)
+    assert [later > earlier for earlier, later in pairwise(times)] == [False, True]
+    with pytest.raises(DataError, match="run the embed stage first"):
+        knn_stage.run(config, tmp_path / "no.npy", out_dir, Mesh.single(), inputs={})
