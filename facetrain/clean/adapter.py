@@ -107,7 +107,7 @@ def fit_adapter(
         )
         balanced = (_mean(loss[one.is_clean]) + _mean(loss[~one.is_clean])) / 2
         optimizer.zero_grad()
-        (balanced + prior_weight * (logit**2).mean()).backward()  # type: ignore[no-untyped-call]
+        (balanced + prior_weight * (logit**2).mean()).backward()
         optimizer.step()
     return adapter
 

@@ -38,7 +38,8 @@ class Cleaner(nn.Module):
 
     def forward(self, features: Tensor, graph: Graph) -> GCNOutput:
         """Logit (N,) and hidden (N, F')."""
-        return self.gcn((features - self.mean) / self.spread, graph)
+        output: GCNOutput = self.gcn((features - self.mean) / self.spread, graph)
+        return output
 
 
 def believed(owner: LabelledSet, row: Tensor, clean_probability: Tensor) -> Tensor:

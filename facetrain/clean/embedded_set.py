@@ -30,9 +30,9 @@ class EmbeddedSet:
         self.num_images = len(embedding)
         self.device = device
         self._embedding, self._knn = embedding, knn
-        self._num_context = min(num_context, knn.neighbours.shape[1])
+        self._num_context = num_context
         total = torch.zeros(embedding.shape[1], dtype=torch.float64)
-        blocks = torch.arange(self.num_images).split(_ROWS_AT_ONCE)
+        blocks = torch.split(torch.arange(self.num_images), _ROWS_AT_ONCE)
         for block in blocks:
             total += self._unit(block).sum(0, dtype=torch.float64).cpu()
         self._mean = (total / self.num_images).float().to(device)  # (D,)
@@ -61,6 +61,8 @@ class EmbeddedSet:
         index = row.cpu().numpy()
         neighbour = torch.from_numpy(np.asarray(self._knn.neighbours[index], np.int64))
         cosine = torch.from_numpy(np.asarray(self._knn.similarity[index], np.float32))
+        if neighbour.shape[1] == 0:  # the only image of its set
+            neighbour, cosine = torch.full((len(row), 1), -1), torch.full((len(row), 1), -1.0)
         neighbour, cosine = neighbour.to(self.device), cosine.to(self.device)  # (n, K)
         square = self._mean @ self._mean
         own, other = self._along[row.to(self.device)][:, None], self._along[neighbour]

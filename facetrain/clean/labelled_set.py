@@ -124,7 +124,8 @@ class LabelledSet:
     def cut(self, max_nodes: int) -> list[Tensor]:
         """All classes in runs of at most `max_nodes` images; a larger class stands alone."""
         run = self.classes.start[1:] // max_nodes
-        return list(torch.arange(self.classes.num_classes).split(run.bincount()[run.unique()].tolist()))
+        counts = torch.unique_consecutive(run, return_counts=True)[1]
+        return list(torch.split(torch.arange(self.classes.num_classes), counts.tolist()))
 
 
 def canonical_frame(unit_embedding: Tensor, graphs: ClassGraphs) -> Tensor:

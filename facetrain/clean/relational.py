@@ -26,7 +26,9 @@ _SUMMARISED = (0, 2, 7, 11)
 _NEAREST_SHARE = (1, 3, 5, 10)
 _EPS = 1e-6
 
-NUM_FEATURES = 2 * (1 + len(_NEAREST) + len(_QUANTILES) + len(_LEVELS) + len(_LINKS)) + 10 + 7 + 4 + 1
+NUM_FEATURES = (
+    2 * (1 + len(_NEAREST) + len(_QUANTILES) + len(_LEVELS) + len(_LINKS)) + 10 + 7 + 4 + 1
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ meta-updates, source classes as meta-train and target classes as meta-test.
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -128,7 +129,7 @@ def batches(graphs: ClassGraphs, size: int, seed: int, *parts: int | str) -> tup
     """Random batches of the classes large enough to learn from."""
     order = numpy_generator(seed, "batches", *parts).permutation(graphs.num_classes)
     classes = torch.from_numpy(order).to(graphs.start.device)
-    return classes[graphs.size[classes] >= _LEAST_IMAGES].split(size)
+    return torch.split(classes[graphs.size[classes] >= _LEAST_IMAGES], size)
 
 
 def _truth(piece: Piece) -> Tensor:
@@ -177,13 +178,13 @@ class _Supervised(NamedTuple):
     target: Tensor  # (N,) float
     counts: Tensor  # (N,) float, 0 or 1
 
-    def loss(self, cleaner: Cleaner, parameters: Parameters, number: int, classes: Tensor) -> Tensor:
+    def loss(
+        self, cleaner: Cleaner, number: int, classes: Tensor, parameters: Parameters
+    ) -> Tensor:
         """Mean cross-entropy on these classes in this pass."""
         graph, node = self.piece.graph(classes)
         output = functional_call(cleaner, parameters, (self.features[number][node], graph))
-        loss = binary_cross_entropy_with_logits(
-            output.logit, self.target[node], reduction="none"
-        )
+        loss = binary_cross_entropy_with_logits(output.logit, self.target[node], reduction="none")
         counts = self.counts[node]
         return (loss * counts).sum() / counts.sum().clamp(min=1)
 
@@ -231,7 +232,7 @@ def adapt(
 ) -> Cleaner:
     """A cleaner brought to `target` by meta-supervision; the one given stays as it is."""
     cleaner = copy.deepcopy(cleaner)
-    parameters = dict(cleaner.named_parameters())
+    parameters: Parameters = dict(cleaner.named_parameters())
     optimizer = torch.optim.Adam(cleaner.parameters(), config.learning_rate)
     for round_number in range(config.num_rounds):
         ambiguous = config.ambiguous if round_number == 0 else (0.5, 0.5)
@@ -244,8 +245,8 @@ def adapt(
         for step, (train, train_classes, test_classes) in zip(shown, pairs, strict=False):
             found = meta_gradient(
                 parameters,
-                lambda theta: train.loss(cleaner, theta, step % NUM_PASSES, train_classes),
-                lambda theta: test.loss(cleaner, theta, step % NUM_PASSES, test_classes),
+                partial(train.loss, cleaner, step % NUM_PASSES, train_classes),
+                partial(test.loss, cleaner, step % NUM_PASSES, test_classes),
                 inner_learning_rate=config.inner_learning_rate,
                 source_weight=config.source_weight,
                 second_order=config.second_order,

@@ -41,8 +41,8 @@ class ClassGraphs:
 
     def to(self, device: torch.device) -> "ClassGraphs":
         """The same on `device`."""
-        moved = (value.to(device) for value in (self.row, self.label, self.class_id, self.start))
-        return ClassGraphs(*moved)
+        row, label = self.row.to(device), self.label.to(device)
+        return ClassGraphs(row, label, self.class_id.to(device), self.start.to(device))
 
     def subset(self, classes: Tensor) -> "ClassGraphs":
         """The classes at these positions (C',), in that order."""
@@ -57,6 +57,11 @@ class ClassGraphs:
         """Sum of `value` (N, ...) over the nodes of each class, (C, ...)."""
         return value.new_zeros(self.num_classes, *value.shape[1:]).index_add_(0, self.label, value)
 
+    def max(self, value: Tensor) -> Tensor:
+        """The largest `value` (N,) of each class, (C,); 0 for a class whose values are below."""
+        zero = value.new_zeros(self.num_classes)
+        return zero.scatter_reduce(0, self.label, value, "amax")
+
 
 def group_by_class(label: NDArray[np.integer]) -> ClassGraphs:
     """The classes of a data set, by ascending label.
@@ -69,7 +74,8 @@ def group_by_class(label: NDArray[np.integer]) -> ClassGraphs:
     class_id, index, size = np.unique(label[row], return_inverse=True, return_counts=True)
     start = np.concatenate([[0], np.cumsum(size)])
     tensors = (torch.from_numpy(np.ascontiguousarray(a, np.int64)) for a in (row, index, class_id))
-    return ClassGraphs(*tensors, torch.from_numpy(start.astype(np.int64)))
+    rows, labels, ids = tensors
+    return ClassGraphs(rows, labels, ids, torch.from_numpy(start.astype(np.int64)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +115,7 @@ def neighbourhoods(
         real = torch.arange(width, device=size.device) < size[chosen][:, None]
         member = torch.where(real, member, -1)
         rows_at_once = max(1, max_pairs // (len(chosen) * width))
-        for rows in member.split(rows_at_once, dim=1):
+        for rows in torch.split(member, rows_at_once, dim=1):
             yield _neighbourhood(unit_embedding, rows, member)
 
 
