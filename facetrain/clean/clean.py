@@ -17,17 +17,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 from safetensors import safe_open
 
-from facetrain.clean.adapter import Judged, ThresholdAdapter, fit_adapter
 from facetrain.clean.cleaner import Cleaner, clean_probability
 from facetrain.clean.embedded_set import EmbeddedSet
 from facetrain.clean.self_source import most_consistent
+from facetrain.clean.thresholds import AdapterConfig, learn_thresholds
 from facetrain.clean.training import (
     GraphConfig,
     Known,
     MetaConfig,
     PretrainConfig,
     adapt,
-    draw_noise,
     labelled_set,
     pretrain,
 )
@@ -35,8 +34,6 @@ from facetrain.core.artifact import Artifact, atomic_path, fingerprint
 from facetrain.core.config import Config, config_digest
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.log import logger
-from facetrain.core.progress import progress
-from facetrain.core.rng import derive_seed
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.features import load_features
 from facetrain.data.overlay import LabelOverlay
@@ -50,17 +47,6 @@ CLEAN_FILE = "clean.npz"
 OVERLAY_FILE = "overlay.npz"
 _PRETRAINED = "pretrained.safetensors"
 _LEAST_SOURCE_CLASSES, _LEAST_SOURCE_IMAGES = 8, 4
-
-
-class AdapterConfig(Config):
-    """The threshold adapter."""
-
-    num_draws: int = Field(16, ge=0)
-    """Noisy draws of the source that it learns from; 0 leaves every threshold at 0.5."""
-    margin: float = Field(0.1, gt=0, lt=0.5)
-    """m_fp and m_fn of the threshold loss, in probability."""
-    prior_weight: float = Field(0.003, ge=0)
-    """Pull of a threshold towards 0.5."""
 
 
 class CleanConfig(Config):
@@ -120,7 +106,7 @@ def clean(
     graphs = labelled.classes
     threshold = torch.full((graphs.num_classes,), 0.5)
     if config.adapter.num_draws:
-        adapter = _adapter(config, cleaner, source, mesh)
+        adapter = learn_thresholds(config.graph, config.adapter, cleaner, source, mesh, config.seed)
         with torch.no_grad():
             threshold = adapter.threshold(probability[graphs.row], graphs)
     of_class = np.full(int(label.max()) + 1, np.nan, np.float32)
@@ -172,24 +158,6 @@ def _same_on_every_rank(cleaner: Cleaner, mesh: Mesh) -> None:
     """Rank 0's weights everywhere: sums on a GPU come out in any order."""
     for value in cleaner.state_dict().values():
         value.copy_(broadcast(value, mesh))
-
-
-def _adapter(config: CleanConfig, cleaner: Cleaner, source: Known, mesh: Mesh) -> ThresholdAdapter:
-    """The threshold adapter, trained on fresh noise in the source."""
-    judged = []
-    draws = range(config.adapter.num_draws)
-    shown = progress(draws, "clean: thresholds", total=len(draws), enabled=mesh.is_main)
-    for draw in shown:
-        labelled = draw_noise(config.graph, source, config.seed, "adapter", draw)
-        chance = clean_probability(cleaner, labelled, mesh)[-1].cpu()
-        graphs = labelled.classes
-        assert labelled.is_clean is not None
-        is_clean = labelled.is_clean.cpu()[graphs.row]
-        judged.append(Judged(graphs, chance[graphs.row], is_clean))
-    torch.manual_seed(derive_seed(config.seed, "adapter"))
-    return fit_adapter(
-        judged, margin=config.adapter.margin, prior_weight=config.adapter.prior_weight
-    )
 
 
 def _known_source(

@@ -1,0 +1,46 @@
+"""Learning the thresholds: a cleaner's answers on freshly planted noise, and an adapter on them."""
+
+import torch
+from pydantic import Field
+
+from facetrain.clean.adapter import Judged, ThresholdAdapter, fit_adapter
+from facetrain.clean.cleaner import Cleaner, clean_probability
+from facetrain.clean.training import GraphConfig, Known, draw_noise
+from facetrain.core.config import Config
+from facetrain.core.progress import progress
+from facetrain.core.rng import derive_seed
+from facetrain.dist.mesh import Mesh
+
+
+class AdapterConfig(Config):
+    """The threshold adapter."""
+
+    num_draws: int = Field(16, ge=0)
+    """Noisy draws of the source that it learns from; 0 leaves every threshold at 0.5."""
+    margin: float = Field(0.1, gt=0, lt=0.5)
+    """m_fp and m_fn of the threshold loss, in probability."""
+    prior_weight: float = Field(0.003, ge=0)
+    """Pull of a threshold towards 0.5."""
+
+
+def learn_thresholds(
+    graph: GraphConfig,
+    config: AdapterConfig,
+    cleaner: Cleaner,
+    source: Known,
+    mesh: Mesh,
+    seed: int,
+) -> ThresholdAdapter:
+    """The threshold adapter of `cleaner`, trained on fresh noise in the source."""
+    judged = []
+    draws = range(config.num_draws)
+    shown = progress(draws, "clean: thresholds", total=len(draws), enabled=mesh.is_main)
+    for draw in shown:
+        labelled = draw_noise(graph, source, seed, "adapter", draw)
+        chance = clean_probability(cleaner, labelled, mesh)[-1].cpu()
+        graphs = labelled.classes
+        assert labelled.is_clean is not None
+        is_clean = labelled.is_clean.cpu()[graphs.row]
+        judged.append(Judged(graphs, chance[graphs.row], is_clean))
+    torch.manual_seed(derive_seed(seed, "adapter"))
+    return fit_adapter(judged, margin=config.margin, prior_weight=config.prior_weight)

@@ -1,0 +1,97 @@
+"""Noisy sources and targets from LFW features, on disjoint identities.
+
+    python tools/lfw_noise.py FEATURES_FOLDER OUT --seeds 0 1 2
+
+FEATURES_FOLDER holds `features_<model>.npz` (embedding, label). For each seed 125 identities with
+at least five images become the target, all others the source. The target's noise:
+
+  uniform20, uniform30, uniform40   images of one-image identities and of other target identities,
+                                    half each, replace as many of a class's own
+  structured                        as `facetrain corrupt --structured 0.25`: each class its own
+                                    rate up to 48 %, all of it from one or two other identities
+  clean                             none
+
+The source gets 10 % flips, 10 % outliers and 5 % structured noise, planted once.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facetrain.core.rng import numpy_generator
+from facetrain.data.features import Features, load_features, save_features
+from facetrain.data.noise import NoiseConfig, plant
+
+NUM_TARGET, LEAST_IMAGES = 125, 5
+
+
+def plant_uniform(
+    inside: NDArray[np.int64],
+    label: NDArray[np.int64],
+    outside: NDArray[np.int64],
+    rate: float,
+    generator: np.random.Generator,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Rows, labels and truth: half of the noise flips among `inside`, half rows of `outside`."""
+    rows, noisy, is_clean = inside.copy(), label.copy(), np.ones(len(label), np.bool_)
+    chosen = generator.permutation(len(label))[: round(rate * len(label))]
+    is_clean[chosen] = False
+    flips, outliers = np.array_split(chosen, 2)
+    num_classes = int(label.max()) + 1
+    step = generator.integers(1, num_classes, len(flips))
+    noisy[flips] = (label[flips] + step) % num_classes
+    rows[outliers] = generator.permutation(outside)[: len(outliers)]
+    return rows, noisy, is_clean
+
+
+def main() -> None:
+    """Parse, split, plant, write."""
+    assert __doc__
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("features", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for path in sorted(arguments.features.glob("features_*.npz")):
+        for seed in arguments.seeds:
+            write_sets(
+                load_features(path), path.stem.removeprefix("features_"), seed, arguments.out
+            )
+
+
+def write_sets(features: Features, model: str, seed: int, out: Path) -> None:
+    """One split of one model's features."""
+    generator = numpy_generator(seed, "lfw noise")
+    size = np.bincount(features.label)
+    large, single = np.flatnonzero(size >= LEAST_IMAGES), np.flatnonzero(size == 1)
+    target = np.sort(generator.permutation(large)[:NUM_TARGET])
+    strangers = generator.permutation(single)[: len(single) // 3]
+    inside = np.flatnonzero(np.isin(features.label, target))
+    outside = np.flatnonzero(np.isin(features.label, strangers))
+    rest = ~np.isin(features.label, np.concatenate([target, strangers]))
+
+    known = plant(
+        features.label[rest], NoiseConfig(flip=0.1, outlier=0.1, structured=0.05, seed=seed)
+    )
+    source = Features(features.embedding[rest], known.label, known.is_clean).take(known.kept)
+    save_features(out / f"source_{model}_{seed}.npz", source)
+
+    label = np.searchsorted(target, features.label[inside])
+    sets = {"clean": (inside, label, np.ones(len(label), np.bool_))}
+    for percent in (20, 30, 40):
+        uniform = plant_uniform(inside, label, outside, percent / 100, generator)
+        sets[f"uniform{percent}"] = uniform
+    structured = plant(label, NoiseConfig(structured=0.25, seed=seed))
+    sets["structured"] = inside, structured.label, structured.is_clean
+    for name, (rows, noisy, is_clean) in sets.items():
+        noisy_set = Features(features.embedding[rows], noisy, is_clean)
+        save_features(out / f"target_{model}_{name}_{seed}.npz", noisy_set)
+
+
+if __name__ == "__main__":
+    main()
