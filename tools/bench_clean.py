@@ -9,10 +9,11 @@ Source and targets are features `.npz` with `is_clean` (of a target's only the s
 where a row says "hindsight": its threshold is the best one for that target. Rows:
 
   centre, component, knn, cleanlab      the baselines
-  gcn, target statistics                the pre-trained GCN at 0.5, inputs standardised by it
-  gcn                                   the same, inputs standardised by the source
-  first order, meta                     after meta-supervision, without and with Eq. 5's last term
-  adapter                               meta and the threshold adapter: what `facetrain clean` does
+  target statistics                     the pre-trained GCN at 0.5, inputs standardised by it
+  gcn                                   the same, inputs standardised by the source, as here
+  + meta                                after meta-supervision; first order: less Eq. 5's last term
+  + adapter                             with thresholds of the adapter instead of 0.5
+  gcn + meta + adapter                  what `facetrain clean` does
   literal, canonical                    other inputs of the GCN, pre-trained, at 0.5
 """
 
@@ -123,28 +124,40 @@ class Cleaners:
             answer: NDArray[np.float32] = clean_probability(cleaner, of, MESH)[-1].numpy()
             return answer
 
-        yield (
-            "gcn, target statistics",
-            f1(chance(standardised_by(self.base, labelled)) > 0.5, is_clean),
-        )
-        yield "gcn", f1(chance(self.base) > 0.5, is_clean)
-        for name, second_order in (("first order", False), ("meta", True)):
-            meta = config.meta.model_copy(update={"second_order": second_order})
-            cleaner = adapt(
-                config.graph, meta, self.base, self.source, labelled, MESH, config.seed,
+        def adapted(cleaner: Cleaner, second_order: bool) -> Cleaner:
+            return adapt(
+                config.graph, config.meta.model_copy(update={"second_order": second_order}),
+                cleaner, self.source, labelled, MESH, config.seed,
                 batch_classes=config.pretrain.batch_classes,
             )  # fmt: skip
-            yield name, f1(chance(cleaner) > 0.5, is_clean)
-        answer = chance(cleaner)
-        adapter = learn_thresholds(
-            config.graph, config.adapter, cleaner, self.source, MESH, config.seed
-        )
-        graphs = labelled.classes
-        with torch.no_grad():
-            by_class = adapter.threshold(torch.from_numpy(answer)[graphs.row], graphs).numpy()
-        threshold = np.full(int(target.label.max()) + 1, np.nan, np.float32)
-        threshold[graphs.class_id.numpy()] = by_class
-        yield "adapter", f1(answer > threshold[target.label], is_clean)
+
+        def thresholds(cleaner: Cleaner, answer: NDArray[np.float32]) -> NDArray[np.float32]:
+            believed = Known(images, target.label, answer > 0.5)
+            adapter = learn_thresholds(
+                config.graph, config.adapter, cleaner, [self.source, believed], MESH, config.seed
+            )
+            graphs = labelled.classes
+            with torch.no_grad():
+                level = adapter.threshold(torch.from_numpy(answer)[graphs.row], graphs).numpy()
+            by_label = np.full(int(target.label.max()) + 1, np.nan, np.float32)
+            by_label[graphs.class_id.numpy()] = level
+            return by_label
+
+        for prefix, cleaner in (("target statistics", standardised_by(self.base, labelled)),
+                                ("gcn", self.base)):  # fmt: skip
+            answer = chance(cleaner)
+            yield prefix, f1(answer > 0.5, is_clean)
+            level = thresholds(cleaner, answer)[target.label]
+            yield f"{prefix} + adapter", f1(answer > level, is_clean)
+            yield (
+                f"{prefix} + meta, first order",
+                f1(chance(adapted(cleaner, second_order=False)) > 0.5, is_clean),
+            )
+            cleaner = adapted(cleaner, second_order=True)
+            answer = chance(cleaner)
+            yield f"{prefix} + meta", f1(answer > 0.5, is_clean)
+            threshold = thresholds(cleaner, answer)
+            yield f"{prefix} + meta + adapter", f1(answer > threshold[target.label], is_clean)
         yield "meta, hindsight", best_f1(answer, is_clean)[0]
         for name, level in (("error of t=0.5", np.full_like(threshold, 0.5)),
                             ("error of the adapter's t", threshold)):  # fmt: skip

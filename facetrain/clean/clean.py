@@ -6,7 +6,7 @@ signal, is brought to the target by meta-supervision, and an adapter sets each c
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,17 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from safetensors import safe_open
+from torch import Tensor
 
 from facetrain.clean.cleaner import Cleaner, clean_probability
 from facetrain.clean.embedded_set import EmbeddedSet
+from facetrain.clean.evaluation_faces import excluded_embeddings
+from facetrain.clean.labelled_set import LabelledSet
+from facetrain.clean.near_duplicates import near_duplicates
+from facetrain.clean.overlapping import overlapping
 from facetrain.clean.self_source import most_consistent
+from facetrain.clean.split_identities import split_identities
+from facetrain.clean.suggestions import suggest
 from facetrain.clean.thresholds import AdapterConfig, learn_thresholds
 from facetrain.clean.training import (
     GraphConfig,
@@ -30,8 +37,9 @@ from facetrain.clean.training import (
     labelled_set,
     pretrain,
 )
+from facetrain.clean.undecided import undecided
 from facetrain.core.artifact import Artifact, atomic_path, fingerprint
-from facetrain.core.config import Config, config_digest
+from facetrain.core.config import Config, Paths, config_digest
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.log import logger
 from facetrain.data.dataset import FaceDataset
@@ -53,6 +61,8 @@ class CleanConfig(Config):
     """How to clean labels."""
 
     seed: int = Field(0, ge=0)
+    exclude: Paths = ()
+    """Evaluation sets (`.bin`, or features `.npz`) whose identities are flagged in the target."""
     source: Path | None = None
     """Features `.npz` with `is_clean`; without one the target's most consistent classes serve."""
     graph: GraphConfig = GraphConfig()
@@ -69,6 +79,10 @@ class Cleaned:
     threshold: NDArray[np.float32]  # (largest label + 1,), NaN for a class without images
     kept: NDArray[np.bool_]  # (N,) clean_probability > threshold[label]
     suggested_label: NDArray[np.int64]  # (N,) the class a dropped image belongs to, or -1
+    merge_label: NDArray[np.int64]  # (N,) the class that the image's own should join, or -1
+    duplicate_of: NDArray[np.int64]  # (N,) an earlier image that this one copies, or -1
+    overlap: NDArray[np.bool_]  # (N,) the class is also in an evaluation set
+    undecided: NDArray[np.bool_]  # (N,) nothing tells whose class it is: probability 0.5, kept
 
     def save(self, path: Path) -> None:
         """Write the `.npz`, atomically."""
@@ -81,14 +95,18 @@ def clean(
     target: EmbeddedSet,
     label: NDArray[np.int64],
     source: Known | None,
+    excluded: Sequence[NDArray[np.floating]],
     out_dir: Path,
     mesh: Mesh,
     digest: str,
 ) -> Cleaned:
     """Clean the labels (N,) of `target`; called by every rank, each gets the answer.
 
-    The pre-trained cleaner is kept in `out_dir`, and taken from there when its `digest` (of
-    config and inputs) is this one.
+    Args:
+        source: labels that are known; None takes the target's own most consistent classes.
+        excluded: embeddings (M, D) of evaluation sets, whose people the target should not have.
+        out_dir: the pre-trained cleaner is kept here, and taken up when its `digest` is this one.
+        digest: of config and inputs.
 
     Raises:
         DataError: the source has too few identities to learn from.
@@ -102,25 +120,66 @@ def clean(
         batch_classes=config.pretrain.batch_classes,
     )  # fmt: skip
     _same_on_every_rank(cleaner, mesh)
-    probability = clean_probability(cleaner, labelled, mesh)[-1].cpu()
-    graphs = labelled.classes
-    threshold = torch.full((graphs.num_classes,), 0.5)
+    probability = clean_probability(cleaner, labelled, mesh)[-1]
+    graphs = labelled.classes.to(target.device)
+    threshold = torch.full((graphs.num_classes,), 0.5, device=target.device)
     if config.adapter.num_draws:
-        adapter = learn_thresholds(config.graph, config.adapter, cleaner, source, mesh, config.seed)
+        believed = Known(target, label, (probability > 0.5).cpu().numpy())
+        known = [source, believed] if _enough(believed) >= _LEAST_SOURCE_CLASSES else [source]
+        adapter = learn_thresholds(
+            config.graph, config.adapter, cleaner, known, mesh, config.seed
+        ).to(target.device)
         with torch.no_grad():
             threshold = adapter.threshold(probability[graphs.row], graphs)
-    of_class = np.full(int(label.max()) + 1, np.nan, np.float32)
-    of_class[graphs.class_id.numpy()] = threshold.numpy()
-    chance = probability.numpy().astype(np.float32)
-    kept = chance > of_class[label]
-    return Cleaned(chance, of_class, kept, np.full(len(label), -1))
+    unknown = undecided(labelled, probability)  # (C,)
+    probability[graphs.row[unknown[graphs.label]]] = 0.5
+    return _answer(labelled, probability, threshold.where(~unknown, 0.0), unknown, excluded)
+
+
+def _answer(
+    labelled: LabelledSet,
+    probability: Tensor,
+    threshold: Tensor,
+    unknown: Tensor,
+    excluded: Sequence[NDArray[np.floating]],
+) -> Cleaned:
+    """What follows from probabilities (num_images,) and thresholds (C,)."""
+    graphs = labelled.classes.to(probability.device)
+    label = labelled.label_of_row
+    by_label = torch.full((int(label.max()) + 1,), torch.nan, device=label.device)
+    by_label[graphs.class_id] = threshold
+    kept = probability > by_label[label]
+    merge = split_identities(labelled, kept)
+    overlap = torch.zeros_like(unknown)
+    for embedding in excluded:
+        overlap |= overlapping(labelled, kept, embedding, merge).flagged
+
+    def by_row(value: Tensor) -> NDArray[Any]:
+        column = torch.zeros(len(label), dtype=value.dtype, device=value.device)
+        column[graphs.row] = value[graphs.label]
+        found: NDArray[Any] = column.cpu().numpy()
+        return found
+
+    return Cleaned(
+        clean_probability=probability.float().cpu().numpy(),
+        threshold=by_label.float().cpu().numpy(),
+        kept=kept.cpu().numpy(),
+        suggested_label=suggest(labelled, probability, kept).cpu().numpy(),
+        merge_label=by_row(merge),
+        duplicate_of=near_duplicates(labelled.embedded, label).cpu().numpy(),
+        overlap=by_row(overlap),
+        undecided=by_row(unknown),
+    )
+
+
+def _enough(known: Known) -> int:
+    """Identities with enough believed images to plant noise among."""
+    count = np.bincount(known.label[known.trusted], minlength=1)
+    return int(np.count_nonzero(count >= _LEAST_SOURCE_IMAGES))
 
 
 def _check_source(source: Known, *, own: bool) -> None:
-    """Enough identities to learn from?"""
-    count = np.bincount(source.label[source.trusted], minlength=1)
-    enough = int(np.count_nonzero(count >= _LEAST_SOURCE_IMAGES))
-    if enough < _LEAST_SOURCE_CLASSES:
+    if (enough := _enough(source)) < _LEAST_SOURCE_CLASSES:
         advice = (
             "too few of the set's own classes are that consistent: name a source whose noise is "
             "known (`facetrain corrupt` plants it)"
@@ -198,8 +257,9 @@ def run_features(config: CleanConfig, target: Path, out_dir: Path, mesh: Mesh) -
     def work() -> Mapping[str, Any]:
         source = _known_source(config, out_dir, mesh, features.embedding.shape[1])
         embedded = _embedded(config, features.embedding, out_dir / "graph", mesh)
+        excluded = excluded_embeddings(config.exclude, features.embedding.shape[1], None, mesh)
         digest = _digest(config, inputs)
-        cleaned = clean(config, embedded, features.label, source, out_dir, mesh, digest)
+        cleaned = clean(config, embedded, features.label, source, excluded, out_dir, mesh, digest)
         if mesh.is_main:
             cleaned.save(out_dir / CLEAN_FILE)
         return _metrics(cleaned, features.label, features.is_clean)
@@ -238,8 +298,9 @@ def run(
         source = _known_source(config, out_dir, mesh, embedding.shape[1])
         knn = KnnGraph.open(graph)
         embedded = EmbeddedSet(embedding, knn, config.graph.num_context, mesh.device)
+        excluded = excluded_embeddings(config.exclude, embedding.shape[1], backbone, mesh)
         digest = _digest(config, all_inputs)
-        cleaned = clean(config, embedded, dataset.label, source, out_dir, mesh, digest)
+        cleaned = clean(config, embedded, dataset.label, source, excluded, out_dir, mesh, digest)
         if mesh.is_main:
             cleaned.save(out_dir / CLEAN_FILE)
             overlay(cleaned, dataset).save(out_dir / OVERLAY_FILE)
@@ -257,13 +318,18 @@ def overlay(cleaned: Cleaned, dataset: FaceDataset) -> LabelOverlay:
         full[dataset.row] = value
         return full
 
-    suggested = cleaned.suggested_label
-    suggested = np.where(suggested >= 0, dataset.class_ids[suggested], -1)
+    def original(dense: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.where(dense >= 0, dataset.class_ids[dense], -1)
+
+    copied = cleaned.duplicate_of
     return LabelOverlay.make(
         column(label, 0),
         column(cleaned.kept, True),
         clean_probability=column(cleaned.clean_probability, np.nan),
-        suggested_label=column(suggested, -1),
+        suggested_label=column(original(cleaned.suggested_label), -1),
+        merge_label=column(original(cleaned.merge_label), -1),
+        duplicate_of=column(np.where(copied >= 0, dataset.row[copied], -1), -1),
+        overlap=column(cleaned.overlap, False),
         source=column(np.ones(len(label), np.uint8), 0),
         source_names=("", "clean"),
         dataset_fingerprint=dataset.base_fingerprint,
@@ -271,7 +337,12 @@ def overlay(cleaned: Cleaned, dataset: FaceDataset) -> LabelOverlay:
 
 
 def _source_input(config: CleanConfig) -> dict[str, str]:
-    return {"source": fingerprint(config.source)} if config.source else {}
+    named = {"source": (config.source,) if config.source else (), "exclude": config.exclude}
+    return {
+        f"{name} {number}": fingerprint(path)
+        for name, paths in named.items()
+        for number, path in enumerate(paths)
+    }
 
 
 def _digest(config: CleanConfig, inputs: Mapping[str, str]) -> str:
@@ -288,6 +359,10 @@ def _metrics(
         "num_kept": int(cleaned.kept.sum()),
         "num_dropped": int((~cleaned.kept).sum()),
         "num_suggested": int((cleaned.suggested_label >= 0).sum()),
+        "num_duplicates": int((cleaned.duplicate_of >= 0).sum()),
+        "num_merges": len(np.unique(label[cleaned.merge_label >= 0])),
+        "num_undecided_classes": len(np.unique(label[cleaned.undecided])),
+        "num_overlapping_classes": len(np.unique(label[cleaned.overlap])),
         "mean_threshold": float(np.nanmean(cleaned.threshold)),
     }
     if is_clean is not None:

@@ -1,5 +1,7 @@
 """Learning the thresholds: a cleaner's answers on freshly planted noise, and an adapter on them."""
 
+from collections.abc import Sequence
+
 import torch
 from pydantic import Field
 
@@ -16,10 +18,10 @@ class AdapterConfig(Config):
     """The threshold adapter."""
 
     num_draws: int = Field(16, ge=0)
-    """Noisy draws of the source that it learns from; 0 leaves every threshold at 0.5."""
+    """Draws of fresh noise that it learns from; 0 leaves every threshold at 0.5."""
     margin: float = Field(0.1, gt=0, lt=0.5)
     """m_fp and m_fn of the threshold loss, in probability."""
-    prior_weight: float = Field(0.003, ge=0)
+    prior_weight: float = Field(0.001, ge=0)
     """Pull of a threshold towards 0.5."""
 
 
@@ -27,16 +29,21 @@ def learn_thresholds(
     graph: GraphConfig,
     config: AdapterConfig,
     cleaner: Cleaner,
-    source: Known,
+    known: Sequence[Known],
     mesh: Mesh,
     seed: int,
 ) -> ThresholdAdapter:
-    """The threshold adapter of `cleaner`, trained on fresh noise in the source."""
+    """The threshold adapter of `cleaner`, trained on fresh noise in each of `known` in turn.
+
+    Args:
+        known: the source, whose labels are known, and the target as far as its labels are
+            believed: the source brings certainty, the target its own embedding and classes.
+    """
     judged = []
     draws = range(config.num_draws)
     shown = progress(draws, "clean: thresholds", total=len(draws), enabled=mesh.is_main)
     for draw in shown:
-        labelled = draw_noise(graph, source, seed, "adapter", draw)
+        labelled = draw_noise(graph, known[draw % len(known)], seed, "adapter", draw)
         chance = clean_probability(cleaner, labelled, mesh)[-1].cpu()
         graphs = labelled.classes
         assert labelled.is_clean is not None

@@ -58,22 +58,26 @@ def load_features(path: Path, need_is_clean: bool = False) -> Features:
                 f"{path}: must hold {name}, but holds {', '.join(sorted(arrays)) or 'no array'}"
                 f"{advice}"
             )
-    embedding, label = arrays.pop("embedding"), arrays.pop("label")
+    embedding, label = _checked_embedding(path, arrays.pop("embedding")), arrays.pop("label")
     is_clean = arrays.pop("is_clean", None)
-    if embedding.ndim != 2 or embedding.dtype.kind != "f" or 0 in embedding.shape:
-        raise DataError(
-            f"{path}: embedding must be (N, D) of floating point with N and D at least 1, got "
-            f"{embedding.shape} of {embedding.dtype}"
-        )
     num_images = len(embedding)
-    if embedding.dtype not in (np.float16, np.float32):
-        with np.errstate(over="ignore"):
-            embedding = embedding.astype(np.float32)
-    _check_directions(path, embedding)
     _check_column(path, "label", label, num_images, "iu", "integers")
     if is_clean is not None:
         _check_column(path, "is_clean", is_clean, num_images, "b", "booleans")
     return Features(embedding, _checked_labels(path, label), is_clean, arrays)
+
+
+def load_embedding(path: Path) -> NDArray[Any]:
+    """`embedding` (N, D) of an `.npz`, whatever else it holds.
+
+    Raises:
+        DataError: as `load_features`.
+    """
+    arrays = _read(Path(path))
+    if "embedding" not in arrays:
+        found = ", ".join(sorted(arrays)) or "no array"
+        raise DataError(f"{path}: must hold embedding, but holds {found}")
+    return _checked_embedding(path, arrays["embedding"])
 
 
 def save_features(path: Path, features: Features) -> None:
@@ -130,6 +134,19 @@ def _check_column(
             f"{path}: {name} must be ({num_images},) {words}, one for each row of embedding, got "
             f"{array.shape} of {array.dtype}"
         )
+
+
+def _checked_embedding(path: Path, embedding: NDArray[Any]) -> NDArray[Any]:
+    if embedding.ndim != 2 or embedding.dtype.kind != "f" or 0 in embedding.shape:
+        raise DataError(
+            f"{path}: embedding must be (N, D) of floating point with N and D at least 1, got "
+            f"{embedding.shape} of {embedding.dtype}"
+        )
+    if embedding.dtype not in (np.float16, np.float32):
+        with np.errstate(over="ignore"):
+            embedding = embedding.astype(np.float32)
+    _check_directions(path, embedding)
+    return embedding
 
 
 def _check_directions(path: Path, embedding: NDArray[Any]) -> None:

@@ -68,6 +68,12 @@ def _keys(similarity: NDArray[Any], found: NDArray[Any], first: int, query: Tens
     return torch.where((index < 0) | (index + first == query[:, None]), NOTHING, key)
 
 
+def _largest(key: Tensor, num: int) -> Tensor:
+    """The `num` largest of each row, downwards; NumPy sorts so few ten times as fast as torch."""
+    ordered = np.sort(key.numpy(), axis=1)[:, : -num - 1 : -1]
+    return torch.from_numpy(np.ascontiguousarray(ordered))
+
+
 class FaissExact:
     """As `TorchExact`, by faiss's flat search over blocks; on a GPU where faiss and torch see one.
 
@@ -112,7 +118,7 @@ class FaissExact:
                 if num < len(base):
                     cut = torch.maximum(cut, snap(torch.from_numpy(similarity[:, -1])))
                 key = _keys(similarity, found, first, own)
-                best = torch.cat([best, key], dim=1).topk(num_neighbours, sorted=True).values
+                best = _largest(torch.cat([best, key], dim=1), num_neighbours)
         neighbours, nearest = unpack(best)
         tied = (cut >= nearest[:, -1]).nonzero()[:, 0]
         if len(tied):
@@ -187,4 +193,4 @@ class FaissIvf:
         self._index.nprobe = self.num_probes
         similarity, found = self._index.search(queries, self._num_neighbours + 1)
         key = _keys(similarity, found, 0, torch.from_numpy(query))
-        return unpack(key.topk(self._num_neighbours, sorted=True).values)
+        return unpack(_largest(key, self._num_neighbours))

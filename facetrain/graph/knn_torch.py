@@ -29,7 +29,7 @@ class Tiles:
 CPU_TILES = Tiles(256, 8192, 8)
 """A tile of 8 MiB stays in the last-level cache; measured best of nine on one core."""
 CUDA_TILES = Tiles(4096, 1 << 17, 64)
-"""A tile of 2 GiB takes milliseconds, so the waits for the host that it costs hardly count."""
+"""A tile of 2 GiB takes milliseconds, so the two waits for the host that it costs hardly count."""
 
 
 class _Nearest:
@@ -60,8 +60,8 @@ class _Nearest:
         row = part[:, None] * group + torch.arange(group, device=part.device) + first
         value = grouped[part, :, which]  # (groups, group)
         found = (value > self._above[which, None]) & (row != self._query[which, None])
-        which = which[found.nonzero()[:, 0]]
-        key = pack(value[found], row[found])
+        place = found.flatten().nonzero()[:, 0]
+        which, key = which[place // group], pack(value.flatten()[place], row.flatten()[place])
         count = torch.zeros_like(self._query).scatter_add_(0, which, torch.ones_like(which))
         place = torch.arange(len(which), device=which.device) - (count.cumsum(0) - count)[which]
         self._waiting.append((which, place + self._num_waiting[which], key))

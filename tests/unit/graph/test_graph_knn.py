@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.dist.mesh import Mesh
-from facetrain.graph import knn, knn_faiss, knn_rows, knn_stage
+from facetrain.graph import knn, knn_choice, knn_faiss, knn_rows, knn_stage
 from facetrain.graph.knn import KnnConfig, KnnGraph, knn_graph
 from facetrain.graph.knn_choice import recall
 from facetrain.graph.knn_faiss import FaissExact
@@ -251,7 +251,7 @@ def test_auto_takes_the_fastest_of_the_probe(
     search = TorchExact.search
 
     def slow(self: TorchExact, query: NDArray[np.int64]) -> Any:
-        knn.time.sleep(0.05)
+        knn.time.sleep(0.5)
         return search(self, query)
 
     _, metrics = build(identities(200), tmp_path / "a", num_neighbours=5)
@@ -259,6 +259,22 @@ def test_auto_takes_the_fastest_of_the_probe(
     monkeypatch.setattr(TorchExact, "search", slow)
     _, metrics = build(identities(200), tmp_path / "b", num_neighbours=5)
     assert metrics["backend"] == "faiss"
+    assert set(metrics["probe_seconds"]) == {"faiss", "torch"}
+
+
+def test_auto_weighs_ivf_on_many_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The recorded seconds must explain the choice: IVF has to be twice as fast as the best."""
+    embedding = identities(3000)
+    monkeypatch.setattr(knn_choice, "_IVF_FROM", 3000)
+    for worth in (2.0, 1e-9):
+        monkeypatch.setattr(knn_choice, "_EXACT_IS_WORTH", worth)
+        _, metrics = build(embedding, tmp_path / str(worth), num_neighbours=5)
+        seconds = metrics["probe_seconds"]
+        ivf = seconds["ivf"] * worth < min(seconds["faiss"], seconds["torch"])
+        assert metrics["index"] == ("ivf" if ivf else "exact")
+    assert metrics["index"] == "ivf"
+    assert metrics["recall"] >= 0.95
+    _, metrics = build(embedding[:2999], tmp_path / "few", num_neighbours=5)
     assert set(metrics["probe_seconds"]) == {"faiss", "torch"}
 
 

@@ -1,0 +1,177 @@
+"""Class graphs against numpy, one class at a time, and components against a union-find."""
+
+import numpy as np
+import pytest
+import torch
+from clean_parts import random_unit
+
+from facetrain.core.rng import numpy_generator
+from facetrain.graph import class_graphs
+from facetrain.graph.class_graphs import (
+    ClassGraphs,
+    class_neighbours,
+    components,
+    group_by_class,
+    neighbourhoods,
+)
+
+SIZES = (3, 300, 1, 40, 2, 41, 1, 38, 3)
+
+
+def shuffled(sizes: tuple[int, ...] = SIZES, size: int = 8) -> tuple[torch.Tensor, ClassGraphs]:
+    """Unit embeddings (N, D) by node, and classes of these sizes."""
+    generator = numpy_generator(0, "class graphs")
+    label = generator.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    graphs = group_by_class(label)
+    return torch.from_numpy(random_unit(generator, len(label), size)), graphs
+
+
+def test_groups_by_hand() -> None:
+    """Label 3 has rows 1 and 4, label 7 rows 0, 3 and 5; row 2 has none; 0-2 and 4-6 are gaps."""
+    graphs = group_by_class(np.array([7, 3, -1, 7, 3, 7]))
+    assert graphs.class_id.tolist() == [3, 7]
+    assert graphs.row.tolist() == [1, 4, 0, 3, 5]
+    assert graphs.label.tolist() == [0, 0, 1, 1, 1]
+    assert graphs.start.tolist() == [0, 2, 5]
+    assert graphs.size.tolist() == [2, 3]
+    value = torch.tensor([4.0, 2.0, -1.0, -2.0, -3.0])
+    assert graphs.sum(value).tolist() == [6, -6]
+    assert graphs.max(value).tolist() == [4, 0]
+
+
+def test_subset_in_the_order_asked_for() -> None:
+    graphs = group_by_class(np.array([5, 2, 9, 5, 2, 9, 9]))  # 2: 1, 4; 5: 0, 3; 9: 2, 5, 6
+    subset = graphs.subset(torch.tensor([2, 0]))
+    assert subset.class_id.tolist() == [9, 2]
+    assert subset.row.tolist() == [2, 5, 6, 1, 4]
+    assert subset.label.tolist() == [0, 0, 0, 1, 1]
+    assert subset.start.tolist() == [0, 3, 5]
+    empty = graphs.subset(torch.tensor([], dtype=torch.int64))
+    assert (empty.num_nodes, empty.num_classes, empty.start.tolist()) == (0, 0, [0])
+
+
+@pytest.mark.parametrize("max_pairs", [1, 50, 700, 10_000, 1 << 22])
+def test_neighbourhoods_against_argsort(max_pairs: int) -> None:
+    """From one row a piece (300 images against 1 pair) to all classes of alike sizes in one."""
+    unit_embedding, graphs = shuffled()
+    unit = unit_embedding.numpy().astype(np.float64)
+    seen = np.zeros(graphs.num_nodes, np.int64)
+    pieces = list(neighbourhoods(unit_embedding, graphs, max_pairs))
+    for piece in pieces:
+        count, width = piece.similarity.shape
+        # A row is never cut, and every class has at least one row in a piece.
+        assert count * width <= max(max_pairs, width)
+        np.add.at(seen, piece.node.numpy(), 1)
+        for i, node in enumerate(piece.node.tolist()):
+            others = np.flatnonzero(graphs.label.numpy() == int(graphs.label[node]))
+            others = others[others != node]
+            cosine = unit[others] @ unit[node]
+            order = np.argsort(-cosine, kind="stable")
+            real = len(others)
+            assert piece.neighbour[i, :real].tolist() == others[order].tolist()
+            # float32 products of unit rows
+            np.testing.assert_allclose(piece.similarity[i, :real], cosine[order], atol=1e-6)
+            assert (piece.similarity[i, real:] == -torch.inf).all()
+    assert (seen == 1).all()
+    if max_pairs == 1 << 22:
+        assert len(pieces) <= 5  # sizes 1-3, 38-41 and 300 stand apart, and nothing is cut
+
+
+def test_equal_similarities_stand_in_the_order_of_nodes() -> None:
+    graphs = group_by_class(np.zeros(5, np.int64))
+    same = torch.nn.functional.normalize(torch.ones(5, 4))
+    (piece,) = neighbourhoods(same, graphs)
+    for node, found in zip(piece.node.tolist(), piece.neighbour[:, :4].tolist(), strict=True):
+        assert found == [i for i in range(5) if i != node]
+
+
+@pytest.mark.parametrize("num_neighbours", [1, 5, 39, 1000])
+def test_class_neighbours_against_argsort(
+    num_neighbours: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = neighbourhoods
+    cut = lambda unit, graphs: whole(unit, graphs, 2000)  # noqa: E731
+    monkeypatch.setattr(class_graphs, "neighbourhoods", cut)
+    unit_embedding, graphs = shuffled()
+    neighbour, similarity = class_neighbours(unit_embedding, graphs, num_neighbours)
+    unit, label = unit_embedding.numpy().astype(np.float64), graphs.label.numpy()
+    assert neighbour.shape == similarity.shape == (len(unit), min(num_neighbours, 299))
+    for node in range(len(unit)):
+        others = np.flatnonzero(label == label[node])
+        others = others[others != node]
+        cosine = unit[others] @ unit[node]
+        nearest = np.argsort(-cosine, kind="stable")[:num_neighbours]
+        real = len(nearest)
+        assert neighbour[node, :real].tolist() == others[nearest].tolist()
+        np.testing.assert_allclose(similarity[node, :real], cosine[nearest], atol=1e-6)
+        assert (neighbour[node, real:] == -1).all()
+        assert (similarity[node, real:] == 0).all()
+
+
+def test_classes_of_one_image_have_no_neighbours() -> None:
+    unit_embedding, graphs = shuffled((1, 1, 1))
+    neighbour, similarity = class_neighbours(unit_embedding, graphs, 20)
+    assert neighbour.tolist() == [[-1]] * 3
+    assert similarity.tolist() == [[0]] * 3
+
+
+def union_find(neighbour: torch.Tensor, linked: torch.Tensor) -> list[int]:
+    parent = list(range(len(neighbour)))
+
+    def root(node: int) -> int:
+        while parent[node] != node:
+            node = parent[node]
+        return node
+
+    for node, slot in linked.nonzero().tolist():
+        a, b = root(node), root(int(neighbour[node, slot]))
+        parent[max(a, b)] = min(a, b)
+    return [root(node) for node in range(len(parent))]
+
+
+def chain(order: torch.Tensor, ring: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Nodes linked one way, each to the next in `order` (N,)."""
+    neighbour = torch.zeros(len(order), 1, dtype=torch.int64)
+    neighbour[order, 0] = order.roll(-1)
+    linked = torch.ones_like(neighbour, dtype=torch.bool)
+    linked[order[-1]] = ring
+    return neighbour, linked
+
+
+def test_components_by_hand() -> None:
+    """4 -> 2 -> 3 is one, though no link leads back; 0 and 1 name each other without a link."""
+    neighbour = torch.tensor([[1, -1], [0, -1], [3, 0], [1, 4], [2, 2], [0, 0]])
+    linked = torch.tensor(
+        [[False] * 2, [False] * 2, [True, False], [False] * 2, [True] * 2, [False] * 2]
+    )
+    assert components(neighbour, linked).tolist() == [0, 1, 2, 2, 2, 5]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("density", [0.02, 0.1, 0.3, 1.0])
+def test_components_against_union_find(seed: int, density: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    neighbour = torch.randint(200, (200, 4), generator=generator)
+    linked = torch.rand(200, 4, generator=generator) < density
+    neighbour[~linked] = -1
+    assert components(neighbour, linked).tolist() == union_find(neighbour, linked)
+
+
+@pytest.mark.parametrize("ring", [False, True])
+@pytest.mark.parametrize("order", ["ascending", "descending", "random", "zigzag"])
+def test_a_long_chain_takes_few_rounds(
+    ring: bool, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pointers that only climb would need as many rounds as a chain of random names is long."""
+    rounds = []
+    equal = torch.equal
+    monkeypatch.setattr(torch, "equal", lambda a, b: rounds.append(0) or equal(a, b))
+    nodes = torch.arange(4096)
+    orders = {
+        "ascending": nodes,
+        "descending": nodes.flip(0),
+        "random": torch.randperm(4096, generator=torch.Generator().manual_seed(0)),
+        "zigzag": torch.stack([nodes[:2048], nodes[2048:].flip(0)], 1).flatten(),
+    }
+    assert (components(*chain(orders[order], ring)) == 0).all()
+    assert len(rounds) <= 2 * 12  # 12 doublings reach 4096
