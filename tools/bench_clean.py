@@ -99,8 +99,9 @@ def standardised_by(cleaner: Cleaner, target: LabelledSet) -> Cleaner:
 class Cleaners:
     """What one source and one seed give, trained once for all targets."""
 
-    def __init__(self, source: Features, config: CleanConfig, inputs: bool) -> None:
+    def __init__(self, source: Features, config: CleanConfig, *, inputs: bool, drift: bool) -> None:
         assert source.is_clean is not None
+        self.drift = drift
         self.config, self.source = (
             config,
             Known(embedded(source.embedding, config), source.label, source.is_clean),
@@ -131,10 +132,11 @@ class Cleaners:
                 batch_classes=config.pretrain.batch_classes,
             )  # fmt: skip
 
-        def thresholds(cleaner: Cleaner, answer: NDArray[np.float32]) -> NDArray[np.float32]:
-            believed = Known(images, target.label, answer > 0.5)
+        def thresholds(
+            cleaner: Cleaner, answer: NDArray[np.float32], known: Known
+        ) -> NDArray[np.float32]:
             adapter = learn_thresholds(
-                config.graph, config.adapter, cleaner, [self.source, believed], MESH, config.seed
+                config.graph, config.adapter, cleaner, known, MESH, config.seed
             )
             graphs = labelled.classes
             with torch.no_grad():
@@ -143,11 +145,16 @@ class Cleaners:
             by_label[graphs.class_id.numpy()] = level
             return by_label
 
-        for prefix, cleaner in (("target statistics", standardised_by(self.base, labelled)),
-                                ("gcn", self.base)):  # fmt: skip
+        starts = {"gcn": self.base}
+        if self.drift:
+            starts = {"target statistics": standardised_by(self.base, labelled), **starts}
+        for prefix, cleaner in starts.items():
             answer = chance(cleaner)
             yield prefix, f1(answer > 0.5, is_clean)
-            level = thresholds(cleaner, answer)[target.label]
+            # Only the target shows what its own statistics do to the answers.
+            believed = Known(images, target.label, answer > 0.5)
+            known = self.source if cleaner is self.base else believed
+            level = thresholds(cleaner, answer, known)[target.label]
             yield f"{prefix} + adapter", f1(answer > level, is_clean)
             yield (
                 f"{prefix} + meta, first order",
@@ -156,7 +163,7 @@ class Cleaners:
             cleaner = adapted(cleaner, second_order=True)
             answer = chance(cleaner)
             yield f"{prefix} + meta", f1(answer > 0.5, is_clean)
-            threshold = thresholds(cleaner, answer)
+            threshold = thresholds(cleaner, answer, known)
             yield f"{prefix} + meta + adapter", f1(answer > threshold[target.label], is_clean)
         yield "meta, hindsight", best_f1(answer, is_clean)[0]
         for name, level in (("error of t=0.5", np.full_like(threshold, 0.5)),
@@ -181,6 +188,7 @@ def main() -> None:
     parser.add_argument("--truth", type=Path, help="npz with is_clean of the one target")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the cleaner")
     parser.add_argument("--cleanlab", action="store_true", help="slow: minutes a target")
+    parser.add_argument("--drift", action="store_true", help="also with the target's statistics")
     parser.add_argument("--inputs", action="store_true", help="also the GCN's other inputs")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -201,7 +209,9 @@ def main() -> None:
         for method, value in baseline_rows(load(path), arguments.cleanlab):
             add(path, None, method, value)
     for seed in arguments.seeds:
-        cleaners = Cleaners(source, CleanConfig(seed=seed), arguments.inputs)
+        cleaners = Cleaners(
+            source, CleanConfig(seed=seed), inputs=arguments.inputs, drift=arguments.drift
+        )
         for path in arguments.target:
             for method, value in cleaners.rows(load(path)):
                 add(path, seed, method, value)

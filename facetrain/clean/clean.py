@@ -112,26 +112,30 @@ def clean(
         DataError: the source has too few identities to learn from.
     """
     labelled = labelled_set(config.graph, target, label)
+    own = source is None
     source = source or Known(target, label, most_consistent(labelled))
-    _check_source(source, own=source.embedded is target)
+    _check_source(source, own=own)
     cleaner = _pretrained(config, source, out_dir / _PRETRAINED, mesh, digest)
-    cleaner = adapt(
-        config.graph, config.meta, cleaner, source, labelled, mesh, config.seed,
-        batch_classes=config.pretrain.batch_classes,
-    )  # fmt: skip
-    _same_on_every_rank(cleaner, mesh)
+    for _ in range(2 if own else 1):
+        cleaner = adapt(
+            config.graph, config.meta, cleaner, source, labelled, mesh, config.seed,
+            batch_classes=config.pretrain.batch_classes,
+        )  # fmt: skip
+        _same_on_every_rank(cleaner, mesh)
+        if own:  # the cleaner knows by now more of its source than the rule that chose it
+            answer = clean_probability(cleaner, labelled, mesh)[-1]
+            better = Known(target, label, (answer > 0.5).cpu().numpy() & (label >= 0))
+            source = better if _enough(better) >= _LEAST_SOURCE_CLASSES else source
     probability = clean_probability(cleaner, labelled, mesh)[-1]
     graphs = labelled.classes.to(target.device)
     threshold = torch.full((graphs.num_classes,), 0.5, device=target.device)
     if config.adapter.num_draws:
-        believed = Known(target, label, (probability > 0.5).cpu().numpy())
-        known = [source, believed] if _enough(believed) >= _LEAST_SOURCE_CLASSES else [source]
-        adapter = learn_thresholds(
-            config.graph, config.adapter, cleaner, known, mesh, config.seed
-        ).to(target.device)
+        adapter = learn_thresholds(config.graph, config.adapter, cleaner, source, mesh, config.seed)
+        adapter = adapter.to(target.device)
         with torch.no_grad():
             threshold = adapter.threshold(probability[graphs.row], graphs)
-    unknown = undecided(labelled, probability)  # (C,)
+    kept = probability > _by_label(labelled, threshold)[labelled.label_of_row.clamp(min=0)]
+    unknown = undecided(labelled, probability, kept)  # (C,)
     probability[graphs.row[unknown[graphs.label]]] = 0.5
     return _answer(labelled, probability, threshold.where(~unknown, 0.0), unknown, excluded)
 
@@ -146,9 +150,8 @@ def _answer(
     """What follows from probabilities (num_images,) and thresholds (C,)."""
     graphs = labelled.classes.to(probability.device)
     label = labelled.label_of_row
-    by_label = torch.full((int(label.max()) + 1,), torch.nan, device=label.device)
-    by_label[graphs.class_id] = threshold
-    kept = probability > by_label[label]
+    by_label = _by_label(labelled, threshold)
+    kept = (probability > by_label[label.clamp(min=0)]) | (label < 0)
     merge = split_identities(labelled, kept)
     overlap = torch.zeros_like(unknown)
     for embedding in excluded:
@@ -170,6 +173,14 @@ def _answer(
         overlap=by_row(overlap),
         undecided=by_row(unknown),
     )
+
+
+def _by_label(labelled: LabelledSet, of_class: Tensor) -> Tensor:
+    """A number of each class (C,) at the place of its label, NaN at the others."""
+    label = labelled.label_of_row
+    placed = torch.full((int(label.max()) + 1,), torch.nan, device=label.device)
+    placed[labelled.classes.class_id.to(label.device)] = of_class
+    return placed
 
 
 def _enough(known: Known) -> int:
@@ -300,18 +311,24 @@ def run(
         embedded = EmbeddedSet(embedding, knn, config.graph.num_context, mesh.device)
         excluded = excluded_embeddings(config.exclude, embedding.shape[1], backbone, mesh)
         digest = _digest(config, all_inputs)
-        cleaned = clean(config, embedded, dataset.label, source, excluded, out_dir, mesh, digest)
+        # An image that did not decode has no embedding; nothing is said of it.
+        label = np.where(np.load(embeddings / "norm.npy") > 0, dataset.label, -1)
+        cleaned = clean(config, embedded, label, source, excluded, out_dir, mesh, digest)
         if mesh.is_main:
             cleaned.save(out_dir / CLEAN_FILE)
-            overlay(cleaned, dataset).save(out_dir / OVERLAY_FILE)
-        return _metrics(cleaned, dataset.label, None)
+            overlay(cleaned, label, dataset).save(out_dir / OVERLAY_FILE)
+        return _metrics(cleaned, label, None)
 
     return run_stage("clean", config, all_inputs, out_dir, mesh, work)
 
 
-def overlay(cleaned: Cleaned, dataset: FaceDataset) -> LabelOverlay:
-    """The cleaner's opinion over all rows of the data set, in its original labels."""
-    label = dataset.class_ids[dataset.label]
+def overlay(cleaned: Cleaned, label: NDArray[np.int64], dataset: FaceDataset) -> LabelOverlay:
+    """The cleaner's opinion over all rows of the data set, in its original labels.
+
+    Args:
+        label: (N,) dense labels that were judged; -1 for images about which nothing is said.
+    """
+    judged = label >= 0
 
     def column(value: NDArray[Any], absent: Any) -> NDArray[Any]:
         full = np.full(dataset.num_rows, absent, value.dtype)
@@ -323,14 +340,14 @@ def overlay(cleaned: Cleaned, dataset: FaceDataset) -> LabelOverlay:
 
     copied = cleaned.duplicate_of
     return LabelOverlay.make(
-        column(label, 0),
-        column(cleaned.kept, True),
-        clean_probability=column(cleaned.clean_probability, np.nan),
+        column(dataset.class_ids[dataset.label], 0),
+        column(cleaned.kept | ~judged, True),
+        clean_probability=column(np.where(judged, cleaned.clean_probability, np.nan), np.nan),
         suggested_label=column(original(cleaned.suggested_label), -1),
         merge_label=column(original(cleaned.merge_label), -1),
         duplicate_of=column(np.where(copied >= 0, dataset.row[copied], -1), -1),
         overlap=column(cleaned.overlap, False),
-        source=column(np.ones(len(label), np.uint8), 0),
+        source=column(judged.astype(np.uint8), 0),
         source_names=("", "clean"),
         dataset_fingerprint=dataset.base_fingerprint,
     )
@@ -355,7 +372,7 @@ def _metrics(
     """The stage's numbers; with the truth, how well the noise was found."""
     numbers: dict[str, Any] = {
         "num_images": len(label),
-        "num_classes": len(np.unique(label)),
+        "num_classes": len(np.unique(label[label >= 0])),
         "num_kept": int(cleaned.kept.sum()),
         "num_dropped": int((~cleaned.kept).sum()),
         "num_suggested": int((cleaned.suggested_label >= 0).sum()),

@@ -1,7 +1,5 @@
 """Learning the thresholds: a cleaner's answers on freshly planted noise, and an adapter on them."""
 
-from collections.abc import Sequence
-
 import torch
 from pydantic import Field
 
@@ -29,21 +27,20 @@ def learn_thresholds(
     graph: GraphConfig,
     config: AdapterConfig,
     cleaner: Cleaner,
-    known: Sequence[Known],
+    source: Known,
     mesh: Mesh,
     seed: int,
 ) -> ThresholdAdapter:
-    """The threshold adapter of `cleaner`, trained on fresh noise in each of `known` in turn.
+    """The threshold adapter of `cleaner`, trained on fresh noise in the source.
 
-    Args:
-        known: the source, whose labels are known, and the target as far as its labels are
-            believed: the source brings certainty, the target its own embedding and classes.
+    Draws of the target's own believed images serve no better where there is a source: the images
+    that are hard to judge are not among them (docs/log.md).
     """
     judged = []
     draws = range(config.num_draws)
     shown = progress(draws, "clean: thresholds", total=len(draws), enabled=mesh.is_main)
     for draw in shown:
-        labelled = draw_noise(graph, known[draw % len(known)], seed, "adapter", draw)
+        labelled = draw_noise(graph, source, seed, "adapter", draw)
         chance = clean_probability(cleaner, labelled, mesh)[-1].cpu()
         graphs = labelled.classes
         assert labelled.is_clean is not None

@@ -152,7 +152,12 @@ def _search(searcher: Searcher, blocks: Blocks, remaining: Sequence[int], mesh: 
 
 
 def knn_graph(
-    embedding: NDArray[Any], config: KnnConfig, mesh: Mesh, out_dir: Path
+    embedding: NDArray[Any],
+    config: KnnConfig,
+    mesh: Mesh,
+    out_dir: Path,
+    *,
+    allow_zero: bool = False,
 ) -> tuple[KnnGraph, dict[str, Any]]:
     """The kNN graph of `embedding` as memory maps in `out_dir`, and what was measured.
 
@@ -161,6 +166,7 @@ def knn_graph(
 
     Args:
         embedding: (N, D) float16 or float32, rows of any length but zero; may be a memory map.
+        allow_zero: zero rows are images known to be missing; their similarity to all is 0.
 
     Returns:
         The graph, K = min(num_neighbours, N - 1); and its numbers: `backend`, `index`, `recall` (1
@@ -175,7 +181,7 @@ def knn_graph(
     """
     if config.index == "ivf" or config.backend == "faiss":
         load_faiss()  # missing, it is missed by every rank before any waits for another
-    check_rows(embedding, mesh)
+    check_rows(embedding, mesh, allow_zero=allow_zero)
     rows = UnitRows(embedding, mesh.device)
     num_neighbours = min(config.num_neighbours, len(rows) - 1)
     blocks = Blocks(out_dir, len(rows), num_neighbours, config.dtype, config.block_size)

@@ -73,7 +73,8 @@ class UnitRows:
 
     def _unit(self, rows: NDArray[Any]) -> Tensor:
         copied = torch.from_numpy(np.array(rows)).to(self.device)
-        return F.normalize(copied.float(), dim=1, eps=0.0).to(self.dtype)
+        unit = F.normalize(copied.float(), dim=1, eps=0.0)
+        return unit.nan_to_num_(nan=0.0).to(self.dtype)  # a zero row stays zero
 
     def digest(self) -> str:
         """SHA-256 (hex) of shape, type and up to 1024 rows spread over the embedding."""
@@ -83,8 +84,11 @@ class UnitRows:
         return digest.hexdigest()
 
 
-def check_rows(embedding: NDArray[Any], mesh: Mesh) -> None:
+def check_rows(embedding: NDArray[Any], mesh: Mesh, *, allow_zero: bool = False) -> None:
     """Read everything once, each rank its share, and return if every row has a direction.
+
+    Args:
+        allow_zero: zero rows are images known to be missing.
 
     Raises:
         DataError: (on every rank) not (N, D) of float16 or float32, no or too many rows, or rows
@@ -103,7 +107,7 @@ def check_rows(embedding: NDArray[Any], mesh: Mesh) -> None:
     for start in range(begin, end, _READ_ROWS):
         rows = np.asarray(embedding[start : min(start + _READ_ROWS, end)], np.float32)
         square = np.einsum("nd,nd->n", rows, rows)  # inf where float32 cannot hold it: refused too
-        bad = np.flatnonzero(~(np.isfinite(square) & (square > 0)))
+        bad = np.flatnonzero(~(np.isfinite(square) & ((square > 0) | allow_zero)))
         if len(bad):
             first_bad = first_bad if num_bad else start + int(bad[0])
             num_bad += len(bad)

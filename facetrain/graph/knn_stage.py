@@ -42,7 +42,9 @@ def run(
         ) from None
 
     def work() -> dict[str, Any]:
-        return knn_graph(embedding, config, mesh, out_dir)[1]
+        norm = embedding_path.with_name("norm.npy")  # the stage embed says which did not decode
+        skipped = norm.is_file() and bool((np.load(norm, mmap_mode="r") == 0).any())
+        return knn_graph(embedding, config, mesh, out_dir, allow_zero=skipped)[1]
 
     all_inputs = {**inputs, "embedding": fingerprint(embedding_path)}
     return run_stage("graph", config, all_inputs, out_dir, mesh, work)
