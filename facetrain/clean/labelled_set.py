@@ -20,6 +20,7 @@ from facetrain.models.gcn import Graph
 NodeInput = Literal["relational", "canonical", "embedding"]
 Backend = Literal["native", "dgl"]
 _DUPLICATE = 0.9995
+_AGREE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,9 +124,12 @@ class LabelledSet:
 
     def cut(self, max_nodes: int) -> list[Tensor]:
         """All classes in runs of at most `max_nodes` images; a larger class stands alone."""
-        run = self.classes.start[1:] // max_nodes
-        counts = torch.unique_consecutive(run, return_counts=True)[1]
-        return list(torch.split(torch.arange(self.classes.num_classes), counts.tolist()))
+        start, runs, at = self.classes.start, [], 0
+        while at < self.classes.num_classes:
+            fits = int(torch.searchsorted(start, start[at] + max_nodes, right=True)) - 1
+            runs.append(torch.arange(at, max(fits, at + 1)))
+            at = max(fits, at + 1)
+        return runs
 
 
 def canonical_frame(unit_embedding: Tensor, graphs: ClassGraphs) -> Tensor:
@@ -137,5 +141,7 @@ def canonical_frame(unit_embedding: Tensor, graphs: ClassGraphs) -> Tensor:
     mean = torch.nn.functional.normalize(graphs.sum(unit_embedding))  # (C, D)
     axis = torch.zeros_like(mean)
     axis[:, 0] = 1
-    normal = torch.nn.functional.normalize(mean - axis)[graphs.label]  # zero where they agree
+    apart = mean - axis
+    normal = torch.nn.functional.normalize(apart)  # of rounding alone, it would mirror the mean
+    normal = normal.where(apart.norm(dim=1, keepdim=True) > _AGREE, 0.0)[graphs.label]
     return unit_embedding - 2 * (unit_embedding * normal).sum(1, keepdim=True) * normal

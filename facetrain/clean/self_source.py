@@ -29,7 +29,8 @@ def most_consistent(labelled: LabelledSet) -> NDArray[np.bool_]:
         linked = (piece.neighbour >= 0) & (labelled.scale(piece.similarity) > _LINK)
         name = components(piece.neighbour, linked)
         size = torch.bincount(name, minlength=graphs.num_nodes)[name]
-        largest = graphs.max(size)[graphs.label] == size
+        rank = size * graphs.num_nodes - name  # of two groups as large, one is the largest
+        largest = graphs.max(rank)[graphs.label] == rank
         centre = torch.nn.functional.normalize(graphs.sum(unit * largest[:, None]))
         near = labelled.scale((unit * centre[graphs.label]).sum(1)) > _NEAR_CENTRE
         good = largest & near

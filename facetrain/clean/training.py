@@ -126,10 +126,11 @@ def draw_piece(labelled: LabelledSet, seed: int, *parts: int | str) -> Piece:
 
 
 def batches(graphs: ClassGraphs, size: int, seed: int, *parts: int | str) -> tuple[Tensor, ...]:
-    """Random batches of the classes large enough to learn from."""
+    """Random batches of the classes large enough to learn from; none where none is."""
     order = numpy_generator(seed, "batches", *parts).permutation(graphs.num_classes)
     classes = torch.from_numpy(order).to(graphs.start.device)
-    return torch.split(classes[graphs.size[classes] >= _LEAST_IMAGES], size)
+    classes = classes[graphs.size[classes] >= _LEAST_IMAGES]
+    return torch.split(classes, size) if len(classes) else ()
 
 
 def _truth(piece: Piece) -> Tensor:

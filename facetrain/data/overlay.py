@@ -2,6 +2,8 @@
 
 The shards are never rewritten. An overlay is an `.npz` of arrays over ALL images of the data set
 (its rows, in shard and key order); several compose in order, e.g. the cleaner's, then a person's.
+Suggestions, duplicates, merges and overlaps are advice: they stand in the file, and nothing here
+acts on them.
 """
 
 import dataclasses
@@ -27,6 +29,9 @@ class LabelOverlay:
     source: NDArray[np.uint8]  # (N,) index into source_names: who decided
     source_names: tuple[str, ...]  # name 0 is "": nobody touched the row
     dataset_fingerprint: str  # FaceDataset.base_fingerprint; "" fits any data set of N rows
+    duplicate_of: NDArray[np.int64]  # (N,) row of the image this is a near copy of, or -1
+    merge_label: NDArray[np.int64]  # (N,) label of the class that seems the same person, or -1
+    overlap: NDArray[np.bool_]  # (N,) the identity also occurs in an evaluation set
 
     @classmethod
     def make(
@@ -39,8 +44,11 @@ class LabelOverlay:
         source: NDArray[Any] | None = None,
         source_names: tuple[str, ...] = ("",),
         dataset_fingerprint: str = "",
+        duplicate_of: NDArray[Any] | None = None,
+        merge_label: NDArray[Any] | None = None,
+        overlap: NDArray[np.bool_] | None = None,
     ) -> "LabelOverlay":
-        """An overlay whose absent columns hold their defaults: NaN, -1, nobody."""
+        """An overlay whose absent columns hold their defaults: NaN, -1, nobody, False."""
         num_rows = len(label)
         if clean_probability is None:
             clean_probability = np.full(num_rows, np.nan)
@@ -48,6 +56,12 @@ class LabelOverlay:
             suggested_label = np.full(num_rows, -1)
         if source is None:
             source = np.zeros(num_rows)
+        if duplicate_of is None:
+            duplicate_of = np.full(num_rows, -1)
+        if merge_label is None:
+            merge_label = np.full(num_rows, -1)
+        if overlap is None:
+            overlap = np.zeros(num_rows, np.bool_)
         return cls(
             label.astype(np.int64),
             kept.astype(np.bool_),
@@ -56,6 +70,9 @@ class LabelOverlay:
             source.astype(np.uint8),
             source_names,
             dataset_fingerprint,
+            duplicate_of.astype(np.int64),
+            merge_label.astype(np.int64),
+            overlap.astype(np.bool_),
         )
 
     def save(self, path: Path) -> None:
@@ -70,22 +87,27 @@ class LabelOverlay:
                 source=self.source,
                 source_names=np.array(self.source_names, np.str_),
                 dataset_fingerprint=np.array(self.dataset_fingerprint, np.str_),
+                duplicate_of=self.duplicate_of,
+                merge_label=self.merge_label,
+                overlap=self.overlap,
             )
 
     @classmethod
     def load(cls, path: Path) -> "LabelOverlay":
-        """Read an `.npz`; only `label` and `kept` must be there.
+        """Read an `.npz`, or a folder's `overlay.npz`; only `label` and `kept` must be there.
 
         Raises:
             DataError: not an `.npz`, a missing or unknown array, a wrong shape, type or value.
         """
+        path = Path(path)
+        if path.is_dir():
+            path = path / "overlay.npz"
         arrays = _read_npz(path)
-        unknown = set(arrays) - {field.name for field in dataclasses.fields(cls)}
-        if unknown or not {"label", "kept"} <= set(arrays):
+        known = [field.name for field in dataclasses.fields(cls)]
+        if set(arrays) - set(known) or not {"label", "kept"} <= set(arrays):
             raise DataError(
-                f"{path}: an overlay holds label and kept, and may hold clean_probability, "
-                f"suggested_label, source, source_names, dataset_fingerprint; got "
-                f"{', '.join(sorted(arrays))}"
+                f"{path}: an overlay holds label and kept, and may hold {', '.join(known[2:])}; "
+                f"got {', '.join(sorted(arrays))}"
             )
         num_rows = len(np.atleast_1d(arrays["label"]))
 
@@ -107,7 +129,11 @@ class LabelOverlay:
         kept = arrays["kept"]
         column("label", "iu", lambda label: (label < fits_int64) & ((label >= 0) | ~kept))
         column("clean_probability", "f", lambda p: np.isnan(p) | ((p >= 0) & (p <= 1)))
-        column("suggested_label", "iu", lambda label: (label >= -1) & (label < fits_int64))
+        for name in ("suggested_label", "merge_label"):
+            column(name, "iu", lambda label: (label >= -1) & (label < fits_int64))
+        rows = np.arange(num_rows)
+        column("duplicate_of", "iu", lambda row: (row >= -1) & (row < num_rows) & (row != rows))
+        column("overlap", "b", lambda overlap: np.ones(num_rows, np.bool_))
         if "source" in arrays and arrays["source"].dtype.kind == "U":
             found, source = np.unique(np.append("", arrays["source"]), return_inverse=True)
             arrays.update(source_names=found, source=source[1:])
@@ -124,6 +150,9 @@ class LabelOverlay:
             source=arrays.get("source"),
             source_names=tuple(names),
             dataset_fingerprint=fingerprint,
+            duplicate_of=arrays.get("duplicate_of"),
+            merge_label=arrays.get("merge_label"),
+            overlap=arrays.get("overlap"),
         )
 
     def apply(
@@ -136,7 +165,8 @@ class LabelOverlay:
 
         It decides the rows it touches: those with a source, those it drops, and those it labels
         otherwise than the shards do. All other rows stay as the earlier overlays left them; so
-        taking a dropped row back needs a source.
+        taking a dropped row back needs a source. `suggested_label`, `duplicate_of`, `merge_label`
+        and `overlap` change nothing.
 
         Args:
             label: (N,) after the earlier overlays.

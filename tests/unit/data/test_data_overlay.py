@@ -21,10 +21,15 @@ def test_all_columns_survive_the_file(tmp_path: Path) -> None:
         source=np.array([0, 1, 2]),
         source_names=("", "cleaner", "review"),
         dataset_fingerprint="abc",
+        duplicate_of=np.array([-1, 0, -1]),
+        merge_label=np.array([5, -1, -1]),
+        overlap=np.array([False, False, True]),
     )
     overlay.save(tmp_path / "o.npz")
     again = LabelOverlay.load(tmp_path / "o.npz")
-    for name in ("label", "kept", "clean_probability", "suggested_label", "source"):
+    columns = [name for name, value in vars(overlay).items() if isinstance(value, np.ndarray)]
+    assert len(columns) == 8
+    for name in columns:
         wanted, got = getattr(overlay, name), getattr(again, name)
         assert got.dtype == wanted.dtype
         np.testing.assert_array_equal(got, wanted)
@@ -40,6 +45,17 @@ def test_label_and_kept_are_enough(tmp_path: Path) -> None:
     assert overlay.suggested_label.tolist() == [-1, -1, -1]
     assert overlay.source.tolist() == [0, 0, 0]
     assert overlay.dataset_fingerprint == ""
+    assert overlay.duplicate_of.tolist() == overlay.merge_label.tolist() == [-1, -1, -1]
+    assert overlay.overlap.tolist() == [False, False, False]
+    assert overlay.overlap.dtype == np.bool_
+
+
+def test_a_folder_stands_for_its_overlay(tmp_path: Path) -> None:
+    LabelOverlay.make(LABEL, KEPT, merge_label=LABEL + 7).save(tmp_path / "overlay.npz")
+    assert LabelOverlay.load(tmp_path).merge_label.tolist() == [7, 8, 9]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty/overlay\.npz: .* there is none"):
+        LabelOverlay.load(tmp_path / "empty")
 
 
 def test_sources_may_be_text(tmp_path: Path) -> None:
@@ -62,6 +78,12 @@ def test_sources_may_be_text(tmp_path: Path) -> None:
         ({"label": LABEL[:, None]}, r"label must be \(3,\)|kept must be"),
         ({"clean_probability": np.array([0.5, 1.5, 0])}, r"clean_probability\[1\] is 1.5"),
         ({"suggested_label": np.array([-2, 0, 0])}, r"suggested_label\[0\] is -2"),
+        ({"merge_label": np.array([-2, 0, 0])}, r"merge_label\[0\] is -2"),
+        ({"merge_label": LABEL.astype(float)}, "merge_label must be .* float64"),
+        ({"duplicate_of": np.array([-1, -1, 3])}, r"duplicate_of\[2\] is 3"),
+        ({"duplicate_of": np.array([-1, 1, -1])}, r"duplicate_of\[1\] is 1"),  # of itself
+        ({"duplicate_of": LABEL[:2]}, r"duplicate_of must be \(3,\) .* got \(2,\)"),
+        ({"overlap": LABEL}, r"overlap must be \(3,\) of kind 'b'"),
         ({"source": np.array([0, 3, 0])}, r"source\[1\] is 3"),
         ({"source": np.array(["a", "b"])}, r"source must be \(3,\)"),
         ({"source_names": np.array(["cleaner"])}, "must begin with ''"),
@@ -114,3 +136,19 @@ def test_later_overlays_decide_only_what_they_touch() -> None:
     label, kept = review.apply(label, kept, base)
     assert label.tolist() == [0, 7, 2, 3, 4]
     assert kept.tolist() == [False, True, True, False, True]
+
+
+def test_advice_changes_nothing() -> None:
+    """The same overlay with and without every advisory column applies alike."""
+    everything = np.ones(3, np.bool_)
+    advice = LabelOverlay.make(
+        LABEL,
+        everything,
+        suggested_label=np.array([2, 2, 1]),
+        duplicate_of=np.array([-1, 0, 0]),
+        merge_label=np.array([1, 0, 0]),
+        overlap=everything,
+    )
+    label, kept = advice.apply(LABEL, everything, LABEL)
+    assert label.tolist() == LABEL.tolist()
+    assert kept.all()

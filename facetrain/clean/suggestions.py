@@ -1,0 +1,81 @@
+"""Where an image belongs that does not belong to its class."""
+
+import torch
+from torch import Tensor
+
+from facetrain.clean.kept_centres import KeptCentres, kept_centres
+from facetrain.clean.labelled_set import LabelledSet
+from facetrain.clean.relational import label_support
+
+SAME_PERSON = 0.55
+_SOFTNESS = 0.08
+_MARGIN = 0.05
+_SLACK = 0.2
+_ROWS_AT_ONCE = 1 << 12
+
+
+def suggest(labelled: LabelledSet, clean_probability: Tensor, kept: Tensor) -> Tensor:
+    """The class that each image not kept seems to belong to, (num_images,); -1 for none.
+
+    The class with the most votes among the image's global neighbours, under `home`'s conditions;
+    kept images of the image's own class speak against it. Costs K^2 for each image not kept and
+    one pass over the kept embeddings.
+
+    LFW, identities of 5 or more images under noise, the rest as they are, half of the identities as
+    the cleaner's source, its own p > 0.5 as `kept` (classes of one image kept); precision, and
+    recall among noise whose identity has kept images: uniform 20 % 0.997 / 0.923 (MobileFaceNet)
+    and 0.997 / 0.892 (dlib), 40 % 0.998 / 0.871 and 0.998 / 0.781, structured 30 % 0.998 / 0.915
+    and 0.998 / 0.887. Of 379 outliers, who have no home, 1 and 2 get one.
+
+    Args:
+        labelled: the set.
+        clean_probability: (num_images,) belief in each label.
+        kept: (num_images,) bool.
+    """
+    suggested = torch.full_like(labelled.label_of_row, -1)
+    centres = kept_centres(labelled, kept)
+    doubtful = torch.nonzero(~kept & (labelled.label_of_row >= 0))[:, 0]
+    for row in torch.split(doubtful, _ROWS_AT_ONCE):
+        suggested[row] = home(labelled, centres, row, clean_probability * kept, own_speaks=True)
+    return suggested
+
+
+def home(
+    labelled: LabelledSet, centres: KeptCentres, row: Tensor, weight: Tensor, *, own_speaks: bool
+) -> Tensor:
+    """The class other than their own where these images (n,) belong, (n,); -1 where unclear.
+
+    A neighbour votes for its label by how much that is believed times how surely the two are one
+    person. Votes alone do not do: forty strangers add up, and a large class has a few lookalikes
+    of anybody. So two witnesses are asked for: the second nearest image of the class must be
+    nearer, by _MARGIN, than any believed image of another class; and the image must fit, its mean
+    level to the class no more than _SLACK below that of the class's own images. Of LFW images
+    under dlib with 20 % outliers 3 are given a home wrongly; 8 without the fit, 27 without the
+    margin.
+
+    Args:
+        labelled: the set.
+        centres: of the kept images.
+        row: places in the data set.
+        weight: (num_images,) belief in each label; 0 takes an image's word away.
+        own_speaks: whether images of their own class speak against another one.
+    """
+    cosine, neighbour = labelled.embedded.context(row)
+    level = labelled.scale(cosine)  # (n, K)
+    label = labelled.label_of_row[neighbour].where(neighbour >= 0, -1)
+    own = label == labelled.label_of_row[row][:, None]
+    heard = (label >= 0) & (weight[neighbour] > 0)
+    alike = torch.sigmoid((level - SAME_PERSON) / _SOFTNESS)
+    support = label_support(label, (weight[neighbour] * alike).where(heard & ~own, 0.0))
+    slot = support.where(heard & ~own, -1.0).argmax(1, keepdim=True)
+    found = label.gather(1, slot)  # (n, 1)
+    pro = heard & ~own & (label == found)
+    contra = heard & (label != found) & (~own | own_speaks)
+    second = level.where(pro & (pro.cumsum(1) > 1), -torch.inf).amax(1)
+    nearest_contra = level.where(contra, -torch.inf).amax(1)
+    class_id = labelled.classes.class_id.to(found.device)
+    place = torch.searchsorted(class_id, found[:, 0].clamp(min=int(class_id[0])))
+    fit = labelled.scale((labelled.embedded.rows(row) * centres.mean[place]).sum(1))
+    usual = labelled.scale(centres.within)[place]
+    certain = (second >= nearest_contra + _MARGIN) & (second > -torch.inf) & (fit >= usual - _SLACK)
+    return found[:, 0].where(certain, -1)
