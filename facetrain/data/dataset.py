@@ -20,7 +20,7 @@ from facetrain.core.config import Config, Paths
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
 from facetrain.data.images import decode_image, fit_square
-from facetrain.data.overlay import LabelOverlay
+from facetrain.data.overlay import LabelOverlay, overlay_file
 from facetrain.data.record_table import IR_HEADER, RecordTable
 from facetrain.data.recordio import ShardReader, shard_paths, unpack_record
 
@@ -93,7 +93,7 @@ class FaceDataset:
         data.base_fingerprint = _digest([fingerprint(shard.path) for shard in data._shards])
         data.fingerprint = data.base_fingerprint
         if overlay:
-            hashes = [fingerprint(Path(one)) for one in overlay]
+            hashes = [fingerprint(overlay_file(Path(one))) for one in overlay]
             data.fingerprint = _digest([data.base_fingerprint, *hashes])
         label, kept = base_label, np.ones(data.num_rows, np.bool_)
         for one in overlay:

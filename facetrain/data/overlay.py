@@ -18,6 +18,11 @@ from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import DataError
 
 
+def overlay_file(path: Path) -> Path:
+    """The overlay that a path names: a file, or a folder's `overlay.npz`."""
+    return path / "overlay.npz" if path.is_dir() else path
+
+
 @dataclasses.dataclass(frozen=True)
 class LabelOverlay:
     """One opinion about the labels of a data set of N rows."""
@@ -100,8 +105,7 @@ class LabelOverlay:
             DataError: not an `.npz`, a missing or unknown array, a wrong shape, type or value.
         """
         path = Path(path)
-        if path.is_dir():
-            path = path / "overlay.npz"
+        path = overlay_file(path)
         arrays = _read_npz(path)
         known = [field.name for field in dataclasses.fields(cls)]
         if set(arrays) - set(known) or not {"label", "kept"} <= set(arrays):
