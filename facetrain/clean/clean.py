@@ -252,7 +252,8 @@ def _embedded(
     config: CleanConfig, embedding: NDArray[np.floating], folder: Path, mesh: Mesh
 ) -> EmbeddedSet:
     """Embeddings with a kNN graph made for them in `folder`."""
-    knn, _ = knn_graph(embedding, KnnConfig(), mesh, folder)
+    neighbours = KnnConfig(num_neighbours=config.graph.num_context)
+    knn, _ = knn_graph(embedding, neighbours, mesh, folder)
     return EmbeddedSet(embedding, knn, config.graph.num_context, mesh.device)
 
 
