@@ -136,7 +136,7 @@ class Cleaners:
             cleaner: Cleaner, answer: NDArray[np.float32], known: Known
         ) -> NDArray[np.float32]:
             adapter = learn_thresholds(
-                config.graph, config.adapter, cleaner, known, MESH, config.seed
+                config.graph, config.adapter, cleaner, known, config.seed, show=False
             )
             graphs = labelled.classes
             with torch.no_grad():

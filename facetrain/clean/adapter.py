@@ -50,14 +50,22 @@ class Judged(NamedTuple):
 class ThresholdAdapter(nn.Module):
     """Summary of a class -> its threshold in (0, 1); 0.5 before training.
 
+    What lies outside of what it was trained on counts as the nearest that was: from few draws,
+    alike in their noise rates, a target's rate leads so far out that every threshold falls to 0.
+
     Args:
-        summary: (C, S) of many classes; its mean and spread standardise the input.
+        summary: (C, S) of many classes; its mean and spread standardise the input, and its range
+            bounds it.
     """
 
     def __init__(self, summary: Tensor, width: int = 64) -> None:
         super().__init__()
         self.mean: Tensor
         self.spread: Tensor
+        self.least: Tensor
+        self.most: Tensor
+        self.register_buffer("least", summary.amin(0))
+        self.register_buffer("most", summary.amax(0))
         self.register_buffer("mean", summary.mean(0))
         self.register_buffer("spread", summary.std(0) + 1e-2)
         last = nn.Linear(width, 1)
@@ -67,6 +75,7 @@ class ThresholdAdapter(nn.Module):
 
     def forward(self, summary: Tensor) -> Tensor:
         """Logit of the threshold, (C,)."""
+        summary = summary.clamp(self.least, self.most)
         logit: Tensor = self.layers((summary - self.mean) / self.spread).squeeze(1)
         return logit
 
@@ -93,7 +102,7 @@ def fit_adapter(
         prior_weight: of the squared logit, which holds a threshold at 0.5 where the loss is flat.
     """
     summaries = [class_summary(one.clean_probability, one.graphs) for one in judged]
-    adapter = ThresholdAdapter(torch.cat(summaries))
+    adapter = ThresholdAdapter(torch.cat(summaries)).to(summaries[0].device)
     optimizer = torch.optim.Adam(adapter.parameters(), learning_rate)
     for step in range(steps):
         one, summary = judged[step % len(judged)], summaries[step % len(judged)]

@@ -39,7 +39,7 @@ from facetrain.clean.training import (
 )
 from facetrain.clean.undecided import undecided
 from facetrain.core.artifact import Artifact, atomic_path, fingerprint
-from facetrain.core.config import Config, Paths, config_digest
+from facetrain.core.config import Config, Paths
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.log import logger
 from facetrain.data.dataset import FaceDataset
@@ -130,8 +130,9 @@ def clean(
     graphs = labelled.classes.to(target.device)
     threshold = torch.full((graphs.num_classes,), 0.5, device=target.device)
     if config.adapter.num_draws:
-        adapter = learn_thresholds(config.graph, config.adapter, cleaner, source, mesh, config.seed)
-        adapter = adapter.to(target.device)
+        adapter = learn_thresholds(
+            config.graph, config.adapter, cleaner, source, config.seed, show=mesh.is_main
+        )
         with torch.no_grad():
             threshold = adapter.threshold(probability[graphs.row], graphs)
     kept = probability > _by_label(labelled, threshold)[labelled.label_of_row.clamp(min=0)]
@@ -364,7 +365,10 @@ def _source_input(config: CleanConfig) -> dict[str, str]:
 
 
 def _digest(config: CleanConfig, inputs: Mapping[str, str]) -> str:
-    return json.dumps([config_digest(config), dict(inputs)])
+    """Of what the pre-trained cleaner depends on."""
+    learned_from = inputs.get("source 0") or dict(inputs)  # no source: the target itself
+    parts = config.model_dump(mode="json", include={"seed", "graph", "pretrain"})
+    return json.dumps([parts, learned_from], sort_keys=True)
 
 
 def _metrics(

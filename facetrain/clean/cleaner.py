@@ -53,10 +53,15 @@ def believed(owner: LabelledSet, row: Tensor, clean_probability: Tensor) -> Tens
 
 
 @torch.no_grad()
+def one_pass(cleaner: Cleaner, piece: Piece, weight: Tensor) -> Tensor:
+    """Clean probability of the nodes of `piece`, (N,), under these weights (num_images,)."""
+    output: GCNOutput = cleaner(piece.features(weight), piece.graph()[0])
+    return output.clean_probability
+
+
 def next_weight(cleaner: Cleaner, piece: Piece, weight: Tensor) -> Tensor:
     """The weight that one pass over `piece` gives, (num_images,); 1 outside of it."""
-    output = cleaner(piece.features(weight), piece.graph()[0])
-    return believed(piece.owner, piece.graphs.row, output.clean_probability)
+    return believed(piece.owner, piece.graphs.row, one_pass(cleaner, piece, weight))
 
 
 @torch.no_grad()
@@ -76,8 +81,7 @@ def clean_probability(
         shown = mesh.is_main and len(own) > 1
         for classes in progress(own, label, total=len(own), unit="piece", enabled=shown):
             piece = labelled.piece(classes)
-            output = cleaner(piece.features(weight), piece.graph()[0])
-            answer[piece.graphs.row] = output.clean_probability
+            answer[piece.graphs.row] = one_pass(cleaner, piece, weight)
         answer = all_reduce_sum(answer, mesh)
         answer = answer.where(labelled.label_of_row >= 0, 1.0)
         answers.append(answer)

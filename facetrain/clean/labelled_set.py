@@ -20,7 +20,6 @@ from facetrain.models.gcn import Graph
 NodeInput = Literal["relational", "canonical", "embedding"]
 Backend = Literal["native", "dgl"]
 _DUPLICATE = 0.9995
-_AGREE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +58,11 @@ class Piece:
             around,
             self.owner.scale,
         )
+
+    def truth(self) -> Tensor:
+        """Whether each node is clean, (N,) bool, where the set knows."""
+        assert self.owner.is_clean is not None
+        return self.owner.is_clean[self.graphs.row]
 
     def graph(self, classes: Tensor | None = None) -> tuple[Graph, Tensor]:
         """The graphs of these classes (of all), packed, and their nodes in this piece."""
@@ -141,7 +145,5 @@ def canonical_frame(unit_embedding: Tensor, graphs: ClassGraphs) -> Tensor:
     mean = torch.nn.functional.normalize(graphs.sum(unit_embedding))  # (C, D)
     axis = torch.zeros_like(mean)
     axis[:, 0] = 1
-    apart = mean - axis
-    normal = torch.nn.functional.normalize(apart)  # of rounding alone, it would mirror the mean
-    normal = normal.where(apart.norm(dim=1, keepdim=True) > _AGREE, 0.0)[graphs.label]
+    normal = torch.nn.functional.normalize(mean - axis)[graphs.label]  # zero where they agree
     return unit_embedding - 2 * (unit_embedding * normal).sum(1, keepdim=True) * normal

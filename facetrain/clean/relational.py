@@ -114,9 +114,10 @@ def relational_features(
     Of each image: similarity to its class's leave-one-out centre, to its nearest 1, 3, 5, 20
     images of the class, quantiles, the share of the class above three levels; each also relative
     to the class; the class's means, spreads and log size; and from the global graph the support
-    that its label and the best other label find among the nearest neighbours. Everything is
-    weighted by how clean the other images are believed to be, which is how a second pass sees the
-    class without the noise found in the first.
+    that its label and the best other label find among the nearest neighbours. Other
+    images count by how clean they are believed to be (sizes, links and nearest neighbours are
+    counted as they are), which is how a second pass sees the class without the noise found in the
+    first.
 
     Args:
         unit_embedding: (N, D) by node.

@@ -4,12 +4,11 @@ import torch
 from pydantic import Field
 
 from facetrain.clean.adapter import Judged, ThresholdAdapter, fit_adapter
-from facetrain.clean.cleaner import Cleaner, clean_probability
-from facetrain.clean.training import GraphConfig, Known, draw_noise
+from facetrain.clean.cleaner import NUM_PASSES, Cleaner, believed, one_pass
+from facetrain.clean.training import GraphConfig, Known, draw_noise, draw_piece
 from facetrain.core.config import Config
 from facetrain.core.progress import progress
 from facetrain.core.rng import derive_seed
-from facetrain.dist.mesh import Mesh
 
 
 class AdapterConfig(Config):
@@ -28,8 +27,9 @@ def learn_thresholds(
     config: AdapterConfig,
     cleaner: Cleaner,
     source: Known,
-    mesh: Mesh,
     seed: int,
+    *,
+    show: bool,
 ) -> ThresholdAdapter:
     """The threshold adapter of `cleaner`, trained on fresh noise in the source.
 
@@ -38,13 +38,12 @@ def learn_thresholds(
     """
     judged = []
     draws = range(config.num_draws)
-    shown = progress(draws, "clean: thresholds", total=len(draws), enabled=mesh.is_main)
-    for draw in shown:
-        labelled = draw_noise(graph, source, seed, "adapter", draw)
-        chance = clean_probability(cleaner, labelled, mesh)[-1].cpu()
-        graphs = labelled.classes
-        assert labelled.is_clean is not None
-        is_clean = labelled.is_clean.cpu()[graphs.row]
-        judged.append(Judged(graphs, chance[graphs.row], is_clean))
+    for draw in progress(draws, "clean: thresholds", total=len(draws), enabled=show):
+        piece = draw_piece(draw_noise(graph, source, seed, "adapter", draw), seed, "adapter", draw)
+        weight = piece.owner.certain()
+        for _ in range(NUM_PASSES):
+            chance = one_pass(cleaner, piece, weight)
+            weight = believed(piece.owner, piece.graphs.row, chance)
+        judged.append(Judged(piece.graphs, chance, piece.truth()))
     torch.manual_seed(derive_seed(seed, "adapter"))
     return fit_adapter(judged, margin=config.margin, prior_weight=config.prior_weight)

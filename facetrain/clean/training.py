@@ -133,12 +133,6 @@ def batches(graphs: ClassGraphs, size: int, seed: int, *parts: int | str) -> tup
     return torch.split(classes, size) if len(classes) else ()
 
 
-def _truth(piece: Piece) -> Tensor:
-    """1 for clean and 0 for noise, (N,) float, by node."""
-    assert piece.owner.is_clean is not None
-    return piece.owner.is_clean[piece.graphs.row].float()
-
-
 def pretrain(
     graph: GraphConfig, config: PretrainConfig, source: Known, seed: int, *, show: bool
 ) -> Cleaner:
@@ -147,7 +141,7 @@ def pretrain(
     draws = range(config.num_draws)
     for draw in progress(draws, "clean: learn", total=len(draws), unit="draw", enabled=show):
         piece = draw_piece(draw_noise(graph, source, seed, "pretrain", draw), seed, draw)
-        truth, weight = _truth(piece), piece.owner.certain()
+        truth, weight = piece.truth().float(), piece.owner.certain()
         for number in range(NUM_PASSES):
             features = piece.features(weight)
             if cleaner is None:
@@ -199,7 +193,7 @@ def _source_draws(
         piece = draw_piece(draw_noise(graph, source, seed, *parts, draw), seed, *parts, draw)
         certain = piece.owner.certain()
         weights = [certain, next_weight(cleaner, piece, certain)]
-        truth = _truth(piece)
+        truth = piece.truth().float()
         features = [piece.features(weight) for weight in weights]
         yield _Supervised(piece, features, truth, torch.ones_like(truth))
         draw += 1
@@ -264,7 +258,10 @@ def _pairs(
     """B source classes with B target classes, without end."""
     test_batches: list[Tensor] = []
     for number, train in enumerate(draws):
-        for classes in batches(train.piece.graphs, batch_classes, seed, "train", number):
+        train_batches = batches(train.piece.graphs, batch_classes, seed, "train", number)
+        if not train_batches:
+            return  # nor any source class
+        for classes in train_batches:
             if not test_batches:
                 test_batches = list(batches(test.piece.graphs, batch_classes, seed, "test", number))
             if not test_batches:

@@ -30,8 +30,8 @@ from facetrain.data.verification_bin import VerificationSet
 from facetrain.dist.collectives import all_gather_no_grad, any_rank, gather_objects
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
-from facetrain.engine.inference import Backbone, embed_images
 from facetrain.dist.stage import run_stage
+from facetrain.engine.inference import Backbone, embed_images
 from facetrain.metrics.verification import (
     Bools,
     Floats,

@@ -21,10 +21,10 @@ from facetrain.data.loader import Batch, TrainLoader
 from facetrain.data.sampler import TrainSampler
 from facetrain.dist.collectives import gather_objects
 from facetrain.dist.mesh import Mesh
+from facetrain.dist.stage import run_stage
 from facetrain.engine.loop import Evaluate, LoopConfig, Trainer
 from facetrain.engine.optim import OptimizerConfig, Optimizers
 from facetrain.engine.schedule import ScheduleConfig
-from facetrain.dist.stage import run_stage
 from facetrain.heads.margin_head import HeadConfig, MarginHead
 from facetrain.models.backbone import ModelConfig, build_backbone
 from facetrain.models.weights import BACKBONE_FILE, save_backbone

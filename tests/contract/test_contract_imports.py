@@ -66,8 +66,8 @@ def test_a_wrong_import_is_seen() -> None:
 
 def test_no_third_party_import_outside_the_declared() -> None:
     declared = {
-        "cleanlab", "click", "cv2", "dgl", "faiss", "matplotlib", "numpy", "onnx", "onnxruntime", "pydantic",
-        "safetensors", "sklearn", "torch", "tqdm", "yaml", "facetrain",
+        "cleanlab", "click", "cv2", "dgl", "faiss", "matplotlib", "numpy", "onnx", "onnxruntime",
+        "pydantic", "safetensors", "sklearn", "torch", "tqdm", "yaml", "facetrain",
     }  # fmt: skip
     used = {
         name.split(".")[0] for path in PACKAGE.rglob("*.py") for name in imports(path.read_text())

@@ -1,0 +1,99 @@
+"""What the cleaner answers does not depend on how its work was cut or its images are ordered."""
+
+import numpy as np
+import pytest
+import torch
+from clean_parts import GRAPH, embedded, noisy_people, trained_cleaner
+
+from facetrain.clean import cleaner as module
+from facetrain.clean.cleaner import Cleaner, believed, clean_probability, next_weight
+from facetrain.clean.labelled_set import LabelledSet
+from facetrain.clean.training import labelled_set
+from facetrain.core.rng import numpy_generator
+from facetrain.dist.mesh import Mesh
+from facetrain.models.gcn import GCNConfig
+
+MESH = Mesh.single()
+
+
+def target(seed: int = 7) -> LabelledSet:
+    """Sixteen people with noise, five images absent."""
+    embedding, label, _ = noisy_people(seed, 16)
+    label[3:40:8] = -1
+    return labelled_set(GRAPH, embedded(embedding), label)
+
+
+@pytest.mark.parametrize("nodes_at_once", [1, 20, 45])
+def test_many_pieces_equal_one(nodes_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = target()
+    whole = clean_probability(trained_cleaner(), owner, MESH)
+    monkeypatch.setattr(module, "_NODES_AT_ONCE", nodes_at_once)
+    assert len(owner.cut(nodes_at_once)) > 3
+    pieces = clean_probability(trained_cleaner(), owner, MESH)
+    assert len(whole) == len(pieces) == 2
+    for found, expected in zip(pieces, whole, strict=True):
+        # float32 features of another batch; a logit moves by a few 1e-5
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    assert whole[1].std() > 0.2
+
+
+def test_passes_by_hand() -> None:
+    """The second pass reads what the first answered; an absent image's answer is 1."""
+    owner, cleaner = target(), trained_cleaner()
+    first, second = clean_probability(cleaner, owner, MESH)
+    piece = owner.piece()
+    row = piece.graphs.row
+    absent = owner.label_of_row < 0
+    assert int(absent.sum()) == 5
+    assert (first[absent] == 1).all()
+    assert (second[absent] == 1).all()
+    with torch.no_grad():
+        expected = cleaner(piece.features(owner.certain()), piece.graph()[0]).clean_probability
+        torch.testing.assert_close(first[row], expected, rtol=0, atol=1e-6)
+        weight = next_weight(cleaner, piece, owner.certain())
+        torch.testing.assert_close(weight[row], first[row].clamp(0.0025, 0.9975))
+        assert (weight[absent] == 1).all()
+        expected = cleaner(piece.features(weight), piece.graph()[0]).clean_probability
+    torch.testing.assert_close(second[row], expected, rtol=0, atol=1e-5)
+    assert (first - second).abs().max() > 0.05
+    one_pass = clean_probability(cleaner, owner, MESH, num_passes=1)
+    assert len(one_pass) == 1
+    assert torch.equal(one_pass[0], first)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_permuted_images_permute_answers(seed: int) -> None:
+    """With one scale: its own is drawn from random pairs, which a permutation changes."""
+    embedding, label, _ = noisy_people(seed, 16)
+    order = numpy_generator(seed, "order").permutation(len(label))
+    name = 3 * numpy_generator(seed, "names").permutation(16)
+    owners = [
+        labelled_set(GRAPH, embedded(embedding), label),
+        labelled_set(GRAPH, embedded(embedding[order]), name[label[order]]),
+    ]
+    owners[1].scale = owners[0].scale
+    first, second = (clean_probability(trained_cleaner(), owner, MESH)[-1] for owner in owners)
+    torch.testing.assert_close(second, first[torch.from_numpy(order)], rtol=0, atol=1e-3)
+
+
+def test_belief_is_never_certain() -> None:
+    """A weight of 0 could not come back, and one of 1 would say: not yet judged."""
+    owner = target()
+    row = torch.tensor([0, 1, 2])
+    weight = believed(owner, row, torch.tensor([0.0, 1.0, 0.3]))
+    torch.testing.assert_close(weight[:3], torch.tensor([0.0025, 0.9975, 0.3]))
+    assert (weight[3:] == 1).all()
+
+
+def test_standardised_by_the_source_alone() -> None:
+    """Mean and spread are the first features'; what never varied is left as it is."""
+    features = torch.tensor([[1.0, 5.0], [3.0, 5.0]])
+    cleaner = Cleaner(GCNConfig(widths=(4,)), features)
+    assert cleaner.mean.tolist() == [2, 5]
+    np.testing.assert_allclose(cleaner.spread, [2**0.5, 1])
+
+
+def test_an_image_alone_and_a_set_alone() -> None:
+    owner = labelled_set(GRAPH, embedded(np.ones((1, 24), np.float32)), np.array([4]))
+    (answer,) = clean_probability(trained_cleaner(), owner, MESH)[-1].tolist()
+    assert 0 < answer < 1
