@@ -11,7 +11,7 @@ DEMO_OUT ?= demo
 $(BIN)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -e '.[onnx,dev]'
+	$(BIN)/pip install --quiet -e '.[onnx,dgl,dev]'
 	touch $@
 
 demo: $(BIN)/.installed
