@@ -10,7 +10,7 @@ PACKAGE = Path(facetrain.__file__).parent
 LINES = (
     {"core"},
     {"dist", "data", "models", "metrics"},
-    {"heads", "graph"},
+    {"heads", "graph", "robust"},
     {"engine"},
     {"pretrain", "embed", "clean", "evaluate", "export", "report"},
     {"pipeline"},

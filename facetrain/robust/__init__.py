@@ -1,0 +1,1 @@
+"""Training on noisy labels: per-sample weights and targets for any per-sample loss."""
