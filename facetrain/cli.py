@@ -31,7 +31,8 @@ def cli() -> None:
     """Turn a face-image set into a verified face-recognition model.
 
     Images become RecordIO shards (pack), shards a backbone (train), a backbone embeddings (embed)
-    and numbers (evaluate); `run` does the last three, resumable at any point. Under torchrun every
+    and numbers (evaluate); embeddings give a kNN graph (graph), and that a label overlay without
+    the noise (clean). `run` does all but the first, resumable at any point. Under torchrun every
     stage runs on all its processes: torchrun --nproc-per-node 8 -m facetrain run ...
 
     Shell completion: eval "$(_FACETRAIN_COMPLETE=bash_source facetrain)"
@@ -65,7 +66,11 @@ def _recipe_options(function: Any) -> Any:
 @click.option("--out", default=Path("demo"), type=ReadablePath, show_default=True)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def demo(out: Path, overrides: Sequence[str]) -> None:
-    """The whole pipeline on synthetic faces: minutes on a laptop CPU, nothing downloaded."""
+    """The whole pipeline on synthetic faces with planted noise, on a CPU, nothing downloaded.
+
+    Trains on the noisy labels, cleans them, and trains again on what was kept and on the true
+    labels; the verification numbers of the three stand side by side.
+    """
     from facetrain import pipeline
 
     with _job() as mesh:
@@ -136,7 +141,10 @@ def corrupt(
 @cli.command(short_help="Every stage of a recipe.")
 @_recipe_options
 def run(config: Path, out: Path, overrides: Sequence[str]) -> None:
-    """Every stage of CONFIG into OUT: train, embed, evaluate, report.
+    """Every stage of CONFIG into OUT: train, evaluate, embed, report.
+
+    With a section `clean` in CONFIG (`clean={}` for its defaults) the labels are cleaned: graph,
+    clean, then train and evaluate once more, on what was kept.
 
     A finished stage is skipped while its config and inputs are unchanged; an interrupted one
     resumes.
@@ -163,14 +171,114 @@ def train(config: Path, out: Path, overrides: Sequence[str]) -> None:
 
 @cli.command(short_help="Data set + backbone -> embeddings.")
 @_recipe_options
-@click.option("--backbone", required=True, type=ReadablePath, help="Train folder or weight file.")
-def embed(config: Path, out: Path, overrides: Sequence[str], backbone: Path) -> None:
+@click.option(
+    "--backbone",
+    type=ReadablePath,
+    help="Train folder or weight file.",
+    show_default="train beside OUT",
+)
+def embed(config: Path, out: Path, overrides: Sequence[str], backbone: Path | None) -> None:
     """Embed every image of CONFIG's data set, in its order, into OUT/embedding.npy."""
     from facetrain import pipeline
 
     with _job() as mesh:
         recipe = pipeline.load_recipe(config, overrides)
-        _say(_lines(pipeline.embed_stage(recipe, backbone, out, mesh).metrics), mesh)
+        used = backbone or pipeline.beside(out, None, "train", "--backbone")
+        _say(_lines(pipeline.embed_stage(recipe, used, out, mesh).metrics), mesh)
+
+
+@cli.command(short_help="Embeddings -> kNN graph.")
+@_recipe_options
+@click.option(
+    "--embeddings",
+    type=ReadablePath,
+    help="Folder of the embed stage.",
+    show_default="embed beside OUT",
+)
+def graph(config: Path, out: Path, overrides: Sequence[str], embeddings: Path | None) -> None:
+    """Find the nearest images of every image: OUT/neighbours.npy and OUT/similarity.npy."""
+    from facetrain import pipeline
+
+    with _job() as mesh:
+        recipe = pipeline.load_recipe(config, overrides)
+        used = pipeline.beside(out, embeddings, "embed", "--embeddings")
+        _say(_lines(pipeline.graph_stage(recipe, used, out, mesh).metrics), mesh)
+
+
+@cli.command(short_help="Noisy labels -> which of them are right.")
+@click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
+@click.option("--out", required=True, type=ReadablePath, help="Folder that receives everything.")
+@click.option(
+    "--embeddings",
+    type=ReadablePath,
+    help="Folder of the embed stage.",
+    show_default="embed beside OUT",
+)
+@click.option(
+    "--graph", type=ReadablePath, help="Folder of the graph stage.", show_default="graph beside OUT"
+)
+@click.option(
+    "--backbone", type=ReadablePath, help="For --exclude F.bin.", show_default="train beside OUT"
+)
+@click.option("--target", type=ReadablePath, help="Features .npz to clean: embedding, label.")
+@click.option("--source", type=ReadablePath, help="Features .npz to learn from, with is_clean.")
+@click.option(
+    "--exclude", multiple=True, type=ReadablePath,
+    help="Evaluation set (.bin or features .npz): identities in both are flagged.",
+)  # fmt: skip
+def clean(
+    words: Sequence[str],
+    out: Path,
+    embeddings: Path | None,
+    graph: Path | None,
+    backbone: Path | None,
+    target: Path | None,
+    source: Path | None,
+    exclude: Sequence[Path],
+) -> None:
+    """Find the images that do not belong to their identity; nothing is changed or deleted.
+
+    Either CONFIG: the data set of a recipe, from its embeddings and their graph. Leaves
+    OUT/overlay.npz, to train with data.overlay=OUT/overlay.npz.
+
+    Or --target T.npz: embeddings of any model, alone. KEY=VALUE is then of the section `clean`, as
+    in seed=1.
+
+    Both leave OUT/clean.npz: clean_probability, threshold, kept, suggested_label and more.
+    Without --source the cleaner learns from noise that it plants into the most consistent classes
+    of the set itself.
+    """
+    from facetrain import pipeline
+
+    config, overrides = _config_and_overrides(words)
+    if (config is None) == (target is None):
+        came = "neither" if config is None else f"{config} and --target {target}"
+        raise UserError(f"clean takes CONFIG or --target T.npz, one of them; got {came}")
+    if target and (embeddings or graph):
+        raise UserError("--embeddings and --graph belong to CONFIG; leave them out with --target")
+    with _job() as mesh:
+        if target:
+            files = (source, target, exclude)
+            artifact = pipeline.clean_features(*files, overrides, out, mesh)
+        else:
+            assert config is not None
+            recipe = pipeline.load_recipe(config, overrides)
+            artifact = pipeline.clean_stage(
+                pipeline.naming(recipe, source, exclude),
+                pipeline.beside(out, embeddings, "embed", "--embeddings"),
+                pipeline.beside(out, graph, "graph", "--graph"),
+                out,
+                mesh,
+                backbone or pipeline.trained_beside(out),
+            )
+        _say(_lines(artifact.metrics), mesh)
+
+
+def _config_and_overrides(words: Sequence[str]) -> tuple[Path | None, Sequence[str]]:
+    """CONFIG, if the first word is no KEY=VALUE, and the others."""
+    if words and "=" not in words[0]:
+        return Path(words[0]), words[1:]
+    return None, words
 
 
 @cli.command(short_help="Backbone + verification sets -> numbers.")
@@ -194,7 +302,7 @@ def evaluate(
     """
     from facetrain import pipeline
     from facetrain.core.artifact import write_json
-    from facetrain.report.summary import draw_pictures
+    from facetrain.report.gallery import draw_pictures
     from facetrain.report.table import verification_table
 
     with _job() as mesh:
@@ -224,11 +332,15 @@ def report(run_dir: Path) -> None:
 @click.option("--format", "file_format", required=True, help="onnx, pth or safetensors.")
 @click.option("--out", required=True, type=ReadablePath)
 def export(run_dir: Path, file_format: str, out: Path) -> None:
-    """Write the backbone of RUN_DIR (a run, a train folder or a weight file) for other programs."""
+    """Write the backbone of RUN_DIR (a run, a train folder or a weight file) for other programs.
+
+    Of a run that cleaned its labels, the backbone that was trained on the cleaned ones.
+    """
     from facetrain.export.export import export as run_export
 
-    nested = run_dir / "train"
-    done = run_export(nested if nested.is_dir() else run_dir, file_format, out)
+    folders = (run_dir / "retrain", run_dir / "train")
+    nested = next((folder for folder in folders if folder.is_dir()), run_dir)
+    done = run_export(nested, file_format, out)
     parity = done.max_relative_difference
     checked = "" if parity is None else f"; onnxruntime agrees to {parity:.1e}"
     _say(f"{done.path}: {done.config.name} at {done.config.image_size} pixels{checked}")

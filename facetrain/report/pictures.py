@@ -16,7 +16,7 @@ from facetrain.metrics.verification import Bools, Floats, area_under, roc
 
 COLOURS = ("#0b6e99", "#d9730d", "#2f8a57", "#9065b0", "#c14c8a", "#8a6d3b")
 _INK, _FAINT = "#37352f", "#d9d8d4"
-_STYLE: Any = {  # Any: matplotlib from 3.11 on types the keys of rc_context one by one
+STYLE: Any = {  # Any: matplotlib from 3.11 on types the keys of rc_context one by one
     "font.size": 10,
     "axes.edgecolor": _FAINT,
     "axes.labelcolor": _INK,
@@ -63,7 +63,7 @@ def draw_roc(path: Path, sets: Mapping[str, tuple[Floats, Bools]]) -> bool:
     drawable = {n: (d, s) for n, (d, s) in sets.items() if s.any() and not s.all()}
     if not drawable:
         return False
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 4.6), layout="constrained")
         axes = figure.subplots()
         lowest_far, lowest_tar = 0.1, 0.95
@@ -113,7 +113,7 @@ def draw_training_curves(path: Path, entries: Sequence[Mapping[str, Any]]) -> bo
         for name, numbers in entry.get("evaluation", {}).items():
             accuracy.setdefault(name, []).append((entry["step"], numbers["accuracy"]))
     steps = [entry["step"] for entry in training]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 5.6 if accuracy else 3.9), layout="constrained")
         heights = [2.2, 1, 1.6] if accuracy else [2.2, 1]
         panels: list[Axes] = list(

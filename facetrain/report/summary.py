@@ -1,23 +1,18 @@
 """One run as one HTML file: stages, numbers, pictures, configuration; nothing is fetched."""
 
 import base64
-import dataclasses
 import html
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
-from facetrain.core.artifact import Artifact, atomic_path, read_artifact
-from facetrain.core.errors import DataError
-from facetrain.data.verification_bin import VerificationSet
-from facetrain.engine.meter import read_run_log
-from facetrain.metrics.verification import Bools, Floats
-from facetrain.report.pictures import draw_roc, draw_training_curves
-from facetrain.report.sheets import draw_hardest_pairs
+from facetrain.core.artifact import Artifact, atomic_path
+from facetrain.report.cleaning import noise_rows
+from facetrain.report.comparison import compare
+from facetrain.report.gallery import Picture, draw_pictures, finished_stages, open_cleaned
 from facetrain.report.table import verification_rows
 
 _STYLE = """
@@ -53,78 +48,6 @@ pre { overflow-x: auto; padding: 1rem; border: 1px solid var(--line); border-rad
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """A PNG of a run and what it shows."""
-
-    path: Path
-    caption: str
-
-
-def finished_stages(run_dir: Path) -> list[Artifact]:
-    """The finished stages of a run, or the one stage whose folder this is, oldest first.
-
-    Raises:
-        DataError: there is none.
-    """
-    folders = [run_dir, *sorted(path for path in run_dir.glob("*") if path.is_dir())]
-    stages = [artifact for folder in folders if (artifact := read_artifact(folder)) is not None]
-    if not stages:
-        raise DataError(
-            f"{run_dir}: must be the --out folder of a run or a stage, but no finished stage "
-            "(manifest.json) is there; give another folder, or start the run again to finish it"
-        )
-    return sorted(stages, key=lambda stage: (stage.path / "manifest.json").stat().st_mtime_ns)
-
-
-def _read_distances(stage: Artifact) -> dict[str, tuple[Floats, Bools]]:
-    sets = {}
-    for name in stage.metrics:
-        with np.load(stage.path / "distances" / f"{name}.npz", allow_pickle=False) as arrays:
-            sets[name] = (arrays["distance"], arrays["same"])
-    return sets
-
-
-def _draw_evaluation(stage: Artifact, folder: Path) -> list[Picture]:
-    pictures = []
-    sets = _read_distances(stage)
-    if draw_roc(folder / "roc.png", sets):
-        caption = "ROC: how many pairs of one person are accepted, for each rate of false accepts."
-        pictures.append(Picture(folder / "roc.png", caption))
-    for path in map(Path, stage.manifest["config"]["bins"]):
-        distance, _ = sets[path.stem]
-        if not path.is_file():
-            continue
-        threshold = float(np.mean(stage.metrics[path.stem]["fold_threshold"]))
-        picture = folder / f"hardest_{path.stem}.png"
-        draw_hardest_pairs(picture, VerificationSet.open(path), distance, threshold)
-        pictures.append(
-            Picture(
-                picture,
-                f"{path.stem}: the pairs the model finds hardest; red ones are judged wrongly at "
-                f"cosine {1 - threshold / 2:.2f}, the mean threshold of the folds.",
-            )
-        )
-    return pictures
-
-
-def draw_pictures(run_dir: Path) -> list[Picture]:
-    """Draw every picture of a run's finished stages into `run_dir/pictures`.
-
-    Raises:
-        DataError: no finished stage.
-    """
-    folder = run_dir / "pictures"
-    pictures: list[Picture] = []
-    for stage in finished_stages(run_dir):
-        curves = folder / "training.png"
-        if draw_training_curves(curves, read_run_log(stage.path / "log.jsonl")):
-            pictures.append(Picture(curves, "Training: loss, learning rate and accuracy by step."))
-        if stage.manifest["stage"] == "evaluate":
-            pictures += _draw_evaluation(stage, folder)
-    return pictures
-
-
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     body = "".join(
@@ -155,16 +78,28 @@ def _plain_numbers(metrics: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _cards(stages: Sequence[Artifact]) -> str:
+def _cards(
+    stages: Sequence[Artifact], noise: Mapping[str, Any] | None, verified: Mapping[str, Any]
+) -> str:
     """The few numbers a reader looks for first."""
     cards: dict[str, str] = {}
     for stage in stages:
+        numbers = _plain_numbers(stage.metrics)
         if stage.manifest["stage"] == "train":
-            numbers = _plain_numbers(stage.metrics)
-            cards |= {name: numbers[name] for name in ("images", "classes") if name in numbers}
-        if stage.manifest["stage"] == "evaluate":
-            for name, values in stage.metrics.items():
-                cards[f"accuracy on {name}"] = f"{100 * values['accuracy']:.2f} %"
+            cards = {
+                name: numbers[name] for name in ("images", "classes") if name in numbers
+            } | cards
+        if stage.manifest["stage"] == "clean":
+            cards["images dropped"] = numbers["dropped"]
+    if noise is not None:
+        for name, key in (
+            ("of the noise found", "recall"),
+            ("of the dropped are noise", "precision"),
+        ):
+            if noise[key] is not None:
+                cards[name] = f"{100 * noise[key]:.1f} %"
+    for name, values in verified.items():
+        cards[f"accuracy on {name}"] = f"{100 * values['accuracy']:.2f} %"
     cards["seconds in all"] = f"{sum(stage.manifest['seconds'] for stage in stages):,.0f}"
     inner = "".join(
         f'<div class="card"><b>{html.escape(value)}</b>{html.escape(name)}</div>'
@@ -173,33 +108,59 @@ def _cards(stages: Sequence[Artifact]) -> str:
     return f'<div class="cards">{inner}</div>'
 
 
-def _sections(stages: Sequence[Artifact]) -> str:
-    rows, parts = [], []
+def _name(stage: Artifact, run_dir: Path) -> str:
+    """The stage's folder in the run, which tells two trainings apart."""
+    return str(stage.manifest["stage"]) if stage.path == run_dir else stage.path.name
+
+
+def _stage_table(stages: Sequence[Artifact], run_dir: Path) -> str:
+    rows = []
     for stage in stages:
         manifest = stage.manifest
-        name = str(manifest["stage"])
         numbers = _plain_numbers(stage.metrics)
         summary = "  ·  ".join(f"{key} {value}" for key, value in numbers.items())
-        rows.append([name, f"{manifest['seconds']:,.1f}", str(manifest["world_size"]), summary])
-        if name == "evaluate":
-            table = _table(*verification_rows(stage.metrics))
-            parts.append(
-                f"<h2>Verification</h2>{table}<p class='soft'>Accuracy: ten folds, each at the "
-                "threshold the others chose; ± is the spread over the folds. TAR at the largest "
-                "threshold whose false accepts stay within the FAR; “-”: too few pairs to say.</p>"
-            )
+        seconds, ranks = f"{manifest['seconds']:,.1f}", str(manifest["world_size"])
+        rows.append([_name(stage, run_dir), seconds, ranks, summary])
     header = ["stage", "seconds", "ranks", "numbers"]
-    return f'<h2>Stages</h2><div class="stages">{_table(header, rows)}</div>' + "".join(parts)
+    return f'<h2>Stages</h2><div class="stages">{_table(header, rows)}</div>'
 
 
-def _configs(stages: Sequence[Artifact]) -> str:
+def _cleaning(stages: Sequence[Artifact], noise: Mapping[str, Any] | None) -> str:
+    """The cleaner's numbers, and how right it was where the truth is known."""
+    parts = []
+    for stage in stages:
+        if stage.manifest["stage"] == "clean":
+            numbers = _plain_numbers(stage.metrics)
+            parts.append(_table(list(numbers), [list(numbers.values())]))
+    if noise is not None:
+        parts.append(_table(*noise_rows(noise)))
+        parts.append(
+            "<p class='soft'>Against the truth, which the cleaner did not see: noise that was "
+            "found and missed, images dropped though their label was right; how many images got "
+            "another label suggested, and for how many it is the right one.</p>"
+        )
+    return "<h2>Cleaning</h2>" + "".join(parts) if parts else ""
+
+
+def _verification(verified: Mapping[str, Any]) -> str:
+    if not verified:
+        return ""
+    return (
+        f"<h2>Verification</h2>{_table(*verification_rows(verified))}<p class='soft'>Accuracy: "
+        "ten folds, each at the threshold the others chose; ± is the spread over the folds. TAR at "
+        "the largest threshold whose false accepts stay within the FAR; “-”: too few pairs to "
+        "say.</p>"
+    )
+
+
+def _configs(stages: Sequence[Artifact], run_dir: Path) -> str:
     parts = []
     for stage in stages:
         manifest = stage.manifest
         text = yaml.safe_dump(manifest["config"], sort_keys=False)
         versions = json.dumps({**manifest["versions"], "commit": manifest["commit"]})
         parts.append(
-            f"<details><summary>{html.escape(manifest['stage'])}</summary>"
+            f"<details><summary>{html.escape(_name(stage, run_dir))}</summary>"
             f"<pre>{html.escape(text)}</pre><p class='soft'>{html.escape(versions)}</p></details>"
         )
     return "<h2>Configuration</h2>" + "".join(parts)
@@ -219,15 +180,21 @@ def write_report(run_dir: Path) -> Path:
     """
     stages = finished_stages(run_dir)
     pictures = draw_pictures(run_dir)
+    own = next((stage for stage in stages if stage.path.name == "clean"), None)
+    cleaned = open_cleaned(own, stages)
+    noise = None if cleaned is None else cleaned.noise_numbers()
+    verified = compare(stages)
     title = html.escape(run_dir.resolve().name)
     figures = "".join(map(_figure, pictures))
-    names = " → ".join(html.escape(stage.manifest["stage"]) for stage in stages)
+    names = " → ".join(html.escape(_name(stage, run_dir)) for stage in stages)
+    sections = _cleaning(stages, noise) + _verification(verified)
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title} · facetrain</title><style>{_STYLE}</style></head><body>"
-        f"<h1>{title}</h1><div class='soft'>{names}</div>{_cards(stages)}{_sections(stages)}"
-        f"{'<h2>Pictures</h2>' if figures else ''}{figures}{_configs(stages)}</body></html>\n"
+        f"<h1>{title}</h1><div class='soft'>{names}</div>{_cards(stages, noise, verified)}"
+        f"{sections}{'<h2>Pictures</h2>' if figures else ''}{figures}"
+        f"{_stage_table(stages, run_dir)}{_configs(stages, run_dir)}</body></html>\n"
     )
     path = run_dir / "report.html"
     with atomic_path(path) as temporary:
