@@ -65,6 +65,8 @@ class CleanConfig(Config):
     """Evaluation sets (`.bin`, or features `.npz`) whose identities are flagged in the target."""
     source: Path | None = None
     """Features `.npz` with `is_clean`; without one the target's most consistent classes serve."""
+    apply_suggestions: bool = False
+    """Let the overlay move a dropped image to the class suggested for it."""
     graph: GraphConfig = GraphConfig()
     pretrain: PretrainConfig = PretrainConfig()
     meta: MetaConfig = MetaConfig()
@@ -318,34 +320,41 @@ def run(
         cleaned = clean(config, embedded, label, source, excluded, out_dir, mesh, digest)
         if mesh.is_main:
             cleaned.save(out_dir / CLEAN_FILE)
-            overlay(cleaned, label, dataset).save(out_dir / OVERLAY_FILE)
+            opinion = overlay(cleaned, label, dataset, config.apply_suggestions)
+            opinion.save(out_dir / OVERLAY_FILE)
         return _metrics(cleaned, label, None)
 
     return run_stage("clean", config, all_inputs, out_dir, mesh, work)
 
 
-def overlay(cleaned: Cleaned, label: NDArray[np.int64], dataset: FaceDataset) -> LabelOverlay:
+def overlay(
+    cleaned: Cleaned, label: NDArray[np.int64], dataset: FaceDataset, apply_suggestions: bool
+) -> LabelOverlay:
     """The cleaner's opinion over all rows of the data set, in its original labels.
 
     Args:
         label: (N,) dense labels that were judged; -1 for images about which nothing is said.
+        apply_suggestions: keep a dropped image under the label suggested for it.
     """
-    judged = label >= 0
+    judged, suggested = label >= 0, cleaned.suggested_label
+    given, kept = dataset.label, cleaned.kept | ~judged
+    if apply_suggestions:
+        given, kept = np.where(suggested >= 0, suggested, given), kept | (suggested >= 0)
+
+    def original(dense: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.where(dense >= 0, dataset.class_ids[dense], -1)
 
     def column(value: NDArray[Any], absent: Any) -> NDArray[Any]:
         full = np.full(dataset.num_rows, absent, value.dtype)
         full[dataset.row] = value
         return full
 
-    def original(dense: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.where(dense >= 0, dataset.class_ids[dense], -1)
-
     copied = cleaned.duplicate_of
     return LabelOverlay.make(
-        column(dataset.class_ids[dataset.label], 0),
-        column(cleaned.kept | ~judged, True),
+        column(original(given), 0),
+        column(kept, True),
         clean_probability=column(np.where(judged, cleaned.clean_probability, np.nan), np.nan),
-        suggested_label=column(original(cleaned.suggested_label), -1),
+        suggested_label=column(original(suggested), -1),
         merge_label=column(original(cleaned.merge_label), -1),
         duplicate_of=column(np.where(copied >= 0, dataset.row[copied], -1), -1),
         overlap=column(cleaned.overlap, False),
