@@ -8,7 +8,7 @@ from torch import Tensor
 from facetrain.clean.kept_centres import kept_centres
 from facetrain.clean.labelled_set import LabelledSet
 from facetrain.clean.links import linked_groups
-from facetrain.clean.suggestions import SAME_PERSON
+from facetrain.clean.relational import SAME_PERSON
 
 _LEAST_IMAGES = 2
 _LEAST_LEVEL = 0.6

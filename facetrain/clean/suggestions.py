@@ -5,10 +5,8 @@ from torch import Tensor
 
 from facetrain.clean.kept_centres import KeptCentres, kept_centres
 from facetrain.clean.labelled_set import LabelledSet
-from facetrain.clean.relational import label_support
+from facetrain.clean.relational import label_support, same_person_vote
 
-SAME_PERSON = 0.55
-_SOFTNESS = 0.08
 _MARGIN = 0.05
 _SLACK = 0.2
 _ROWS_AT_ONCE = 1 << 12
@@ -65,7 +63,7 @@ def home(
     label = labelled.label_of_row[neighbour].where(neighbour >= 0, -1)
     own = label == labelled.label_of_row[row][:, None]
     heard = (label >= 0) & (weight[neighbour] > 0)
-    alike = torch.sigmoid((level - SAME_PERSON) / _SOFTNESS)
+    alike = same_person_vote(level)
     support = label_support(label, (weight[neighbour] * alike).where(heard & ~own, 0.0))
     slot = support.where(heard & ~own, -1.0).argmax(1, keepdim=True)
     found = label.gather(1, slot)  # (n, 1)

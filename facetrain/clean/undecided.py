@@ -5,7 +5,8 @@ from torch import Tensor
 
 from facetrain.clean.kept_centres import KeptCentres, kept_centres
 from facetrain.clean.labelled_set import LabelledSet, Piece
-from facetrain.clean.suggestions import SAME_PERSON, home
+from facetrain.clean.relational import SAME_PERSON
+from facetrain.clean.suggestions import home
 from facetrain.graph.class_graphs import components
 
 _TIE = 0.05

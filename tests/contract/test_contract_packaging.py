@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def requirements(text: str) -> set[str]:
-    return set(re.findall(r'^\s*"?([A-Za-z][\w.-]*>=[\d.]+[^",]*)"?,?$', text, re.MULTILINE))
+    return set(re.findall(r'^\s*"?([A-Za-z][\w.-]*>=[\d.]+[^",\n]*)"?,?$', text, re.MULTILINE))
 
 
 def test_the_images_install_what_the_package_needs() -> None:
