@@ -1,9 +1,11 @@
-"""A tiny data set of rendered faces, and a recipe that trains on it in seconds."""
+"""The command line in this process; a tiny set of rendered faces and a recipe for it."""
 
 from pathlib import Path
 
 import pytest
+from cli_parts import Call
 
+from facetrain import cli
 from facetrain.data.synthetic import SyntheticConfig, write_pairs, write_synthetic
 
 RECIPE = """
@@ -35,3 +37,17 @@ def recipe(faces: Path) -> Path:
     path = faces / "recipe.yaml"
     path.write_text(RECIPE.format(faces=faces, pairs=faces / "pairs.bin"))
     return path
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str]) -> Call:
+    """Run the command in this process: (exit status, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        code = ended.value.code
+        return (code if isinstance(code, int) else 0), captured.out, captured.err
+
+    return run

@@ -1,11 +1,11 @@
 """`facetrain graph` and `facetrain clean` as scripts rely on them: files, arrays, messages."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_parts import Call
 
 from facetrain import cli
 from facetrain.core.artifact import fingerprint
@@ -13,23 +13,8 @@ from facetrain.data.features import Features, save_features
 from facetrain.data.noise import NoiseConfig, plant
 from facetrain.graph.knn import KnnGraph
 
-Call = Callable[..., tuple[int, str, str]]
 QUICK = ("pretrain.num_draws=4", "meta.num_rounds=1", "meta.num_steps=4", "adapter.num_draws=2")
 NUM_CLASSES, NUM_IMAGES = 24, 288
-
-
-@pytest.fixture
-def call(capfd: pytest.CaptureFixture[str]) -> Call:
-    """Run the command in this process: (exit status, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(argument) for argument in arguments])
-        captured = capfd.readouterr()
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0), captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
