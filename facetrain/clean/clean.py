@@ -4,7 +4,6 @@ ADC (Zhang et al., ICCV 2021): a GCN learns on a source with known noise to tell
 signal, is brought to the target by meta-supervision, and an adapter sets each class's threshold.
 """
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,17 +15,12 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from safetensors import safe_open
-from torch import Tensor
 
+from facetrain.clean.answer import Cleaned, answer, by_label, numbers_of, overlay
 from facetrain.clean.cleaner import Cleaner, clean_probability
 from facetrain.clean.embedded_set import EmbeddedSet
 from facetrain.clean.evaluation_faces import excluded_embeddings
-from facetrain.clean.labelled_set import LabelledSet
-from facetrain.clean.near_duplicates import near_duplicates
-from facetrain.clean.overlapping import overlapping
 from facetrain.clean.self_source import most_consistent
-from facetrain.clean.split_identities import split_identities
-from facetrain.clean.suggestions import suggest
 from facetrain.clean.thresholds import AdapterConfig, learn_thresholds
 from facetrain.clean.training import (
     GraphConfig,
@@ -44,12 +38,10 @@ from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.log import logger
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.features import load_features
-from facetrain.data.overlay import LabelOverlay
 from facetrain.dist.collectives import broadcast
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import run_stage
 from facetrain.graph.knn import KnnConfig, KnnGraph, knn_graph
-from facetrain.metrics.noise import noise_detection
 
 CLEAN_FILE = "clean.npz"
 OVERLAY_FILE = "overlay.npz"
@@ -71,25 +63,6 @@ class CleanConfig(Config):
     pretrain: PretrainConfig = PretrainConfig()
     meta: MetaConfig = MetaConfig()
     adapter: AdapterConfig = AdapterConfig()
-
-
-@dataclasses.dataclass(frozen=True)
-class Cleaned:
-    """What the cleaner says of N images and of the classes they are labelled with."""
-
-    clean_probability: NDArray[np.float32]  # (N,) in [0, 1]
-    threshold: NDArray[np.float32]  # (largest label + 1,), NaN for a class without images
-    kept: NDArray[np.bool_]  # (N,) clean_probability > threshold[label]
-    suggested_label: NDArray[np.int64]  # (N,) the class a dropped image belongs to, or -1
-    merge_label: NDArray[np.int64]  # (N,) the class that the image's own should join, or -1
-    duplicate_of: NDArray[np.int64]  # (N,) an earlier image that this one copies, or -1
-    overlap: NDArray[np.bool_]  # (N,) the class is also in an evaluation set
-    undecided: NDArray[np.bool_]  # (N,) nothing tells whose class it is: probability 0.5, kept
-
-    def save(self, path: Path) -> None:
-        """Write the `.npz`, atomically."""
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **vars(self))
 
 
 def clean(
@@ -125,8 +98,8 @@ def clean(
         )  # fmt: skip
         _same_on_every_rank(cleaner, mesh)
         if own:  # the cleaner knows by now more of its source than the rule that chose it
-            answer = clean_probability(cleaner, labelled, mesh)[-1]
-            better = Known(target, label, (answer > 0.5).cpu().numpy() & (label >= 0))
+            chance = clean_probability(cleaner, labelled, mesh)[-1]
+            better = Known(target, label, (chance > 0.5).cpu().numpy() & (label >= 0))
             source = better if _enough(better) >= _LEAST_SOURCE_CLASSES else source
     probability = clean_probability(cleaner, labelled, mesh)[-1]
     graphs = labelled.classes.to(target.device)
@@ -137,53 +110,10 @@ def clean(
         )
         with torch.no_grad():
             threshold = adapter.threshold(probability[graphs.row], graphs)
-    kept = probability > _by_label(labelled, threshold)[labelled.label_of_row.clamp(min=0)]
+    kept = probability > by_label(labelled, threshold)[labelled.label_of_row.clamp(min=0)]
     unknown = undecided(labelled, probability, kept)  # (C,)
     probability[graphs.row[unknown[graphs.label]]] = 0.5
-    return _answer(labelled, probability, threshold.where(~unknown, 0.0), unknown, excluded)
-
-
-def _answer(
-    labelled: LabelledSet,
-    probability: Tensor,
-    threshold: Tensor,
-    unknown: Tensor,
-    excluded: Sequence[NDArray[np.floating]],
-) -> Cleaned:
-    """What follows from probabilities (num_images,) and thresholds (C,)."""
-    graphs = labelled.classes.to(probability.device)
-    label = labelled.label_of_row
-    by_label = _by_label(labelled, threshold)
-    kept = (probability > by_label[label.clamp(min=0)]) | (label < 0)
-    merge = split_identities(labelled, kept)
-    overlap = torch.zeros_like(unknown)
-    for embedding in excluded:
-        overlap |= overlapping(labelled, kept, embedding, merge).flagged
-
-    def by_row(value: Tensor) -> NDArray[Any]:
-        column = torch.zeros(len(label), dtype=value.dtype, device=value.device)
-        column[graphs.row] = value[graphs.label]
-        found: NDArray[Any] = column.cpu().numpy()
-        return found
-
-    return Cleaned(
-        clean_probability=probability.float().cpu().numpy(),
-        threshold=by_label.float().cpu().numpy(),
-        kept=kept.cpu().numpy(),
-        suggested_label=suggest(labelled, probability, kept).cpu().numpy(),
-        merge_label=by_row(merge),
-        duplicate_of=near_duplicates(labelled.embedded, label).cpu().numpy(),
-        overlap=by_row(overlap),
-        undecided=by_row(unknown),
-    )
-
-
-def _by_label(labelled: LabelledSet, of_class: Tensor) -> Tensor:
-    """A number of each class (C,) at the place of its label, NaN at the others."""
-    label = labelled.label_of_row
-    placed = torch.full((int(label.max()) + 1,), torch.nan, device=label.device)
-    placed[labelled.classes.class_id.to(label.device)] = of_class
-    return placed
+    return answer(labelled, probability, threshold.where(~unknown, 0.0), unknown, excluded)
 
 
 def _enough(known: Known) -> int:
@@ -277,7 +207,7 @@ def run_features(config: CleanConfig, target: Path, out_dir: Path, mesh: Mesh) -
         cleaned = clean(config, embedded, features.label, source, excluded, out_dir, mesh, digest)
         if mesh.is_main:
             cleaned.save(out_dir / CLEAN_FILE)
-        return _metrics(cleaned, features.label, features.is_clean)
+        return numbers_of(cleaned, features.label, features.is_clean)
 
     return run_stage("clean", config, inputs, out_dir, mesh, work)
 
@@ -322,46 +252,9 @@ def run(
             cleaned.save(out_dir / CLEAN_FILE)
             opinion = overlay(cleaned, label, dataset, config.apply_suggestions)
             opinion.save(out_dir / OVERLAY_FILE)
-        return _metrics(cleaned, label, None)
+        return numbers_of(cleaned, label, None)
 
     return run_stage("clean", config, all_inputs, out_dir, mesh, work)
-
-
-def overlay(
-    cleaned: Cleaned, label: NDArray[np.int64], dataset: FaceDataset, apply_suggestions: bool
-) -> LabelOverlay:
-    """The cleaner's opinion over all rows of the data set, in its original labels.
-
-    Args:
-        label: (N,) dense labels that were judged; -1 for images about which nothing is said.
-        apply_suggestions: keep a dropped image under the label suggested for it.
-    """
-    judged, suggested = label >= 0, cleaned.suggested_label
-    given, kept = dataset.label, cleaned.kept | ~judged
-    if apply_suggestions:
-        given, kept = np.where(suggested >= 0, suggested, given), kept | (suggested >= 0)
-
-    def original(dense: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.where(dense >= 0, dataset.class_ids[dense], -1)
-
-    def column(value: NDArray[Any], absent: Any) -> NDArray[Any]:
-        full = np.full(dataset.num_rows, absent, value.dtype)
-        full[dataset.row] = value
-        return full
-
-    copied = cleaned.duplicate_of
-    return LabelOverlay.make(
-        column(original(given), 0),
-        column(kept, True),
-        clean_probability=column(np.where(judged, cleaned.clean_probability, np.nan), np.nan),
-        suggested_label=column(original(suggested), -1),
-        merge_label=column(original(cleaned.merge_label), -1),
-        duplicate_of=column(np.where(copied >= 0, dataset.row[copied], -1), -1),
-        overlap=column(cleaned.overlap, False),
-        source=column(judged.astype(np.uint8), 0),
-        source_names=("", "clean"),
-        dataset_fingerprint=dataset.base_fingerprint,
-    )
 
 
 def _source_input(config: CleanConfig) -> dict[str, str]:
@@ -378,24 +271,3 @@ def _digest(config: CleanConfig, inputs: Mapping[str, str]) -> str:
     learned_from = inputs.get("source 0") or dict(inputs)  # no source: the target itself
     parts = config.model_dump(mode="json", include={"seed", "graph", "pretrain"})
     return json.dumps([parts, learned_from], sort_keys=True)
-
-
-def _metrics(
-    cleaned: Cleaned, label: NDArray[np.int64], is_clean: NDArray[np.bool_] | None
-) -> dict[str, Any]:
-    """The stage's numbers; with the truth, how well the noise was found."""
-    numbers: dict[str, Any] = {
-        "num_images": len(label),
-        "num_classes": len(np.unique(label[label >= 0])),
-        "num_kept": int(cleaned.kept.sum()),
-        "num_dropped": int((~cleaned.kept).sum()),
-        "num_suggested": int((cleaned.suggested_label >= 0).sum()),
-        "num_duplicates": int((cleaned.duplicate_of >= 0).sum()),
-        "num_merges": len(np.unique(label[cleaned.merge_label >= 0])),
-        "num_undecided_classes": len(np.unique(label[cleaned.undecided])),
-        "num_overlapping_classes": len(np.unique(label[cleaned.overlap])),
-        "mean_threshold": float(np.nanmean(cleaned.threshold)),
-    }
-    if is_clean is not None:
-        numbers |= noise_detection(cleaned.clean_probability, cleaned.kept, is_clean).numbers()
-    return numbers
