@@ -14,6 +14,7 @@ LINES = (
     {"engine"},
     {"pretrain", "embed", "clean", "evaluate", "export", "report"},
     {"pipeline"},
+    {"commands"},
     {"cli", "__main__"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LINES) for room in rooms}

@@ -1,0 +1,1 @@
+"""The commands of the command line: parse, build the mesh, call one stage."""

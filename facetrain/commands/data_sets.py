@@ -1,0 +1,68 @@
+"""Commands on data sets: pack, inspect, corrupt."""
+
+from pathlib import Path
+
+import click
+
+from facetrain.commands.options import ReadablePath, say, value_lines
+
+
+@click.command(short_help="Images -> RecordIO shards.")
+@click.argument("source", type=ReadablePath)
+@click.argument("out", type=ReadablePath)
+@click.option("--size", default=112, show_default=True, help="Edge of the stored images, pixels.")
+@click.option("--shards", default=1, show_default=True, help="Number of .rec files.")
+@click.option(
+    "--landmarks", type=ReadablePath, help="CSV: image,x1,y1,...,x5,y5; aligns to ArcFace's points."
+)
+@click.option("--workers", default=0, help="Processes; 0 means one a core.")
+def pack(
+    source: Path, out: Path, size: int, shards: int, landmarks: Path | None, workers: int
+) -> None:
+    """Pack SOURCE (a folder per identity, a .lst or a .tar) into RecordIO shards in OUT."""
+    from facetrain.data.pack import pack as run_pack
+
+    artifact = run_pack(
+        source, out, size=size, num_shards=shards, landmarks=landmarks, workers=workers or None
+    )
+    say(value_lines(artifact.metrics))
+
+
+@click.command(short_help="What a data set holds, and what cannot be read.")
+@click.argument("data", type=ReadablePath)
+@click.option("--json", "json_path", type=ReadablePath, help="Write the numbers here.")
+def inspect(data: Path, json_path: Path | None) -> None:
+    """Count DATA (a .rec file or a folder of shards) and name every record that cannot be read."""
+    from facetrain.core.artifact import write_json
+    from facetrain.data.inspection import inspect as run_inspect
+
+    numbers = run_inspect(data)
+    if json_path:
+        write_json(json_path, numbers)
+    say(value_lines(numbers))
+
+
+@click.command(short_help="Plant known noise, with its truth.")
+@click.argument("data", type=ReadablePath)
+@click.option("--flip", default=0.0, help="Share of images given to other identities, at random.")
+@click.option("--outlier", default=0.0, help="Share of images of identities that are held out.")
+@click.option(
+    "--structured", default=0.0, help="Share given so that one or two people make a class's noise."
+)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", required=True, type=ReadablePath, help="An .npz, or a folder for it.")
+def corrupt(
+    data: Path, flip: float, outlier: float, structured: float, seed: int, out: Path
+) -> None:
+    """Plant noise into the labels of DATA (a .rec file, a folder of shards, or features .npz).
+
+    A data set gets a label overlay and truth.npz (is_clean, true_label) beside it; features get
+    features with is_clean and true_label. Each class has a noise rate of its own. DATA itself
+    stays as it is.
+    """
+    from facetrain.core.config import parse_config
+    from facetrain.data.corrupt import corrupt as run_corrupt
+    from facetrain.data.noise import NoiseConfig
+
+    rates = {"flip": flip, "outlier": outlier, "structured": structured, "seed": seed}
+    say(value_lines(run_corrupt(data, out, parse_config(NoiseConfig, rates, "corrupt"))))
