@@ -13,6 +13,7 @@ from facetrain.data.loader import Batch
 from facetrain.data.sampler import TrainSampler
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.loop import LoopConfig, Trainer
+from facetrain.engine.method import Method
 from facetrain.engine.optim import OptimizerConfig, Optimizers
 from facetrain.engine.schedule import ScheduleConfig
 from facetrain.heads.margin_head import HeadConfig, MarginHead
@@ -52,6 +53,7 @@ def make_trainer(
     head = MarginHead(HeadConfig(**head_options), NUM_CLASSES, DIM, mesh, 0)
     optimizer = OptimizerConfig(**options.pop("optimizer", {"learning_rate": 0.1}))
     evaluate = options.pop("evaluate", None)
+    method = options.pop("method", lambda head, backbone: Method(head))(head, backbone)
     out_dir.mkdir(parents=True, exist_ok=True)
     return Trainer(
         LoopConfig(batch_size=batch_size, epochs=2, **options),
@@ -59,10 +61,11 @@ def make_trainer(
         AugmentConfig(flip_probability=0.5),
         seed=3,
         backbone=backbone,
-        head=head,
-        optimizers=Optimizers(optimizer, backbone, head),
+        method=method,
+        optimizers=Optimizers(optimizer, backbone, head, method.trained),
         mesh=mesh,
         out_dir=out_dir,
+        num_images=NUM_IMAGES,
         steps_per_epoch=NUM_IMAGES // batch_size,
         identity={"seed": "3"},
         evaluate=evaluate,

@@ -40,6 +40,7 @@ from facetrain.data.augment import AugmentConfig
 from facetrain.data.loader import Batch
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.loop import LoopConfig, Trainer
+from facetrain.engine.method import Method
 from facetrain.engine.optim import OptimizerConfig, Optimizers
 from facetrain.engine.schedule import ScheduleConfig
 from facetrain.heads.margin_head import HeadConfig, MarginHead
@@ -96,10 +97,11 @@ def facetrain_step(options: argparse.Namespace, mesh: Mesh, out_dir: Path) -> St
         AugmentConfig(),
         seed=0,
         backbone=backbone,
-        head=head,
+        method=Method(head),
         optimizers=Optimizers(optimizer, backbone, head),
         mesh=mesh,
         out_dir=out_dir,
+        num_images=1,
         steps_per_epoch=1_000_000,
         identity={},
     )

@@ -1,4 +1,4 @@
-"""The training loop: embed -> head -> backward -> step, resumable at any step.
+"""The training loop: embed -> method (the head's loss) -> backward -> step, resumable at any step.
 
 Everything random is a function of (seed, step), so a checkpoint holds no generator and a resumed
 run takes the same path, at the same world size to the same bits on CPU.
@@ -28,10 +28,11 @@ from facetrain.dist.parallel import average_buffers, no_gradient_sync, wrap_ddp
 from facetrain.engine.checkpoint import Checkpoints, read_progress
 from facetrain.engine.cpu_memory import keep_freed_memory
 from facetrain.engine.meter import RunLog
+from facetrain.engine.method import Method, StepBatch
 from facetrain.engine.optim import Optimizers
 from facetrain.engine.precision import LossScaler, autocast_dtype
+from facetrain.engine.sample_record import SampleRecord
 from facetrain.engine.schedule import ScheduleConfig, learning_rate_factor
-from facetrain.heads.margin_head import MarginHead
 
 Evaluate = Callable[[nn.Module], Mapping[str, Mapping[str, Any]]]
 
@@ -67,6 +68,8 @@ class Trainer:
 
     Args:
         backbone: float images (B, 3, H, W) in [-1, 1] -> embeddings (B, D), on `mesh.device`.
+        method: what is minimised; holds the head.
+        num_images: of the data set.
         identity: what a checkpoint must agree with to be resumed, e.g. the data's fingerprint.
         evaluate: backbone -> {set: verification numbers}; called on every rank.
     """
@@ -79,17 +82,19 @@ class Trainer:
         *,
         seed: int,
         backbone: nn.Module,
-        head: MarginHead,
+        method: Method,
         optimizers: Optimizers,
         mesh: Mesh,
         out_dir: Path,
+        num_images: int,
         steps_per_epoch: int,
         identity: Mapping[str, str],
         evaluate: Evaluate | None = None,
     ) -> None:
         self.config, self.schedule, self.augment_config = config, schedule, augment_config
         self.seed, self.mesh, self.out_dir = seed, mesh, out_dir
-        self.backbone, self.head, self.optimizers = backbone, head, optimizers
+        self.backbone, self.method, self.optimizers = backbone, method, optimizers
+        self.head = method.head
         self.identity, self.evaluate = identity, evaluate
         self.steps_per_epoch = steps_per_epoch
         planned = config.epochs * steps_per_epoch
@@ -99,6 +104,7 @@ class Trainer:
         self._first_loss = math.nan  # mean of the first window: what divergence is measured by
         self._dtype = autocast_dtype(config.precision, mesh.device)
         self._scaler = LossScaler(enabled=self._dtype is torch.float16)
+        self._record = SampleRecord(out_dir, num_images, mesh)
         self._checkpoints = Checkpoints(out_dir / "checkpoints", mesh, config.keep_checkpoints)
         if config.channels_last:
             backbone.to(memory_format=torch.channels_last)
@@ -135,6 +141,8 @@ class Trainer:
         for batch in make_batches(self.step) if self.step < self.num_steps else ():
             losses.append(self.train_step(batch))
             self.step += 1
+            if self.step % self.steps_per_epoch == 0:
+                self._record.end_epoch(self.step // self.steps_per_epoch)
             last = self.step == self.num_steps
             save = last or self.step % checkpoint_every == 0
             if save or self.step % self.config.log_every == 0:
@@ -160,8 +168,9 @@ class Trainer:
         self.optimizers.set_learning_rate(self._learning_rate_factor())
         self.head.begin_step(self.step)
         label = batch.label.to(device, non_blocking=True)  # (B,)
+        index = batch.index.to(device, non_blocking=True)
         image = self._augmented(batch.image)  # (B, 3, H, W)
-        margin = self._margin(len(label))
+        self.method.begin_step(self.step, StepBatch(image, label, index, self._margin(len(label))))
         total = torch.zeros((), device=device)
         pieces = torch.arange(len(label)).chunk(config.accumulate)
         for number, piece in enumerate(pieces):
@@ -171,11 +180,12 @@ class Trainer:
                 with self._autocast():
                     embedding = self._model(image[part])  # (B, D)
                 with self._autocast() if device.type == "cuda" else contextlib.nullcontext():
-                    output = self.head(embedding, label[part], margin=margin[part])
-                loss = output.loss.sum() / config.batch_size
+                    loss = self.method.loss(embedding, part).sum() / config.batch_size
                 with named_errors(self.mesh, "the backward pass"):
                     (loss * self._scaler.scale).backward()
             total += loss.detach()
+        self.method.end_step()
+        self._record.add(index, self.method.per_sample())
         self._apply_gradients()
         return total
 
@@ -206,6 +216,10 @@ class Trainer:
 
     def _apply_gradients(self) -> None:
         """Unscale, clip and step; a step whose float16 gradients overflowed is left out."""
+        if self.method.trained is not None:
+            for parameter in self.method.trained.parameters():
+                if parameter.grad is not None:
+                    all_reduce_sum(parameter.grad, self.mesh)
         clip = self.config.clip_norm
         if clip is not None or self._scaler.enabled:
             scale = self._scaler.scale
@@ -269,7 +283,10 @@ class Trainer:
     def _tensors(self) -> dict[str, Tensor | ShardedRows]:
         backbone = {f"backbone/{n}": value for n, value in self.backbone.state_dict().items()}
         centres = ShardedRows(self.head.weight, self.head.num_classes)
-        return {**backbone, "head/weight": centres, **self.optimizers.tensors()}
+        trained = self.method.trained.state_dict() if self.method.trained else {}
+        state = {**trained, **self.method.tensors()}
+        method = {f"method/{name}": value for name, value in state.items()}
+        return {**backbone, "head/weight": centres, **method, **self.optimizers.tensors()}
 
     def _progress(self) -> dict[str, Any]:
         return {

@@ -41,11 +41,20 @@ class OptimizerConfig(Config):
 class Optimizers:
     """Backbone and head optimisers, stepped together under one learning-rate factor.
 
+    Args:
+        trained: a method's own modules, trained like the backbone.
+
     Raises:
         ConfigError: sampled negatives with an optimiser that would touch every row.
     """
 
-    def __init__(self, config: OptimizerConfig, backbone: nn.Module, head: MarginHead) -> None:
+    def __init__(
+        self,
+        config: OptimizerConfig,
+        backbone: nn.Module,
+        head: MarginHead,
+        trained: nn.Module | None = None,
+    ) -> None:
         sampled = head.config.sample_rate < 1
         if sampled and config.name != "sgd":
             raise ConfigError(
@@ -54,12 +63,17 @@ class Optimizers:
             )
         self.config = config
         self._head = head
-        trained = [(n, p) for n, p in backbone.named_parameters() if p.requires_grad]
-        self._backbone = [parameter for _, parameter in trained]
-        self._names: dict[nn.Parameter, str] = {p: f"backbone.{n}" for n, p in trained}
+        modules = {"backbone": backbone} | ({"method": trained} if trained else {})
+        self._names: dict[nn.Parameter, str] = {
+            parameter: f"{owner}.{name}"
+            for owner, module in modules.items()
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad
+        }
+        self._replicated = list(self._names)
         self._names[head.weight] = "head.weight"
-        plain = [p for p in self._backbone if p.ndim < 2 and not config.decay_norms]
-        decayed = [p for p in self._backbone if not any(p is other for other in plain)]
+        plain = [p for p in self._replicated if p.ndim < 2 and not config.decay_norms]
+        decayed = [p for p in self._replicated if not any(p is other for other in plain)]
         groups: list[dict[str, Any]] = [
             {"params": decayed, "weight_decay": config.weight_decay},
             {"params": plain, "weight_decay": 0.0},
@@ -97,7 +111,7 @@ class Optimizers:
     @torch.no_grad()
     def scale_gradients(self, factor: Tensor) -> None:
         """Multiply every gradient by `factor`, a scalar on the device."""
-        gradients = [p.grad for p in (*self._backbone, self._head.weight) if p.grad is not None]
+        gradients = [p.grad for p in (*self._replicated, self._head.weight) if p.grad is not None]
         # A sparse gradient through its values: multiplied itself, it would be sorted out again.
         dense = [g._values() if g.is_sparse else g for g in gradients]
         torch._foreach_mul_(dense, factor)
@@ -110,7 +124,7 @@ class Optimizers:
         if head is not None:
             values = head.coalesce().values() if head.is_sparse else head
             own = torch.linalg.vector_norm(values).float() ** 2
-        shared = [p.grad for p in self._backbone if p.grad is not None]
+        shared = [p.grad for p in self._replicated if p.grad is not None]
         norms = torch.stack(torch._foreach_norm(shared)).float()
         return (all_reduce_sum(own, mesh) + norms.square().sum()).sqrt()
 

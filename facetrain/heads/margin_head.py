@@ -1,7 +1,8 @@
 """The one head: (embedding, label) -> per-sample margin-softmax loss over sharded class centres.
 
-Methods plug in as per-sample values: a margin (MvCoM), a weight (SuperLoss, NAL, L2B), a second
-target (L2B). Second derivatives through the head are not supported.
+Nothing is reduced or weighted here, so methods work on plain per-sample values: MvCoM gives a
+margin, SuperLoss, NAL and L2B multiply the loss by a weight, NAL and L2B ask for the loss of
+further labels. Second derivatives through the head are not supported.
 """
 
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from facetrain.dist.collectives import all_gather_no_grad, all_gather_rows
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
 from facetrain.heads import margins
+from facetrain.heads.nearest import largest, nearest_rows
 from facetrain.heads.negatives import position_in_sample, sample_classes
-from facetrain.heads.sharded_softmax import NO_CLASS, sharded_cosines
+from facetrain.heads.sharded_softmax import NO_CLASS, own_samples, sharded_cosines
 
 MarginKind = Literal["cosface", "arcface", "combined", "arcface_straight_through"]
 
@@ -76,31 +78,24 @@ class HeadConfig(Config):
 
 
 @dataclass(frozen=True)
-class ExtraTarget:
-    """Further labels with their own weights, e.g. L2B's pseudo-labels.
-
-    `label` (B, K) int64 with -1 for none, `weight` (B, K).
-    """
-
-    label: Tensor
-    weight: Tensor
-
-
-@dataclass(frozen=True)
 class HeadOutput:
-    """What the head says of this rank's B samples; only `loss` carries gradients.
+    """What the head says of this rank's B samples; only the losses carry gradients.
 
     `negative_logsumexp` is over the logits of all classes but the label, so
     softplus(negative_logsumexp - scale * target_cosine) is the loss without a margin. Samples
-    with label -1 have loss, cosine and probability 0.
+    with label -1 have losses, cosine and probabilities 0.
     """
 
     loss: Tensor
-    """(B,) weighted, not reduced. Unweighted and with one target, exp(-loss) is the probability."""
+    """(B,) of the label; exp(-loss) is its probability under the margin."""
+    extra_loss: Tensor
+    """(B, K) the same with extra label k as the target; 0 where that is -1."""
     target_cosine: Tensor
     """(B,) cosine to the label's class centre, before the margin."""
     target_probability: Tensor
     """(B,) softmax probability of the label under the margin."""
+    plain_probability: Tensor
+    """(B, 1 + K) softmax probability without a margin of the label and of each extra label."""
     negative_logsumexp: Tensor
     """(B,)"""
 
@@ -152,47 +147,74 @@ class MarginHead(nn.Module):
         embedding: Tensor,
         label: Tensor,
         margin: Tensor | None = None,
-        weight: Tensor | None = None,
-        extra_target: ExtraTarget | None = None,
+        extra_label: Tensor | None = None,
     ) -> HeadOutput:
-        """Per-sample loss; a collective call with equal B on every rank.
-
-        loss_i = weight_i f_i + sum_k extra_weight_ik g_ik, where f_i is the margin softmax loss
-        with the label as target and g_ik the same loss with extra label k as target.
+        """Per-sample margin softmax loss; a collective call with equal B on every rank.
 
         Args:
             embedding: (B, D), not normalised.
             label: (B,) int64; -1 gives loss 0 and no gradient, whatever the other arguments.
             margin: (B,) in place of `config.base_margin`: radians for the ArcFaces, units of
                 cosine for CosFace and `combined` (whose angular margins stay). Differentiable.
-            weight: (B,) factor of f_i; 1 without it.
-            extra_target: further labels of the same samples, under the same margin.
+            extra_label: (B, K) int64 further labels of the same samples, e.g. pseudo-labels, -1
+                for none; their losses stand under the same margin.
 
         Raises:
             DataError: a label outside [-1, num_classes); checked for labels on the CPU only.
         """
         target = label[:, None]
-        if extra_target is not None:
-            target = torch.cat([target, extra_target.label], dim=1)  # (B, T)
+        if extra_label is not None:
+            extra_label = torch.where(target >= 0, extra_label, -1)
+            target = torch.cat([target, extra_label], dim=1)  # (B, T)
         self._check_labels(target)
         with torch.autocast(embedding.device.type, enabled=False):
             unit_embedding = F.normalize(embedding.to(self.weight.dtype), dim=1)
         cosine, rest = self._cosines(unit_embedding, target)  # (B, T), (B,)
         negatives = _negative_logsumexp(rest, self.config.scale * cosine, target)  # (B, T)
         logit = self.config.scale * self._apply_margin(cosine, margin)  # (B, T)
-        target_loss = -F.logsigmoid(logit - negatives)  # (B, T)
-        target_loss = torch.where(target >= 0, target_loss, 0.0)
+        loss = torch.where(target >= 0, -F.logsigmoid(logit - negatives), 0.0)  # (B, T)
 
-        loss = target_loss[:, 0] if weight is None else weight * target_loss[:, 0]
-        if extra_target is not None:
-            loss = loss + (extra_target.weight * target_loss[:, 1:]).sum(1)
-        probability = torch.exp(-target_loss[:, 0].detach())
+        probability = torch.exp(-loss[:, 0].detach())
+        plain = torch.sigmoid(self.config.scale * cosine.detach() - negatives.detach())  # (B, T)
         return HeadOutput(
-            loss=torch.where(label >= 0, loss, 0.0),
+            loss=loss[:, 0],
+            extra_loss=loss[:, 1:],
             target_cosine=cosine[:, 0].detach(),
             target_probability=torch.where(label >= 0, probability, 0.0),
+            plain_probability=torch.where(target >= 0, plain, 0.0),
             negative_logsumexp=negatives[:, 0].detach(),
         )
+
+    @torch.no_grad()
+    def nearest(self, embedding: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The classes nearest to each embedding: cosine (B, count) falling, label (B, count).
+
+        A collective call with equal B on every rank. Where there are fewer than `count` classes,
+        the rest has cosine -2 and label -1.
+
+        Args:
+            embedding: (B, D), not normalised.
+            count: how many.
+        """
+        with torch.autocast(embedding.device.type, enabled=False):
+            unit = F.normalize(embedding.to(self.weight.dtype), dim=1)
+            cosine, row = nearest_rows(
+                all_gather_no_grad(unit, self.mesh),
+                self.weight,
+                count,
+                self.config.chunk_size,
+                self._gemm_dtype(),
+            )  # (G, count)
+        label = torch.where(row >= 0, row + self.start, -1)
+        if self.mesh.world_size > 1:
+            num_samples = len(cosine)
+            of_ranks = (self.mesh.world_size, num_samples, count)
+            cosine = all_gather_no_grad(cosine, self.mesh).view(of_ranks).transpose(0, 1)
+            label = all_gather_no_grad(label, self.mesh).view(of_ranks).transpose(0, 1)
+            own = own_samples(num_samples, self.mesh)
+            cosine, place = largest(cosine[own].flatten(1), count)
+            label = label[own].flatten(1).gather(1, place)
+        return cosine, label
 
     def _cosines(self, unit_embedding: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         gathered = all_gather_rows(unit_embedding, self.mesh)  # (G, D)

@@ -24,7 +24,7 @@ from facetrain.dist.mesh import Mesh
 NO_CLASS = -1e30
 """Stands for log(0): finite, so that it has gradients, and below every logit."""
 
-_LEAST_NORM = 1e-12
+LEAST_NORM = 1e-12
 
 _CHUNK_SIZE = 32768
 """Classes at a time where the cosines are kept: few kernels, and small temporaries."""
@@ -101,11 +101,11 @@ class _ShardedCosines(torch.autograd.Function):
         kept_cosine = x.new_empty((num_samples, num_classes)) if chunk_size is None else None
         with torch.autocast(x.device.type, enabled=False):
             x_gemm = x.to(gemm_dtype)
-            for start, stop in _chunks(num_classes, chunk_size):
+            for start, stop in chunks(num_classes, chunk_size):
                 w = _rows(centre, sampled, start, stop)  # (c, D)
-                norm = torch.linalg.vector_norm(w, dim=1).clamp_min_(_LEAST_NORM)
+                norm = torch.linalg.vector_norm(w, dim=1).clamp_min_(LEAST_NORM)
                 torch.reciprocal(norm, out=inverse_norm[start:stop])
-                cosine = _matmul(x_gemm, w.t(), x.dtype).mul_(inverse_norm[start:stop])  # (G, c)
+                cosine = matmul(x_gemm, w.t(), x.dtype).mul_(inverse_norm[start:stop])  # (G, c)
                 column, inside = _columns(local_target, start, stop)
                 target_cosine.add_(cosine.gather(1, column).mul_(inside))
                 if kept_cosine is not None:
@@ -124,7 +124,7 @@ class _ShardedCosines(torch.autograd.Function):
 
         ctx.save_for_backward(x, centre, local_target, sampled, inverse_norm, rest, kept_cosine)
         ctx.scale, ctx.chunk_size, ctx.gemm_dtype, ctx.mesh = scale, chunk_size, gemm_dtype, mesh
-        own = _own_samples(num_samples, mesh)
+        own = own_samples(num_samples, mesh)
         return shared[own, 1:].contiguous(), rest[own].clone()
 
     @staticmethod
@@ -141,12 +141,12 @@ class _ShardedCosines(torch.autograd.Function):
         grad_centre = centre.new_empty((num_classes, x.shape[1])) if wants_centre else None
         with torch.autocast(x.device.type, enabled=False):
             x_gemm = x.to(gemm_dtype)
-            for start, stop in _chunks(num_classes, chunk_size):
+            for start, stop in chunks(num_classes, chunk_size):
                 w = _rows(centre, sampled, start, stop)  # (c, D)
                 inverse = inverse_norm[start:stop]
                 column, inside = _columns(local_target, start, stop)
                 if kept_cosine is None:
-                    cosine = _matmul(x_gemm, w.t(), x.dtype).mul_(inverse)  # (G, c)
+                    cosine = matmul(x_gemm, w.t(), x.dtype).mul_(inverse)  # (G, c)
                 else:
                     cosine = kept_cosine[:, start:stop]
                 grad_cosine = torch.add(-rest[:, None], cosine, alpha=scale)
@@ -169,7 +169,8 @@ class _ShardedCosines(torch.autograd.Function):
         return grad_x, grad_centre, None, None, None, None, None, None
 
 
-def _chunks(num_classes: int, chunk_size: int | None) -> list[tuple[int, int]]:
+def chunks(num_classes: int, chunk_size: int | None) -> list[tuple[int, int]]:
+    """[start, stop) of each run of classes."""
     size = chunk_size or _CHUNK_SIZE
     return [(start, min(start + size, num_classes)) for start in range(0, num_classes, size)]
 
@@ -190,12 +191,13 @@ def _exclude(logits: Tensor, column: Tensor, inside: Tensor) -> None:
     logits.scatter_add_(1, column, torch.where(inside, zero - torch.inf, zero))
 
 
-def _own_samples(num_samples: int, mesh: Mesh) -> slice:
+def own_samples(num_samples: int, mesh: Mesh) -> slice:
+    """This rank's part of the gathered samples of all ranks."""
     size = num_samples // mesh.world_size
     return slice(mesh.rank * size, (mesh.rank + 1) * size)
 
 
-def _matmul(a: Tensor, b: Tensor, out_dtype: torch.dtype) -> Tensor:
+def matmul(a: Tensor, b: Tensor, out_dtype: torch.dtype) -> Tensor:
     """Product of a and b in a's dtype, accumulated in `out_dtype` where the device can."""
     b = b.to(a.dtype)
     if a.dtype == out_dtype:
@@ -209,11 +211,11 @@ def _matmul_add(total: Tensor, a: Tensor, b: Tensor, gemm_dtype: torch.dtype) ->
     if gemm_dtype == total.dtype:
         total.addmm_(a, b)
     else:
-        total.add_(_matmul(a.to(gemm_dtype), b, total.dtype))
+        total.add_(matmul(a.to(gemm_dtype), b, total.dtype))
 
 
 def _matmul_into(out: Tensor, a: Tensor, b: Tensor, gemm_dtype: torch.dtype) -> None:
     if gemm_dtype == out.dtype:
         torch.mm(a, b, out=out)
     else:
-        out.copy_(_matmul(a.to(gemm_dtype), b, out.dtype))
+        out.copy_(matmul(a.to(gemm_dtype), b, out.dtype))

@@ -6,31 +6,13 @@ trains to the same bits as a plain one.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-
-@contextlib.contextmanager
-def _frozen_statistics(block: nn.Module) -> Iterator[None]:
-    """Normalise by the batch as in training, but leave the running statistics alone.
-
-    Momentum 0 rather than `track_running_stats` off: the second run must save as many tensors
-    for backward as the first, and the statistics are among them.
-    """
-    norms = [child for child in block.modules() if isinstance(child, nn.BatchNorm2d)]
-    saved = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-        norm.num_batches_tracked = None
-    try:
-        yield
-    finally:
-        for norm, momentum, num_batches in saved:
-            norm.momentum = momentum
-            norm.num_batches_tracked = num_batches
+from facetrain.models.frozen_statistics import frozen_statistics
 
 
 def recomputed(block: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -52,6 +34,6 @@ def recomputed(block: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor)
         x,
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=lambda: (contextlib.nullcontext(), _frozen_statistics(block)),
+        context_fn=lambda: (contextlib.nullcontext(), frozen_statistics(block)),
     )
     return output

@@ -23,6 +23,7 @@ from facetrain.dist.collectives import gather_objects
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import run_stage
 from facetrain.engine.loop import Evaluate, LoopConfig, Trainer
+from facetrain.engine.method import Method
 from facetrain.engine.optim import OptimizerConfig, Optimizers
 from facetrain.engine.schedule import ScheduleConfig
 from facetrain.heads.margin_head import HeadConfig, MarginHead
@@ -110,6 +111,7 @@ def run(
         backbone = build_backbone(config.model).to(mesh.device)
         size = config.model.embedding_size
         head = MarginHead(config.head, dataset.num_classes, size, mesh, config.seed)
+        method = Method(head)
         sampler = TrainSampler(dataset.num_images, config.train.batch_size, config.seed)
         trainer = Trainer(
             config.train,
@@ -117,10 +119,11 @@ def run(
             config.augment,
             seed=config.seed,
             backbone=backbone,
-            head=head,
-            optimizers=Optimizers(config.optimizer, backbone, head),
+            method=method,
+            optimizers=Optimizers(config.optimizer, backbone, head, method.trained),
             mesh=mesh,
             out_dir=out_dir,
+            num_images=dataset.num_images,
             steps_per_epoch=sampler.steps_per_epoch,
             identity=_identity(config, dataset),
             evaluate=evaluate,

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from dense_head import dense_loss
 from launch import Ranks
 from torch import nn
@@ -11,7 +12,7 @@ from torch import nn
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.parallel import wrap_ddp
 from facetrain.dist.shard import shard_range
-from facetrain.heads.margin_head import ExtraTarget, HeadConfig, MarginHead
+from facetrain.heads.margin_head import HeadConfig, MarginHead
 from facetrain.heads.row_optimizer import RowSGD
 
 SIZE, BATCH, SCALE = 8, 12, 16.0
@@ -45,10 +46,10 @@ def problem(num_classes: int) -> dict[str, torch.Tensor]:
 
 def dense(data: dict[str, torch.Tensor], kind: str, with_extra: bool) -> dict[str, torch.Tensor]:
     """Values and gradients of the mean loss, from the plain formula."""
-    embedding, centre, margin, weight = (
-        data[name].clone().requires_grad_() for name in ("embedding", "centre", "margin", "weight")
+    embedding, centre, margin = (
+        data[name].clone().requires_grad_() for name in ("embedding", "centre", "margin")
     )
-    targets = [(data["label"], weight)]
+    targets = [(data["label"], data["weight"])]
     if with_extra:
         targets += list(zip(data["extra"].T, data["extra_weight"].T, strict=True))
     loss = torch.zeros(BATCH, dtype=torch.float64)
@@ -56,36 +57,49 @@ def dense(data: dict[str, torch.Tensor], kind: str, with_extra: bool) -> dict[st
         one = dense_loss(embedding, centre, label.clamp_min(0), margin, SCALE, kind)
         loss = loss + torch.where((label >= 0) & (data["label"] >= 0), factor * one, 0.0)
     loss.mean().backward()
-    leaves = {"embedding": embedding, "centre": centre, "margin": margin, "weight": weight}
-    return {"loss": loss.detach()} | {f"grad_{k}": v.grad for k, v in leaves.items()}
+    leaves = {"embedding": embedding, "centre": centre, "margin": margin}
+    cosine = (F.normalize(embedding) @ F.normalize(centre).T).detach()
+    target = torch.cat([data["label"][:, None], data["extra"]], 1)[:, : 1 + 2 * with_extra]
+    known = (target >= 0) & (target[:, :1] >= 0)
+    plain = (SCALE * cosine).softmax(1).gather(1, target.clamp_min(0))
+    return {
+        "loss": loss.detach(),
+        "plain_probability": torch.where(known, plain, 0.0),
+        "nearest": cosine.topk(2).values,
+        "nearest_label": cosine.topk(2).indices,
+    } | {f"grad_{k}": v.grad for k, v in leaves.items()}
 
 
 def sharded(mesh: Mesh, num_classes: int, config: dict[str, Any], with_extra: bool) -> Any:
     """The same from this rank's part: its samples and its classes."""
     data = problem(num_classes)
     start, stop = shard_range(BATCH, mesh.rank, mesh.world_size)
-    embedding, margin, weight = (
-        data[name][start:stop].clone().requires_grad_()
-        for name in ("embedding", "margin", "weight")
+    embedding, margin = (
+        data[name][start:stop].clone().requires_grad_() for name in ("embedding", "margin")
     )
-    label = data["label"][start:stop].clone()
-    given = [tensor.clone() for tensor in (embedding, label, margin, weight)]
+    label, extra = data["label"][start:stop].clone(), data["extra"][start:stop].clone()
+    given = [tensor.clone() for tensor in (embedding, label, margin, extra)]
     head = MarginHead(HeadConfig(scale=SCALE, **config), num_classes, SIZE, mesh, 0).double()
     with torch.no_grad():
         head.weight.copy_(data["centre"][head.start : head.stop])
-    extra = ExtraTarget(data["extra"][start:stop], data["extra_weight"][start:stop])
-    out = head(embedding, label, margin, weight, extra if with_extra else None)
-    (out.loss.sum() / BATCH).backward()
-    for before, after in zip(given, (embedding, label, margin, weight), strict=True):
+    out = head(embedding, label, margin, extra if with_extra else None)
+    loss = data["weight"][start:stop] * out.loss
+    if with_extra:
+        loss = loss + (data["extra_weight"][start:stop] * out.extra_loss).sum(1)
+    (loss.sum() / BATCH).backward()
+    cosine, nearest = head.nearest(embedding, 2)
+    for before, after in zip(given, (embedding, label, margin, extra), strict=True):
         assert torch.equal(before, after)  # the caller's tensors are left alone
     assert embedding.grad is not None
     assert head.weight.grad is not None
     return {
-        "loss": out.loss.detach().numpy(),
+        "loss": loss.detach().numpy(),
+        "plain_probability": out.plain_probability.numpy(),
+        "nearest": cosine.numpy(),
+        "nearest_label": nearest.numpy(),
         "grad_embedding": embedding.grad.numpy(),
         "grad_centre": head.weight.grad.numpy(),
         "grad_margin": margin.grad.numpy(),
-        "grad_weight": weight.grad.numpy(),
     }
 
 

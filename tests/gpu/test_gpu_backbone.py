@@ -12,6 +12,7 @@ from facetrain.data.augment import AugmentConfig
 from facetrain.data.loader import Batch
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.loop import LoopConfig, Trainer
+from facetrain.engine.method import Method
 from facetrain.engine.optim import OptimizerConfig, Optimizers
 from facetrain.engine.schedule import ScheduleConfig
 from facetrain.heads.margin_head import HeadConfig, MarginHead
@@ -47,10 +48,11 @@ def take_step(folder: Path, checkpointing: bool = False, **options: object) -> S
         AugmentConfig(),
         seed=0,
         backbone=backbone,
-        head=head,
+        method=Method(head),
         optimizers=Optimizers(OptimizerConfig(weight_decay=0.0), backbone, head),
         mesh=mesh,
         out_dir=folder,
+        num_images=10 * BATCH,
         steps_per_epoch=10,
         identity={},
     )

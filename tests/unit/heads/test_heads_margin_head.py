@@ -15,7 +15,7 @@ from torch import Tensor
 from facetrain.core.errors import DataError
 from facetrain.dist.mesh import Mesh
 from facetrain.heads import sharded_softmax
-from facetrain.heads.margin_head import ExtraTarget, HeadConfig, MarginHead
+from facetrain.heads.margin_head import HeadConfig, MarginHead
 
 MESH = Mesh.single()
 
@@ -60,8 +60,9 @@ def test_gradients_are_finite_differences(kind: str, chunk_size: int | None) -> 
         head = make_head(centre.detach(), **config)
         del head.weight
         head.weight = centre
-        out: Tensor = head(embedding, label, margin, weight, ExtraTarget(extra, extra_weight)).loss
-        return out
+        out = head(embedding, label, margin, extra)
+        both: Tensor = weight * out.loss + (extra_weight * out.extra_loss).sum(1)
+        return both
 
     inputs = (normal(3, 4), normal(5, 4, seed=1), normal(3).sigmoid() / 2, normal(3), normal(3, 1))
     assert torch.autograd.gradcheck(loss, [value.requires_grad_() for value in inputs])
@@ -86,18 +87,18 @@ def test_margin_gradient_is_the_probability() -> None:
     torch.testing.assert_close((up - down) / (2 * step), expected, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("with_weight", [False, True])
 @pytest.mark.parametrize("with_extra", [False, True])
-def test_absent_label_has_no_loss_and_no_gradient(with_weight: bool, with_extra: bool) -> None:
+def test_absent_label_has_no_loss_and_no_gradient(with_extra: bool) -> None:
     """The middle sample leaves no trace: the others' gradients are as without it."""
     embedding = normal(3, 4).requires_grad_()
     head = make_head(normal(5, 4, seed=1))
     label = torch.tensor([2, -1, 3])
-    weight = torch.tensor([1.0, torch.inf, 2.0]).double() if with_weight else None
-    extra = ExtraTarget(torch.tensor([[1], [1], [-1]]), torch.ones(3, 1).double())
-    out = head(embedding, label, None, weight, extra if with_extra else None)
-    out.loss.sum().backward()
+    extra = torch.tensor([[1], [1], [-1]]) if with_extra else None
+    out = head(embedding, label, None, extra)
+    (out.loss.sum() + out.extra_loss.sum()).backward()
     assert out.loss[1] == out.target_probability[1] == out.target_cosine[1] == 0
+    assert out.extra_loss[1:].eq(0).all()
+    assert out.plain_probability[1].eq(0).all()
     assert embedding.grad is not None
     assert head.weight.grad is not None
     grad, grad_centre = embedding.grad.clone(), head.weight.grad.clone()
@@ -106,11 +107,8 @@ def test_absent_label_has_no_loss_and_no_gradient(with_weight: bool, with_extra:
     head.zero_grad()
     embedding.grad = None
     kept = [0, 2]
-    weight = None if weight is None else weight[kept]
-    extra = ExtraTarget(extra.label[kept], extra.weight[kept])
-    head(
-        embedding[kept], label[kept], None, weight, extra if with_extra else None
-    ).loss.sum().backward()
+    out = head(embedding[kept], label[kept], None, None if extra is None else extra[kept])
+    (out.loss.sum() + out.extra_loss.sum()).backward()
     torch.testing.assert_close(embedding.grad, grad)
     torch.testing.assert_close(head.weight.grad, grad_centre)
 
@@ -158,8 +156,9 @@ def test_one_class_has_no_loss() -> None:
     """No other class: the softmax is 1 whatever the logit."""
     head = make_head(normal(1, 4))
     embedding = normal(2, 4).requires_grad_()
-    extra = ExtraTarget(torch.zeros(2, 1, dtype=torch.int64), torch.ones(2, 1).double())
-    out = head(embedding, torch.zeros(2, dtype=torch.int64), None, None, extra)
+    extra = torch.zeros(2, 1, dtype=torch.int64)
+    out = head(embedding, torch.zeros(2, dtype=torch.int64), None, extra)
+    assert out.extra_loss.tolist() == [[0.0], [0.0]]
     out.loss.sum().backward()
     assert out.loss.tolist() == [0.0, 0.0]
     assert embedding.grad is not None
@@ -252,3 +251,19 @@ def test_kept_cosines_in_several_blocks_equal_one(monkeypatch: pytest.MonkeyPatc
         results.append((loss.detach(), leaf.grad, head.weight.grad))
     for one, several in zip(*results, strict=True):
         torch.testing.assert_close(one, several)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_nearest_is_the_sorted_cosine_matrix(chunk_size: int | None) -> None:
+    centre, embedding = normal(7, 4), normal(5, 4, seed=1)
+    cosine, label = make_head(centre, chunk_size=chunk_size).nearest(embedding, 3)
+    expected = (F.normalize(embedding) @ F.normalize(centre).T).sort(dim=1, descending=True)
+    torch.testing.assert_close(cosine, expected.values[:, :3])
+    assert torch.equal(label, expected.indices[:, :3])
+
+
+def test_nearest_says_where_there_are_no_more_classes() -> None:
+    cosine, label = make_head(normal(2, 4)).nearest(normal(1, 4, seed=1), 3)
+    assert label[0, 2] == -1
+    assert cosine[0, 2] == -2
+    assert sorted(label[0, :2].tolist()) == [0, 1]

@@ -1,0 +1,68 @@
+"""What a method gave to every image in each epoch, kept for pictures: `samples/epoch_0003.npz`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from facetrain.core.artifact import atomic_path
+from facetrain.dist.collectives import all_reduce_sum
+from facetrain.dist.mesh import Mesh
+
+SAMPLES = "samples"
+
+
+class SampleRecord:
+    """Gathers values of the samples of an epoch on the device, and writes them when it is over.
+
+    Images that the epoch passed over, or that came before a resume within it, are NaN.
+
+    Args:
+        out_dir: the stage's folder.
+        num_images: N of the data set.
+    """
+
+    def __init__(self, out_dir: Path, num_images: int, mesh: Mesh) -> None:
+        self.folder, self.num_images, self.mesh = out_dir / SAMPLES, num_images, mesh
+        self._values: dict[str, Tensor] = {}
+        self._seen = torch.zeros(num_images + 1, device=mesh.device)
+
+    def add(self, index: Tensor, values: Mapping[str, Tensor]) -> None:
+        """Note values (B,) of images at `index` (B,), of which -1 is nobody."""
+        place = torch.where(index >= 0, index, self.num_images)
+        self._seen[place] = 1
+        for name, value in values.items():
+            if name not in self._values:
+                self._values[name] = torch.zeros_like(self._seen)
+            self._values[name][place] = value.detach().float()
+
+    def end_epoch(self, epoch: int) -> None:
+        """Write what epoch `epoch`, counted from 1, gave; a collective call."""
+        if not self._values:
+            return
+        seen = all_reduce_sum(self._seen[:-1].clone(), self.mesh)
+        arrays = {
+            name: torch.where(seen > 0, all_reduce_sum(value[:-1].clone(), self.mesh), torch.nan)
+            for name, value in self._values.items()
+        }
+        if self.mesh.is_main:
+            self.folder.mkdir(exist_ok=True)
+            path = self.folder / f"epoch_{epoch:04d}.npz"
+            with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                np.savez(file, **{name: value.cpu().numpy() for name, value in arrays.items()})
+        self._values.clear()
+        self._seen.zero_()
+
+
+def read_samples(out_dir: Path) -> dict[str, NDArray[np.float32]]:
+    """Name -> (epochs, N) of everything that a training kept of its samples; {} without any."""
+    files = sorted((out_dir / SAMPLES).glob("epoch_*.npz"))
+    found: dict[str, list[NDArray[np.float32]]] = {}
+    for path in files:
+        with np.load(path, allow_pickle=False) as arrays:
+            for name in arrays.files:
+                found.setdefault(name, []).append(arrays[name])
+    return {name: np.stack(epochs) for name, epochs in found.items()}
