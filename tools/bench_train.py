@@ -101,7 +101,7 @@ def facetrain_step(options: argparse.Namespace, mesh: Mesh, out_dir: Path) -> St
         optimizers=Optimizers(optimizer, backbone, head),
         mesh=mesh,
         out_dir=out_dir,
-        num_images=1,
+        num_images=options.batch,
         steps_per_epoch=1_000_000,
         identity={},
     )

@@ -135,6 +135,7 @@ class Trainer:
         evaluate_every = self.num_steps
         if self.config.evaluate_every:
             evaluate_every = max(1, round(self.config.evaluate_every * self.steps_per_epoch))
+        self.method.start(self.step)
         losses: list[Tensor] = []  # of the steps since the last look, on the device
         self._model.train()
         started = time.perf_counter()
@@ -182,8 +183,8 @@ class Trainer:
                 with self._autocast() if device.type == "cuda" else contextlib.nullcontext():
                     loss = self.method.loss(embedding, part).sum() / config.batch_size
                 with named_errors(self.mesh, "the backward pass"):
-                    (loss * self._scaler.scale).backward()
-            total += loss.detach()
+                    torch.autograd.backward(loss * self._scaler.scale)
+            total += self.method.margin_loss.sum() / config.batch_size
         self.method.end_step()
         self._record.add(index, self.method.per_sample())
         self._apply_gradients()
@@ -218,8 +219,9 @@ class Trainer:
         """Unscale, clip and step; a step whose float16 gradients overflowed is left out."""
         if self.method.trained is not None:
             for parameter in self.method.trained.parameters():
-                if parameter.grad is not None:
-                    all_reduce_sum(parameter.grad, self.mesh)
+                if parameter.grad is None:  # in a warm-up; SGD wants all gradients or none
+                    parameter.grad = torch.zeros_like(parameter)
+                all_reduce_sum(parameter.grad, self.mesh)
         clip = self.config.clip_norm
         if clip is not None or self._scaler.enabled:
             scale = self._scaler.scale
@@ -284,9 +286,10 @@ class Trainer:
         backbone = {f"backbone/{n}": value for n, value in self.backbone.state_dict().items()}
         centres = ShardedRows(self.head.weight, self.head.num_classes)
         trained = self.method.trained.state_dict() if self.method.trained else {}
-        state = {**trained, **self.method.tensors()}
-        method = {f"method/{name}": value for name, value in state.items()}
-        return {**backbone, "head/weight": centres, **method, **self.optimizers.tensors()}
+        trained = {f"trained/{n}": value for n, value in trained.items()}
+        method = {f"method/{n}": value for n, value in self.method.tensors().items()}
+        optimizers = self.optimizers.tensors()
+        return {**backbone, "head/weight": centres, **trained, **method, **optimizers}
 
     def _progress(self) -> dict[str, Any]:
         return {
@@ -311,7 +314,10 @@ class Trainer:
                     "was started with, or choose another --out"
                 )
         self.optimizers.materialise(progress["optimizer_state"])
-        load_state(self._tensors(), checkpoint, self.mesh)
+        tensors = self._tensors()
+        load_state(tensors, checkpoint, self.mesh)
+        of_method = {n: v for n, v in tensors.items() if n.startswith("method/")}
+        self.method.restored({n.removeprefix("method/"): v for n, v in of_method.items()})
         self._scaler.load(progress["loss_scale"])
         self.step = progress["step"]
         self._first_loss = progress["first_loss"]

@@ -33,10 +33,13 @@ class Method:
         trained: modules that the optimiser trains besides the backbone and the centres, the same
             on every rank; their gradients are summed over ranks by the trainer.
         batch: of the step under way.
+        margin_loss: (b,) of the last micro-batch without the method's weights: what the log tells
+            and the divergence guard judges.
     """
 
     trained: nn.Module | None = None
     batch: StepBatch
+    margin_loss: Tensor
 
     def __init__(self, head: MarginHead) -> None:
         self.head = head
@@ -47,7 +50,7 @@ class Method:
         self.batch = batch
 
     def loss(self, embedding: Tensor, part: slice) -> Tensor:
-        """What is minimised of each sample of a micro-batch, (b,).
+        """What is minimised of each sample of a micro-batch, (b,); sets `margin_loss`.
 
         The trainer divides the sum by the size of the whole batch.
 
@@ -56,6 +59,7 @@ class Method:
             part: rows of the batch.
         """
         loss: Tensor = self.head(embedding, self.batch.label[part], self.batch.margin[part]).loss
+        self.margin_loss = loss.detach()
         return loss
 
     def end_step(self) -> None:
@@ -68,3 +72,9 @@ class Method:
     def tensors(self) -> Mapping[str, Tensor | ShardedRows]:
         """State for the checkpoint besides `trained`, filled in place when one is read."""
         return {}
+
+    def restored(self, tensors: Mapping[str, Tensor | ShardedRows]) -> None:
+        """After a checkpoint was read into `tensors`, which `tensors()` had returned."""
+
+    def start(self, step: int) -> None:
+        """Before the first step of this process, which is `step`."""

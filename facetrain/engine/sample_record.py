@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,8 @@ class SampleRecord:
 
     def add(self, index: Tensor, values: Mapping[str, Tensor]) -> None:
         """Note values (B,) of images at `index` (B,), of which -1 is nobody."""
+        if not values:
+            return
         place = torch.where(index >= 0, index, self.num_images)
         self._seen[place] = 1
         for name, value in values.items():
@@ -44,15 +47,15 @@ class SampleRecord:
         if not self._values:
             return
         seen = all_reduce_sum(self._seen[:-1].clone(), self.mesh)
-        arrays = {
-            name: torch.where(seen > 0, all_reduce_sum(value[:-1].clone(), self.mesh), torch.nan)
-            for name, value in self._values.items()
-        }
+        arrays: dict[str, Any] = {}
+        for name, value in self._values.items():
+            total = all_reduce_sum(value[:-1].clone(), self.mesh)
+            arrays[name] = torch.where(seen > 0, total, torch.nan).cpu().numpy()
         if self.mesh.is_main:
             self.folder.mkdir(exist_ok=True)
             path = self.folder / f"epoch_{epoch:04d}.npz"
             with atomic_path(path) as temporary, open(temporary, "wb") as file:
-                np.savez(file, **{name: value.cpu().numpy() for name, value in arrays.items()})
+                np.savez(file, **arrays)
         self._values.clear()
         self._seen.zero_()
 

@@ -10,23 +10,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import model_validator
 
-from facetrain.core.artifact import Artifact
+from facetrain.core.artifact import Artifact, fingerprint
 from facetrain.core.config import Config, config_digest
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
 from facetrain.data.augment import AugmentConfig
 from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.loader import Batch, TrainLoader
+from facetrain.data.overlay import overlay_file
 from facetrain.data.sampler import TrainSampler
 from facetrain.dist.collectives import gather_objects
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import run_stage
 from facetrain.engine.loop import Evaluate, LoopConfig, Trainer
-from facetrain.engine.method import Method
 from facetrain.engine.optim import OptimizerConfig, Optimizers
 from facetrain.engine.schedule import ScheduleConfig
 from facetrain.heads.margin_head import HeadConfig, MarginHead
+from facetrain.methods.choose import RobustConfig, check_combination, make_method
+from facetrain.methods.l2b import L2bConfig
 from facetrain.models.backbone import ModelConfig, build_backbone
 from facetrain.models.weights import BACKBONE_FILE, save_backbone
 
@@ -42,6 +45,26 @@ class TrainConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: LoopConfig
+    robust: RobustConfig | None = None
+    """A method against noisy labels; plain training without it."""
+
+    @model_validator(mode="after")
+    def _robust_fits(self) -> "TrainConfig":
+        check_combination(self.robust, self.head, self.train.accumulate)
+        return self
+
+
+def _without_files(robust: RobustConfig) -> RobustConfig:
+    """Where the trusted images are named does not matter, but which they are."""
+    if isinstance(robust, L2bConfig):
+        return robust.model_copy(update={"trusted": Path()})
+    return robust
+
+
+def _trusted(config: TrainConfig) -> dict[str, str]:
+    if isinstance(config.robust, L2bConfig):
+        return {"trusted images": fingerprint(overlay_file(config.robust.trusted))}
+    return {}
 
 
 def _identity(config: TrainConfig, dataset: FaceDataset) -> Mapping[str, str]:
@@ -56,6 +79,8 @@ def _identity(config: TrainConfig, dataset: FaceDataset) -> Mapping[str, str]:
         "augment": config_digest(config.augment),
         "optimizer": config_digest(config.optimizer),
         "schedule": config_digest(config.schedule),
+        "robust": config_digest(_without_files(config.robust)) if config.robust else "",
+        **_trusted(config),
         **{f"train.{name}": str(getattr(loop, name)) for name in fixed},
     }
 
@@ -111,8 +136,21 @@ def run(
         backbone = build_backbone(config.model).to(mesh.device)
         size = config.model.embedding_size
         head = MarginHead(config.head, dataset.num_classes, size, mesh, config.seed)
-        method = Method(head)
         sampler = TrainSampler(dataset.num_images, config.train.batch_size, config.seed)
+        method = make_method(
+            config.robust,
+            head,
+            backbone,
+            dataset,
+            mesh,
+            data_path=config.data.path,
+            augment=config.augment,
+            image_size=config.model.image_size,
+            steps_per_epoch=sampler.steps_per_epoch,
+            seed=config.seed,
+            out_dir=out_dir,
+            workers=config.data.workers,
+        )
         trainer = Trainer(
             config.train,
             config.schedule,
@@ -138,4 +176,5 @@ def run(
             "num_skipped": sum(gather_objects(loader.num_skipped if loader else 0, mesh)),
         }
 
-    return run_stage("train", config, {"data": dataset.fingerprint}, out_dir, mesh, work)
+    inputs = {"data": dataset.fingerprint, **_trusted(config)}
+    return run_stage("train", config, inputs, out_dir, mesh, work)

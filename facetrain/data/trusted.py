@@ -1,0 +1,52 @@
+"""Images whose labels are trusted, as a source of batches beside the training set."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facetrain.core.errors import DataError
+from facetrain.data.dataset import FaceDataset
+
+
+class TrustedImages:
+    """The images that an overlay keeps, under the classes of a training set.
+
+    A trusted label may differ from the one that is trained: it is the overlay's. Images of
+    identities that the training set does not have are left out.
+
+    Args:
+        dataset: the training set.
+        path: its shards.
+        overlay: what it keeps is trusted, e.g. of the stage `clean`, or of a person's review.
+
+    Raises:
+        DataError: no trusted image of any trained identity.
+    """
+
+    label: NDArray[np.int64]
+    """(num_images,) dense classes of the training set."""
+    fingerprint: str
+
+    def __init__(self, dataset: FaceDataset, path: Path, overlay: Path) -> None:
+        self._trusted = FaceDataset.open(path, (overlay,))
+        self.fingerprint = self._trusted.fingerprint
+        label = self._trusted.class_ids[self._trusted.label]  # as the overlay names it
+        place = np.searchsorted(dataset.class_ids, label).clip(max=dataset.num_classes - 1)
+        known = dataset.class_ids[place] == label
+        self._image = np.flatnonzero(known)
+        self.label = place[known]
+        if len(self.label) == 0:
+            raise DataError(
+                f"{overlay}: must keep images of identities that are trained, but keeps "
+                f"{self._trusted.num_images} of others; give an overlay of the same labels"
+            )
+
+    @property
+    def num_images(self) -> int:
+        """Trusted images of trained identities."""
+        return len(self.label)
+
+    def decode(self, index: int, size: int) -> NDArray[np.uint8]:
+        """(size, size, 3) uint8 RGB of trusted image `index`."""
+        return self._trusted.decode(int(self._image[index]), size)

@@ -1,0 +1,107 @@
+"""Which method a recipe asks for, what it may be combined with, and how it is built."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from facetrain.core.errors import ConfigError
+from facetrain.core.rng import derive_seed
+from facetrain.data.augment import AugmentConfig
+from facetrain.data.dataset import FaceDataset
+from facetrain.data.loader import TrainLoader
+from facetrain.data.trusted import TrustedImages
+from facetrain.dist.mesh import Mesh
+from facetrain.engine.method import Method
+from facetrain.heads.margin_head import HeadConfig, MarginHead
+from facetrain.methods.l2b import L2bConfig, L2bMethod
+from facetrain.methods.nal import NalConfig, NalMethod
+from facetrain.methods.superloss import SuperLossConfig, SuperLossMethod
+
+RobustConfig = Annotated[SuperLossConfig | NalConfig | L2bConfig, Field(discriminator="name")]
+"""One of the methods; two that weigh the same samples down are never stacked."""
+
+
+def check_combination(robust: RobustConfig | None, head: HeadConfig, accumulate: int) -> None:
+    """Refuse what the formulas do not cover.
+
+    Raises:
+        ValueError: sampled negatives where a probability over all classes is needed; a batch that
+            comes in pieces where its weights are normalised as a whole.
+    """
+    if isinstance(robust, NalConfig | L2bConfig) and head.sample_rate < 1:
+        raise ValueError(
+            f"robust.name={robust.name} needs the probabilities of all classes, but "
+            f"head.sample_rate={head.sample_rate} leaves classes out; set it to 1, or take "
+            "robust.name=superloss"
+        )
+    if isinstance(robust, L2bConfig) and accumulate > 1:
+        raise ValueError(
+            "robust.name=l2b normalises its weights over the whole batch, but "
+            f"train.accumulate={accumulate} cuts it; set it to 1"
+        )
+
+
+def make_method(
+    robust: RobustConfig | None,
+    head: MarginHead,
+    backbone: nn.Module,
+    dataset: FaceDataset,
+    mesh: Mesh,
+    *,
+    data_path: Path,
+    augment: AugmentConfig,
+    image_size: int,
+    steps_per_epoch: int,
+    seed: int,
+    out_dir: Path,
+    workers: int,
+) -> Method:
+    """The method of `robust` on this head and data set; plain training for None.
+
+    Raises:
+        ConfigError: fewer trusted images than one look-ahead needs.
+        DataError: trusted images of none of the identities.
+    """
+    if robust is None:
+        return Method(head)
+    if isinstance(robust, SuperLossConfig):
+        return SuperLossMethod(robust, head, mesh)
+    if isinstance(robust, NalConfig):
+        label = torch.from_numpy(dataset.label)
+        return NalMethod(
+            robust, head, mesh, label=label, steps_per_epoch=steps_per_epoch, folder=out_dir
+        )
+    trusted = TrustedImages(dataset, data_path, robust.trusted)
+    if trusted.num_images < robust.batch_size:
+        raise ConfigError(
+            f"{robust.trusted}: a look-ahead takes {robust.batch_size} trusted images, but there "
+            f"are {trusted.num_images}; set robust.batch_size to at most that"
+        )
+    own_seed = derive_seed(seed, "trusted images")
+
+    def batches(start: int) -> TrainLoader:
+        return TrainLoader(
+            trusted,
+            image_size,
+            robust.batch_size,
+            own_seed,
+            rank=mesh.rank,
+            world_size=mesh.world_size,
+            workers=min(workers, 1),
+            start_step=start,
+            pin_memory=mesh.device.type == "cuda",
+        )
+
+    return L2bMethod(
+        robust,
+        head,
+        backbone,
+        mesh,
+        batches=batches,
+        augment_config=augment,
+        steps_per_epoch=steps_per_epoch,
+        seed=own_seed,
+    )
