@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 import facetrain
-from facetrain.commands import data_sets, results, stages
+from facetrain.commands import data_sets, evaluation, results, review, stages
 from facetrain.core.errors import UserError
 
 
@@ -37,13 +37,16 @@ for _command in (
     data_sets.pack,
     data_sets.inspect,
     data_sets.corrupt,
+    data_sets.variations,
     stages.run,
     stages.train,
     stages.embed,
     stages.graph,
     stages.clean,
-    results.evaluate,
+    stages.finetune,
+    evaluation.evaluate,
     results.report,
+    review.review,
     results.export,
 ):
     cli.add_command(_command)

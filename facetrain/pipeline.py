@@ -4,7 +4,6 @@ A stage whose folder holds the manifest of the same config and inputs is skipped
 interrupted one resumes, so a run may be killed and started again at any time.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,31 +15,33 @@ from facetrain.clean import clean
 from facetrain.clean.clean import OVERLAY_FILE, CleanConfig
 from facetrain.core.artifact import Artifact, fingerprint, read_artifact, write_json
 from facetrain.core.config import load_config
-from facetrain.core.errors import CheckpointError, ConfigError
-from facetrain.data.corrupt import corrupt
+from facetrain.core.errors import ConfigError
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.noise import NoiseConfig
-from facetrain.data.synthetic import SyntheticConfig, write_pairs, write_synthetic
 from facetrain.dist.mesh import Mesh
-from facetrain.dist.stage import run_stage
 from facetrain.embed import embed
 from facetrain.embed.embed import EmbedConfig
-from facetrain.evaluate import evaluate
+from facetrain.engine.loop import Evaluate
+from facetrain.evaluate import evaluate, ijb
 from facetrain.evaluate.evaluate import EvaluateConfig, evaluate_bins, name_sets
+from facetrain.evaluate.ijb import IjbConfig
+from facetrain.finetune import finetune
+from facetrain.finetune.settings import FinetuneConfig, FinetuneStageConfig
 from facetrain.graph import knn_stage
 from facetrain.graph.knn import KnnConfig
+from facetrain.methods.l2b import L2bConfig
 from facetrain.models.weights import BACKBONE_FILE, load_backbone
 from facetrain.pretrain import train
+from facetrain.pretrain.earlier import make_way
 from facetrain.pretrain.train import TrainConfig
 from facetrain.report.cleaning import CleanedSet, noise_rows
 from facetrain.report.comparison import EVALUATE, EVALUATE_RETRAIN, EVALUATE_TRUE, compare
-from facetrain.report.gallery import finished_stages
+from facetrain.report.stages import finished_stages
 from facetrain.report.summary import write_report
 from facetrain.report.table import format_table, verification_table
+from facetrain.review import layer
 
-PAIRS_FILE = "pairs.bin"
 SUMMARY_FILE = "summary.json"
-_RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parent / "recipes"
 
 Numbers = Mapping[str, Mapping[str, Any]]
 """Verification set -> its numbers."""
@@ -53,14 +54,9 @@ class Recipe(TrainConfig):
     graph: KnnConfig = KnnConfig()
     clean: CleanConfig | None = None
     """How to clean the labels before a second training; without it there is no cleaning."""
+    finetune: FinetuneConfig | None = None
+    """What `facetrain finetune` does to a trained folder; `run` leaves it alone."""
     evaluate: EvaluateConfig = EvaluateConfig()
-
-
-class DemoRecipe(Recipe):
-    """The demo's recipe, with the faces it renders and the noise it plants for itself."""
-
-    synthetic: SyntheticConfig
-    noise: NoiseConfig
 
 
 def load_recipe(path: Path, overrides: Sequence[str]) -> Recipe:
@@ -74,6 +70,8 @@ def load_recipe(path: Path, overrides: Sequence[str]) -> Recipe:
         "data.path": (recipe.data.path,),
         "data.overlay": recipe.data.overlay,
         "evaluate.bins": recipe.evaluate.bins,
+        "evaluate.folders": [folder.images for folder in recipe.evaluate.folders],
+        "evaluate.ijb.path": [path for path in (recipe.evaluate.ijb.path,) if path],
     }
     if recipe.clean is not None:
         source = recipe.clean.source
@@ -81,6 +79,8 @@ def load_recipe(path: Path, overrides: Sequence[str]) -> Recipe:
             "clean.source": (source,) if source else (),
             "clean.exclude": recipe.clean.exclude,
         }
+    if isinstance(recipe.robust, L2bConfig):
+        named["robust.trusted"] = (recipe.robust.trusted,)
     for key, files in named.items():
         _must_exist(files, f"{path}: {key}", f"add {key}=... after it")
     return recipe
@@ -92,14 +92,29 @@ def _must_exist(files: Sequence[Path], what: str, advice: str) -> None:
             raise ConfigError(f"{what} must exist, but there is no {file}; {advice}")
 
 
-def _open_dataset(recipe: Recipe) -> FaceDataset:
+def _open_dataset(recipe: Recipe, mesh: Mesh) -> FaceDataset:
+    """The recipe's data set; a review among its overlays is brought up to date first."""
     data = recipe.data
+    _refresh_reviews(data.overlay, mesh)
     return FaceDataset.open(data.path, data.overlay, on_corrupt=data.on_corrupt)
+
+
+def _refresh_reviews(overlays: Sequence[Path], mesh: Mesh) -> None:
+    """Once for all ranks, which must read the same."""
+    if mesh.is_main:
+        for overlay in overlays:
+            layer.refresh(overlay)
+    mesh.barrier()
 
 
 def train_stage(recipe: Recipe, out_dir: Path, mesh: Mesh) -> Artifact:
     """Stage `train` into `out_dir`, verified on the recipe's sets during and after training."""
     settings = TrainConfig(**{name: getattr(recipe, name) for name in TrainConfig.model_fields})
+    return train.run(settings, _open_dataset(recipe, mesh), out_dir, mesh, _verifying(recipe, mesh))
+
+
+def _verifying(recipe: Recipe, mesh: Mesh) -> Evaluate | None:
+    """What a training verifies itself by: the recipe's sets, if it names any."""
     name_sets(recipe.evaluate.bins)  # a bad name must not wait for the first evaluation
 
     def verify(backbone: nn.Module) -> Numbers:
@@ -111,8 +126,24 @@ def train_stage(recipe: Recipe, out_dir: Path, mesh: Mesh) -> Artifact:
             config=recipe.evaluate,
         )
 
-    verifies = verify if recipe.evaluate.bins else None
-    return train.run(settings, _open_dataset(recipe), out_dir, mesh, verifies)
+    return verify if recipe.evaluate.bins else None
+
+
+def finetune_stage(recipe: Recipe, trained: Path, out_dir: Path, mesh: Mesh) -> Artifact:
+    """Stage `finetune`: what is in the folder `trained`, on the recipe's data set.
+
+    Raises:
+        ConfigError: a recipe without the section, or one that does not fit the folder.
+    """
+    if recipe.finetune is None:
+        raise ConfigError("finetune needs a section finetune in the recipe; add finetune.meta.path")
+    if recipe.robust is not None:
+        raise ConfigError("finetune weighs no samples; remove the section robust from the recipe")
+    names = FinetuneStageConfig.model_fields
+    settings = FinetuneStageConfig(**{name: getattr(recipe, name) for name in names})
+    return finetune.run(
+        settings, _open_dataset(recipe, mesh), trained, out_dir, mesh, _verifying(recipe, mesh)
+    )
 
 
 def _backbone_inputs(backbone: Path) -> dict[str, str]:
@@ -126,7 +157,7 @@ def embed_stage(recipe: Recipe, backbone: Path, out_dir: Path, mesh: Mesh) -> Ar
     return embed.run(
         recipe.embed,
         model,
-        _open_dataset(recipe),
+        _open_dataset(recipe, mesh),
         out_dir,
         mesh,
         inputs=_backbone_inputs(backbone),
@@ -138,6 +169,13 @@ def evaluate_stage(config: EvaluateConfig, backbone: Path, out_dir: Path, mesh: 
     """Stage `evaluate`: `backbone` on the sets of `config` into `out_dir`."""
     model = load_backbone(backbone, mesh.device)
     return evaluate.run(config, model, out_dir, mesh, inputs=_backbone_inputs(backbone))
+
+
+def ijb_stage(config: IjbConfig, backbone: Path | None, out_dir: Path, mesh: Mesh) -> Artifact:
+    """Stage `ijb`: `backbone`, or features given in its place, on one IJB protocol."""
+    model = load_backbone(backbone, mesh.device) if backbone else None
+    inputs = _backbone_inputs(backbone) if backbone else {}
+    return ijb.run(config, model, out_dir, mesh, inputs=inputs)
 
 
 def graph_stage(recipe: Recipe, embeddings: Path, out_dir: Path, mesh: Mesh) -> Artifact:
@@ -163,7 +201,7 @@ def clean_stage(
     Raises:
         ConfigError: the folders do not belong together.
     """
-    dataset = _open_dataset(recipe)
+    dataset = _open_dataset(recipe, mesh)
     embedded = np.load(embeddings / "row.npy")
     if not np.array_equal(embedded, dataset.row):
         raise ConfigError(
@@ -189,6 +227,7 @@ def clean_stage(
         mesh,
         backbone=backbone,
         inputs=inputs,
+        decided=layer.decided_rows(recipe.data.overlay, dataset.num_rows)[dataset.row],
     )
 
 
@@ -201,7 +240,7 @@ def clean_features(
     mesh: Mesh,
 ) -> Artifact:
     """Stage `clean` from embeddings alone: features `.npz` `target` into `out_dir`."""
-    config = load_config(CleanConfig, _RECIPES / "clean_features.yaml", overrides)
+    config = load_config(CleanConfig, RECIPES / "clean_features.yaml", overrides)
     return clean.run_features(_naming(config, source, exclude), target, out_dir, mesh)
 
 
@@ -240,33 +279,11 @@ def trained_beside(out_dir: Path) -> Path | None:
     return folder if read_artifact(folder) else None
 
 
-def evaluate_settings(
-    path: Path | None, overrides: Sequence[str], bins: Sequence[Path]
-) -> EvaluateConfig:
-    """What to evaluate: the recipe's sets, or `bins` instead of them.
-
-    Raises:
-        ConfigError: neither names a set, or one is missing.
-    """
-    config = load_recipe(path, overrides).evaluate if path else EvaluateConfig()
-    if bins:
-        config = config.model_copy(update={"bins": tuple(bins)})
-    if not config.bins:
-        raise ConfigError("evaluate needs at least one verification set; add --bin F.bin")
-    return config
-
-
-def verify(config: EvaluateConfig, backbone: Path, mesh: Mesh) -> Numbers:
-    """Verification numbers of `backbone` on the sets of `config`, without leaving a stage."""
-    model = load_backbone(backbone, mesh.device)
-    return evaluate_bins(model, config.bins, mesh, image_size=model.image_size, config=config)
-
-
 def run(recipe: Recipe, out_dir: Path, mesh: Mesh, true_labels: Recipe | None = None) -> str:
     """Every stage into a folder of its own under `out_dir`, then the report.
 
     With a section `clean` the labels are cleaned by what the first training learned, and a second
-    one starts from scratch on what was kept.
+    one starts from scratch on what was kept, and on what a person decided in `review` after that.
 
     Args:
         true_labels: the same recipe on labels known to be right, to compare the cleaning with.
@@ -281,14 +298,16 @@ def run(recipe: Recipe, out_dir: Path, mesh: Mesh, true_labels: Recipe | None = 
         graph, cleaned = out_dir / "graph", out_dir / "clean"
         graph_stage(recipe, embedded, graph, mesh)
         clean_stage(recipe, embedded, graph, cleaned, mesh, trained)
-        again = _with_overlay(recipe, (*recipe.data.overlay, cleaned / OVERLAY_FILE))
+        reviewed = out_dir / layer.REVIEW_FOLDER / layer.OVERLAY_FILE
+        _refresh_reviews([reviewed], mesh)
+        opinions = [cleaned / OVERLAY_FILE, *([reviewed] if layer.decides(reviewed) else ())]
+        again = with_overlay(recipe, (*recipe.data.overlay, *opinions))
         retrained = out_dir / "retrain"
-        try:
-            _train_and_verify(again, retrained, out_dir / EVALUATE_RETRAIN, mesh)
-        except CheckpointError as error:  # begun on what an earlier cleaning kept
-            raise CheckpointError(
-                f"{error}; or remove {retrained} to train on the newly cleaned labels"
-            ) from None
+        labels = _open_dataset(again, mesh).fingerprint
+        if mesh.is_main:
+            make_way(retrained, labels)
+        mesh.barrier()
+        _train_and_verify(again, retrained, out_dir / EVALUATE_RETRAIN, mesh)
         if true_labels is not None:
             folders = out_dir / "train_true", out_dir / EVALUATE_TRUE
             _train_and_verify(true_labels, *folders, mesh)
@@ -297,15 +316,20 @@ def run(recipe: Recipe, out_dir: Path, mesh: Mesh, true_labels: Recipe | None = 
     return text
 
 
-def _with_overlay(recipe: Recipe, overlay: Sequence[Path]) -> Recipe:
+def with_overlay(recipe: Recipe, overlay: Sequence[Path]) -> Recipe:
+    """The same recipe on the data set under other overlays."""
     data = recipe.data.model_copy(update={"overlay": tuple(overlay)})
     return recipe.model_copy(update={"data": data})
 
 
 def _train_and_verify(recipe: Recipe, trained: Path, evaluated: Path, mesh: Mesh) -> None:
     train_stage(recipe, trained, mesh)
-    if recipe.evaluate.bins:
+    if recipe.evaluate.bins or recipe.evaluate.folders:
         evaluate_stage(recipe.evaluate, trained, evaluated, mesh)
+    protocol = recipe.evaluate.ijb
+    if protocol.path is not None:
+        folder = evaluated.with_name(f"{evaluated.name}_{protocol.protocol}")
+        ijb_stage(protocol, trained, folder, mesh)
 
 
 def _summary(recipe: Recipe, out_dir: Path) -> str:
@@ -326,43 +350,3 @@ def _summary(recipe: Recipe, out_dir: Path) -> str:
     write_json(out_dir / SUMMARY_FILE, numbers)
     parts.append(f"report: {write_report(out_dir)}")
     return "\n".join(parts)
-
-
-def render_stage(config: SyntheticConfig, out_dir: Path, mesh: Mesh) -> Artifact:
-    """Stage `synthetic`: rendered faces as a data set, and pairs of other identities to verify."""
-    others = config.model_copy(
-        update={"first_identity": config.first_identity + config.num_identities}
-    )
-
-    def work() -> Mapping[str, Any]:
-        if mesh.is_main:
-            workers = os.cpu_count() or 1
-            write_synthetic(out_dir, config, workers=workers)
-            write_pairs(out_dir / PAIRS_FILE, others, workers=workers)
-        return {"num_identities": config.num_identities}
-
-    return run_stage("synthetic", config, {}, out_dir, mesh, work)
-
-
-def noise_stage(config: NoiseConfig, data: Path, out_dir: Path, mesh: Mesh) -> Artifact:
-    """Stage `noise`: known noise planted into a data set, as an overlay with its truth."""
-
-    def work() -> Mapping[str, Any]:
-        return corrupt(data, out_dir, config) if mesh.is_main else {}
-
-    inputs = {"data": FaceDataset.open(data).base_fingerprint}
-    return run_stage("noise", config, inputs, out_dir, mesh, work)
-
-
-def demo(out_dir: Path, overrides: Sequence[str], mesh: Mesh) -> str:
-    """Render synthetic faces, plant noise and run the whole pipeline; see `recipes/demo.yaml`."""
-    faces, noise = out_dir / "faces", out_dir / "noise"
-    defaults = [
-        f"data.path={faces}",
-        f"data.overlay=[{noise / OVERLAY_FILE}]",
-        f"evaluate.bins=[{faces / PAIRS_FILE}]",
-    ]
-    recipe = load_config(DemoRecipe, _RECIPES / "demo.yaml", [*defaults, *overrides])
-    render_stage(recipe.synthetic, faces, mesh)
-    noise_stage(recipe.noise, faces, noise, mesh)
-    return run(recipe, out_dir, mesh, true_labels=_with_overlay(recipe, ()))

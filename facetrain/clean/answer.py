@@ -84,15 +84,24 @@ def by_label(labelled: LabelledSet, of_class: Tensor) -> Tensor:
 
 
 def overlay(
-    cleaned: Cleaned, label: NDArray[np.int64], dataset: FaceDataset, apply_suggestions: bool
+    cleaned: Cleaned,
+    label: NDArray[np.int64],
+    dataset: FaceDataset,
+    apply_suggestions: bool,
+    decided: NDArray[np.bool_] | None = None,
 ) -> LabelOverlay:
     """The cleaner's opinion over all rows of the data set, in its original labels.
+
+    Rows that the data set's own overlays leave out stay as these have them.
 
     Args:
         label: (N,) dense labels that were judged; -1 for images about which nothing is said.
         apply_suggestions: keep a dropped image under the label suggested for it.
+        decided: (N,) images of which a person has spoken; nothing is said of them either.
     """
-    judged, suggested = label >= 0, cleaned.suggested_label
+    if decided is None:
+        decided = np.zeros(len(label), np.bool_)
+    judged, suggested = (label >= 0) & ~decided, np.where(decided, -1, cleaned.suggested_label)
     given, kept = dataset.label, cleaned.kept | ~judged
     if apply_suggestions:
         given, kept = np.where(suggested >= 0, suggested, given), kept | (suggested >= 0)
@@ -107,7 +116,7 @@ def overlay(
 
     copied = cleaned.duplicate_of
     return LabelOverlay.make(
-        column(original(given), 0),
+        column(np.where(decided, -1, original(given)), -1),
         column(kept, True),
         clean_probability=column(np.where(judged, cleaned.clean_probability, np.nan), np.nan),
         suggested_label=column(original(suggested), -1),

@@ -74,6 +74,7 @@ def clean(
     out_dir: Path,
     mesh: Mesh,
     digest: str,
+    decided: NDArray[np.bool_] | None = None,
 ) -> Cleaned:
     """Clean the labels (N,) of `target`; called by every rank, each gets the answer.
 
@@ -82,6 +83,7 @@ def clean(
         excluded: embeddings (M, D) of evaluation sets, whose people the target should not have.
         out_dir: the pre-trained cleaner is kept here, and taken up when its `digest` is this one.
         digest: of config and inputs.
+        decided: (N,) images whose label a person has confirmed: their probability is 1.
 
     Raises:
         DataError: the source has too few identities to learn from.
@@ -102,6 +104,10 @@ def clean(
             better = Known(target, label, (chance > 0.5).cpu().numpy() & (label >= 0))
             source = better if _enough(better) >= _LEAST_SOURCE_CLASSES else source
     probability = clean_probability(cleaner, labelled, mesh)[-1]
+    confirmed = torch.zeros(len(label), dtype=torch.bool, device=target.device)
+    if decided is not None:
+        confirmed |= torch.from_numpy(decided & (label >= 0)).to(target.device)
+    probability[confirmed] = 1.0
     graphs = labelled.classes.to(target.device)
     threshold = torch.full((graphs.num_classes,), 0.5, device=target.device)
     if config.adapter.num_draws:
@@ -111,8 +117,15 @@ def clean(
         with torch.no_grad():
             threshold = adapter.threshold(probability[graphs.row], graphs)
     kept = probability > by_label(labelled, threshold)[labelled.label_of_row.clamp(min=0)]
+    # Who is at home in another class is no member of this one, however well the class holds
+    # together: below the threshold, in the order that the cleaner gives.
+    away = labelled.homes.away & ~confirmed
+    limit = by_label(labelled, threshold)[labelled.label_of_row.clamp(min=0)]
+    probability = torch.where(away, probability * limit, probability)
+    kept &= ~away
     unknown = undecided(labelled, probability, kept)  # (C,)
     probability[graphs.row[unknown[graphs.label]]] = 0.5
+    probability[confirmed] = 1.0
     return answer(labelled, probability, threshold.where(~unknown, 0.0), unknown, excluded)
 
 
@@ -222,6 +235,7 @@ def run(
     *,
     backbone: Path | None,
     inputs: Mapping[str, str],
+    decided: NDArray[np.bool_] | None = None,
 ) -> Artifact:
     """Stage `clean` on a data set that was embedded: leaves also `overlay.npz`.
 
@@ -230,6 +244,7 @@ def run(
         graph: folder of the stage `graph` on it.
         backbone: what embedded it; needed to embed an evaluation set.
         inputs: name -> fingerprint of what made the two.
+        decided: (num_images,) where a person has spoken in the data set's overlays.
     """
     embedding = np.load(embeddings / "embedding.npy", mmap_mode="r", allow_pickle=False)
     if len(embedding) != dataset.num_images:
@@ -247,10 +262,10 @@ def run(
         digest = _digest(config, all_inputs)
         # An image that did not decode has no embedding; nothing is said of it.
         label = np.where(np.load(embeddings / "norm.npy") > 0, dataset.label, -1)
-        cleaned = clean(config, embedded, label, source, excluded, out_dir, mesh, digest)
+        cleaned = clean(config, embedded, label, source, excluded, out_dir, mesh, digest, decided)
         if mesh.is_main:
             cleaned.save(out_dir / CLEAN_FILE)
-            opinion = overlay(cleaned, label, dataset, config.apply_suggestions)
+            opinion = overlay(cleaned, label, dataset, config.apply_suggestions, decided)
             opinion.save(out_dir / OVERLAY_FILE)
         return numbers_of(cleaned, label, None)
 

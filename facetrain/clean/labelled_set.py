@@ -1,6 +1,7 @@
 """An embedded set under some labels, in pieces of whole classes ready for the GCN."""
 
 import dataclasses
+import functools
 from typing import Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facetrain.clean.embedded_set import EmbeddedSet
+from facetrain.clean.homes import Homes, find_homes
 from facetrain.clean.relational import Context, Scale, measure_scale, relational_features
 from facetrain.core.rng import torch_generator
 from facetrain.graph.affinity import normalised_affinity
@@ -57,6 +59,7 @@ class Piece:
             weight[self.graphs.row],
             around,
             self.owner.scale,
+            self.owner.homes,
         )
 
     def truth(self) -> Tensor:
@@ -107,6 +110,14 @@ class LabelledSet:
         self.is_clean = None if is_clean is None else torch.from_numpy(is_clean).to(embedded.device)
         self._num_neighbours = num_neighbours
         self.scale: Scale = measure_scale(embedded.rows, self.classes, torch_generator(0, "scale"))
+
+    @functools.cached_property
+    def homes(self) -> Homes:
+        """Where the images belong when all classes look at once."""
+        class_id = self.classes.class_id.to(self.label_of_row.device)
+        place = torch.searchsorted(class_id, self.label_of_row.clamp(min=int(class_id[0])))
+        given = place.where(self.label_of_row >= 0, -1)
+        return find_homes(self.embedded, given, self.classes.num_classes, self.scale.same)
 
     @property
     def num_images(self) -> int:

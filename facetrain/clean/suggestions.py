@@ -16,8 +16,9 @@ def suggest(labelled: LabelledSet, clean_probability: Tensor, kept: Tensor) -> T
     """The class that each image not kept seems to belong to, (num_images,); -1 for none.
 
     The class with the most votes among the image's global neighbours, under `home`'s conditions;
-    kept images of the image's own class speak against it. Costs K^2 for each image not kept and
-    one pass over the kept embeddings.
+    kept images of the image's own class speak against it. Where the votes say nothing, the class
+    where it is clearly at home when all classes look at once (`homes`). Costs K^2 for each image
+    not kept and one pass over the kept embeddings.
 
     LFW, identities of 5 or more images under noise, the rest as they are, half of the identities as
     the cleaner's source, its own p > 0.5 as `kept` (classes of one image kept); precision, and
@@ -35,7 +36,14 @@ def suggest(labelled: LabelledSet, clean_probability: Tensor, kept: Tensor) -> T
     doubtful = torch.nonzero(~kept & (labelled.label_of_row >= 0))[:, 0]
     for row in torch.split(doubtful, _ROWS_AT_ONCE):
         suggested[row] = home(labelled, centres, row, clean_probability * kept, own_speaks=True)
-    return suggested
+    homes, class_id = labelled.homes, labelled.classes.class_id.to(suggested.device)
+    stays = (homes.given >= 0) & ~homes.away
+    place = homes.given.clamp(min=0)
+    believed = torch.bincount(place[stays & kept], minlength=len(class_id))
+    staying = torch.bincount(place[stays], minlength=len(class_id))
+    clear = homes.clear & ~kept & (suggested < 0)
+    clear &= (2 * believed > staying)[homes.place.clamp(min=0)]
+    return torch.where(clear, class_id[homes.place.clamp(min=0)], suggested)
 
 
 def home(

@@ -42,6 +42,36 @@ def inspect(data: Path, json_path: Path | None) -> None:
     say(value_lines(numbers))
 
 
+@click.command(short_help="Pose, occlusion, blur and group of every image.")
+@click.argument("data", type=ReadablePath)
+@click.option("--out", type=ReadablePath, help="The .npz.", show_default="variation.npz in DATA")
+@click.option("--landmarks", type=ReadablePath, help="CSV image,x1,y1,...,x5,y5: pose by PnP.")
+@click.option("--attributes", type=ReadablePath, help="CSV image,<factor>,...: any factors.")
+@click.option(
+    "--list", "listing", type=ReadablePath, help="The .lst of DATA, for names in those CSVs."
+)
+@click.option("--blur", is_flag=True, help="Judge blur by the variance of the Laplacian.")
+def variations(
+    data: Path,
+    out: Path | None,
+    landmarks: Path | None,
+    attributes: Path | None,
+    listing: Path | None,
+    blur: bool,
+) -> None:
+    """Write the variation labels of DATA, which `finetune` learns margins across.
+
+    Rendered faces carry exact labels and need no option. In a CSV, `image` is the image's number
+    in DATA from 0, or its name with --list; what is not in it is unknown.
+    """
+    from facetrain.data.variation_build import build_variations
+
+    found = build_variations(
+        data, out, landmarks=landmarks, attributes=attributes, listing=listing, blur=blur
+    )
+    say(value_lines(found))
+
+
 @click.command(short_help="Plant known noise, with its truth.")
 @click.argument("data", type=ReadablePath)
 @click.option("--flip", default=0.0, help="Share of images given to other identities, at random.")

@@ -18,10 +18,10 @@ def demo(out: Path, overrides: Sequence[str]) -> None:
     Trains on the noisy labels, cleans them, and trains again on what was kept and on the true
     labels; the verification numbers of the three stand side by side.
     """
-    from facetrain import pipeline
+    from facetrain.demo import demo as run_demo
 
     with job() as mesh:
-        say(pipeline.demo(out, overrides, mesh), mesh)
+        say(run_demo(out, overrides, mesh), mesh)
 
 
 @click.command(short_help="Every stage of a recipe.")
@@ -53,6 +53,30 @@ def train(config: Path, out: Path, overrides: Sequence[str]) -> None:
     with job() as mesh:
         artifact = pipeline.train_stage(pipeline.load_recipe(config, overrides), out, mesh)
         say(value_lines(artifact.metrics), mesh)
+
+
+@click.command(short_help="Trained backbone -> margins learned across variations.")
+@recipe_options
+@click.option(
+    "--from",
+    "trained",
+    type=ReadablePath,
+    help="Folder of the training to start from.",
+    show_default="train beside OUT",
+)
+def finetune(config: Path, out: Path, overrides: Sequence[str], trained: Path | None) -> None:
+    """Fine-tune a trained backbone with MvCoM: margins learned across pose, occlusion, blur, group.
+
+    The section `finetune` of CONFIG names the meta set; `facetrain variations` makes the labels.
+    The classifier is kept, so data and overlays are those of the training. OUT receives what
+    `train` leaves, and every image's margins in OUT/samples.
+    """
+    from facetrain import pipeline
+
+    with job() as mesh:
+        recipe = pipeline.load_recipe(config, overrides)
+        folder = trained or pipeline.beside(out, None, "train", "--from")
+        say(value_lines(pipeline.finetune_stage(recipe, folder, out, mesh).metrics), mesh)
 
 
 @click.command(short_help="Data set + backbone -> embeddings.")

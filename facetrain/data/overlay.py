@@ -27,7 +27,7 @@ def overlay_file(path: Path) -> Path:
 class LabelOverlay:
     """One opinion about the labels of a data set of N rows."""
 
-    label: NDArray[np.int64]  # (N,) original class ids of the data set, or new ones
+    label: NDArray[np.int64]  # (N,) class ids of the data set, or new ones; -1 says nothing
     kept: NDArray[np.bool_]  # (N,)
     clean_probability: NDArray[np.float32]  # (N,) in [0, 1]; NaN where not judged
     suggested_label: NDArray[np.int64]  # (N,) -1 where there is none
@@ -131,7 +131,7 @@ class LabelOverlay:
         fits_int64 = 1 << 62
         column("kept", "b", lambda kept: np.ones(num_rows, np.bool_))
         kept = arrays["kept"]
-        column("label", "iu", lambda label: (label < fits_int64) & ((label >= 0) | ~kept))
+        column("label", "iu", lambda label: (label < fits_int64) & ((label >= -1) | ~kept))
         column("clean_probability", "f", lambda p: np.isnan(p) | ((p >= 0) & (p <= 1)))
         for name in ("suggested_label", "merge_label"):
             column(name, "iu", lambda label: (label >= -1) & (label < fits_int64))
@@ -168,9 +168,9 @@ class LabelOverlay:
         """Labels and kept flags after this overlay has spoken on top of earlier ones.
 
         It decides the rows it touches: those with a source, those it drops, and those it labels
-        otherwise than the shards do. All other rows stay as the earlier overlays left them; so
-        taking a dropped row back needs a source. `suggested_label`, `duplicate_of`, `merge_label`
-        and `overlap` change nothing.
+        otherwise than the shards do; never those it keeps under label -1. All other rows stay as
+        the earlier overlays left them; so taking a dropped row back needs a source.
+        `suggested_label`, `duplicate_of`, `merge_label` and `overlap` change nothing.
 
         Args:
             label: (N,) after the earlier overlays.
@@ -178,6 +178,7 @@ class LabelOverlay:
             base_label: (N,) as the shards have them.
         """
         touched = (self.source > 0) | ~self.kept | (self.label != base_label)
+        touched &= ~self.kept | (self.label >= 0)
         return np.where(touched, self.label, label), np.where(touched, self.kept, kept)
 
 

@@ -1,8 +1,8 @@
-"""Verification on InsightFace `.bin` sets: pairs sharded over the ranks, images streamed.
+"""Verification on sets of image pairs: pairs sharded over the ranks, images streamed.
 
 A rank decodes and embeds its run of pairs batch by batch and keeps one distance and two norms a
-pair, so host memory holds the encoded file and a few batches, and what the ranks exchange does not
-grow with the embedding size.
+pair, so host memory holds the encoded `.bin` and a few batches, and what the ranks exchange does
+not grow with the embedding size.
 """
 
 import dataclasses
@@ -25,20 +25,18 @@ from facetrain.core.artifact import (
 from facetrain.core.config import Config, Paths
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.progress import progress
+from facetrain.data.attributes import read_attributes
 from facetrain.data.loader import OrderedLoader
+from facetrain.data.paired_faces import FolderSet, PairedFaces
 from facetrain.data.verification_bin import VerificationSet
 from facetrain.dist.collectives import all_gather_no_grad, any_rank, gather_objects
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
 from facetrain.dist.stage import run_stage
 from facetrain.engine.inference import Backbone, embed_images
-from facetrain.metrics.verification import (
-    Bools,
-    Floats,
-    check_norms,
-    pair_geometry,
-    verification,
-)
+from facetrain.evaluate.ijb import IjbConfig
+from facetrain.evaluate.numbers import pair_numbers, subgroup_numbers
+from facetrain.metrics.verification import Bools, Floats, check_norms, pair_geometry
 from facetrain.models.weights import EmbeddingModel
 
 
@@ -46,13 +44,27 @@ class EvaluateConfig(Config):
     """Which verification sets, and how to embed them."""
 
     bins: Paths = ()
+    """InsightFace `.bin` sets."""
+    folders: tuple[FolderSet, ...] = ()
+    """Sets in their official folders, with their pair lists."""
+    attributes: Path | None = None
+    """CSV of the images' attributes, for numbers by subgroup; wants exactly one set."""
+    ijb: IjbConfig = IjbConfig()
+    """IJB-B or IJB-C, where it has a path; leaves a stage of its own."""
     batch_size: int = Field(128, ge=2)
     """Images a rank embeds at once."""
     flip: bool = True
     """Add the embedding of the mirrored image."""
     num_folds: int = Field(10, ge=2)
+    bootstrap: int = Field(1000, ge=0)
+    """Draws behind the confidence intervals; 0 for none."""
     workers: int = Field(2, ge=0)
     """Decoding processes of each rank."""
+
+
+Source = Path | FolderSet
+"""A `.bin`, or images in a folder with a pair list."""
+Pairs = VerificationSet | PairedFaces
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +97,37 @@ def name_sets(bins: Sequence[Path]) -> dict[str, Path]:
     return named
 
 
+def name_sources(config: EvaluateConfig) -> dict[str, Source]:
+    """Name of the results -> set: the `.bin` files' stems, then the folders' kinds.
+
+    Raises:
+        ConfigError: two sets of one name, or attributes for several sets.
+    """
+    named: dict[str, Source] = dict(name_sets(config.bins))
+    for folder in config.folders:
+        if folder.kind in named:
+            raise ConfigError(
+                f"evaluate.folders: sets are reported under their kinds, but two are called "
+                f"{folder.kind!r}; leave one out, or rename the .bin"
+            )
+        named[folder.kind] = folder
+    if config.attributes is not None and len(named) > 1:
+        raise ConfigError(
+            f"evaluate.attributes describes the images of one set, but there are {len(named)} "
+            f"({', '.join(named)}); evaluate them one by one"
+        )
+    return named
+
+
+def _open(source: Source) -> Pairs:
+    return (
+        PairedFaces.open(source) if isinstance(source, FolderSet) else VerificationSet.open(source)
+    )
+
+
 def _local_geometry(
     backbone: Backbone,
-    pairs: VerificationSet,
+    pairs: Pairs,
     mesh: Mesh,
     name: str,
     image_size: int,
@@ -118,22 +158,22 @@ def _local_geometry(
 
 
 def pair_distances(
-    backbone: Backbone, path: Path, mesh: Mesh, *, image_size: int, config: EvaluateConfig
+    backbone: Backbone, source: Source, mesh: Mesh, *, image_size: int, config: EvaluateConfig
 ) -> PairDistances:
     """Embed one verification set over all ranks; every rank returns all of it.
 
     Args:
         backbone: on `mesh.device`, in eval mode.
-        path: InsightFace `.bin`.
+        source: InsightFace `.bin`, or a folder with its pair list.
 
     Raises:
         DataError: on every rank alike, when the file or an image cannot be read or an embedding
             is zero or not finite.
     """
-    pairs = VerificationSet.open(path)
+    pairs = _open(source)
     local, failure = np.zeros((0, 3)), None
     try:
-        local = _local_geometry(backbone, pairs, mesh, path.stem, image_size, config)
+        local = _local_geometry(backbone, pairs, mesh, pairs.path.stem, image_size, config)
     except DataError as error:
         failure = str(error)
     failures = [text for text in gather_objects(failure, mesh) if text]
@@ -141,22 +181,57 @@ def pair_distances(
         raise DataError(failures[0])
     gathered = all_gather_no_grad(torch.from_numpy(local).to(mesh.device), mesh)
     geometry = gathered.cpu().numpy()[: pairs.num_pairs]  # (P, 3); only the last ranks are padded
-    check_norms(geometry[:, 1:].reshape(-1), str(path))
+    check_norms(geometry[:, 1:].reshape(-1), str(pairs.path))
     return PairDistances(geometry[:, 0], np.asarray(pairs.same, np.bool_))
 
 
 def evaluate_bins(
     backbone: Backbone, bins: Sequence[Path], mesh: Mesh, *, image_size: int, config: EvaluateConfig
 ) -> dict[str, dict[str, Any]]:
-    """File stem -> verification numbers (see `metrics.verification.Verification`).
+    """File stem -> verification numbers (see `evaluate.numbers.pair_numbers`).
 
-    Called on every rank, by the training loop too; `config.bins` is not looked at.
+    Called on every rank, by the training loop too; the sets of `config` are not looked at.
     """
     results = {}
     for name, path in name_sets(bins).items():
         pairs = pair_distances(backbone, path, mesh, image_size=image_size, config=config)
-        results[name] = verification(pairs.distance, pairs.same, config.num_folds).numbers()
+        results[name] = pair_numbers(pairs.distance, pairs.same, config.num_folds, config.bootstrap)
     return results
+
+
+def _numbers(source: Source, pairs: PairDistances, config: EvaluateConfig) -> dict[str, Any]:
+    """The numbers of one set, by subgroup as well where attributes are given."""
+    opened = _open(source) if isinstance(source, FolderSet) else None
+    identity = opened.identity if isinstance(opened, PairedFaces) else None
+    numbers = pair_numbers(pairs.distance, pairs.same, config.num_folds, config.bootstrap, identity)
+    if config.attributes is not None:
+        images = opened.pairs.name if isinstance(opened, PairedFaces) else 2 * len(pairs.same)
+        attributes = read_attributes(config.attributes, images)
+        place = np.arange(2 * len(pairs.same)).reshape(-1, 2).T
+        numbers["subgroups"] = subgroup_numbers(attributes, place, pairs.distance, pairs.same)
+    return numbers
+
+
+def evaluate_sets(
+    config: EvaluateConfig, backbone: EmbeddingModel, mesh: Mesh
+) -> dict[str, dict[str, Any]]:
+    """Name -> numbers of every set of `config` but IJB, with nothing left on the disk."""
+    results = {}
+    for name, source in name_sources(config).items():
+        pairs = pair_distances(
+            backbone, source, mesh, image_size=backbone.image_size, config=config
+        )
+        results[name] = _numbers(source, pairs, config)
+    return results
+
+
+def _content(source: Source) -> str:
+    """A fingerprint of a set: the `.bin`, or images, list and landmarks."""
+    if isinstance(source, Path):
+        return fingerprint(source)
+    paths = [source.images, source.pair_list, *([source.landmarks] if source.landmarks else [])]
+    text = " ".join([source.kind, *(fingerprint(path) for path in paths)])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _write_distances(path: Path, pairs: PairDistances, digest: str) -> None:
@@ -183,9 +258,9 @@ def run(
     *,
     inputs: Mapping[str, str],
 ) -> Artifact:
-    """Evaluate every set of `config.bins`; a set that was finished before is not embedded again.
+    """Evaluate every set but IJB; a set that was finished before is not embedded again.
 
-    Leaves `verification.json` (set name -> numbers), `distances/<stem>.npz` (`distance`, `same`)
+    Leaves `verification.json` (set name -> numbers), `distances/<name>.npz` (`distance`, `same`)
     and the manifest.
 
     Args:
@@ -194,26 +269,28 @@ def run(
     Raises:
         ConfigError: no sets, or two of one name.
     """
-    named = name_sets(config.bins)
+    named = name_sources(config)
     if not named:
         raise ConfigError("evaluate.bins must name at least one verification .bin; add one")
-    content = {name: fingerprint(path) for name, path in named.items()}
+    content = {name: _content(source) for name, source in named.items()}
     all_inputs = {**inputs, **{f"bins/{name}": content[name] for name in named}}
+    if config.attributes is not None:
+        all_inputs["attributes"] = fingerprint(config.attributes)
 
     def work() -> dict[str, dict[str, Any]]:
         numbers = {}
-        for name, path in named.items():
+        for name, source in named.items():
             text = f"{sorted(inputs.items())} {content[name]} flip={config.flip}"
             digest = hashlib.sha256(text.encode()).hexdigest()
             saved = out_dir / "distances" / f"{name}.npz"
             pairs = _saved_distances(saved, digest)
             if any_rank(pairs is None, mesh) or pairs is None:
                 pairs = pair_distances(
-                    backbone, path, mesh, image_size=backbone.image_size, config=config
+                    backbone, source, mesh, image_size=backbone.image_size, config=config
                 )
                 if mesh.is_main:
                     _write_distances(saved, pairs, digest)
-            numbers[name] = verification(pairs.distance, pairs.same, config.num_folds).numbers()
+            numbers[name] = _numbers(source, pairs, config)
         if mesh.is_main:
             write_json(out_dir / "verification.json", numbers)
         return numbers

@@ -92,13 +92,20 @@ def check_norms(norm: Floats, source: str) -> None:
         )
 
 
+def threshold_cell(distance: Floats) -> NDArray[np.intp]:
+    """(P,): place in THRESHOLDS of the first one above each distance; their number where none is.
+
+    A pair is accepted at that threshold and at every later one.
+    """
+    return np.searchsorted(THRESHOLDS, distance, side="right")
+
+
 def _num_correct(distance: Floats, same: Bools, fold: NDArray[np.intp]) -> NDArray[np.int64]:
     """(num_folds, len(THRESHOLDS)): pairs judged rightly when "below the threshold" means same."""
     num_folds, width = int(fold[-1]) + 1, len(THRESHOLDS) + 1
-    # The first threshold strictly above a distance; every later one is above it too.
-    first = np.searchsorted(THRESHOLDS, distance, side="right")
+    cell = fold * width + threshold_cell(distance)
     gain = np.where(same, 1.0, -1.0)  # what accepting the pair does to the count; exact in float64
-    change = np.bincount(fold * width + first, weights=gain, minlength=num_folds * width)
+    change = np.bincount(cell, weights=gain, minlength=num_folds * width)
     rejected_rightly = np.bincount(fold, weights=~same, minlength=num_folds)[:, None]
     correct = rejected_rightly + change.reshape(num_folds, width)[:, :-1].cumsum(axis=1)
     return np.asarray(correct, np.int64)
@@ -146,24 +153,41 @@ def best_threshold(distance: Floats, same: Bools) -> float:
     return float(THRESHOLDS[best[len(best) // 2]])
 
 
+def roc_counts(distance: Floats, same: Bools) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of each kind accepted at each distinct distance, the nearest first.
+
+    Args:
+        distance: (P,) lower is more alike.
+        same: (P,).
+
+    Returns:
+        genuine and impostor, both (points,), never falling. Pairs at equal distance are accepted
+        together, so ties make a slanted segment rather than a favourable corner.
+    """
+    order = np.argsort(distance, kind="stable")
+    last_of_ties = np.append(np.flatnonzero(np.diff(distance[order])), len(order) - 1)
+    genuine = np.cumsum(same[order])[last_of_ties]
+    return genuine, last_of_ties + 1 - genuine
+
+
+def roc_rates(genuine: NDArray[np.int64], impostor: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """FAR and TAR (points + 1,) of `roc_counts`, from (0, 0) to (1, 1); both kinds present."""
+    far = np.concatenate(([0.0], impostor / impostor[-1]))
+    tar = np.concatenate(([0.0], genuine / genuine[-1]))
+    return far, tar
+
+
 def roc(distance: Floats, same: Bools) -> tuple[Floats, Floats]:
-    """The ROC, one point per distinct distance, from (0, 0) to (1, 1).
+    """The ROC, one point per distinct distance, from (0, 0) to (1, 1); see `roc_counts`.
 
     Args:
         distance: (P,) lower is more alike.
         same: (P,) with both values present.
 
     Returns:
-        far and tar, both (points,) and never falling. Pairs at equal distance are accepted
-        together, so ties make a slanted segment rather than a favourable corner.
+        far and tar, both (points,) and never falling.
     """
-    order = np.argsort(distance, kind="stable")
-    last_of_ties = np.append(np.flatnonzero(np.diff(distance[order])), len(order) - 1)
-    genuine = np.cumsum(same[order])[last_of_ties]
-    impostor = last_of_ties + 1 - genuine
-    far = np.concatenate(([0.0], impostor / impostor[-1]))
-    tar = np.concatenate(([0.0], genuine / genuine[-1]))
-    return far, tar
+    return roc_rates(*roc_counts(distance, same))
 
 
 def tar_at_far(distance: Floats, same: Bools) -> dict[str, float | None]:

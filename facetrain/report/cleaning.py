@@ -27,6 +27,10 @@ class Cleaning:
     threshold: NDArray[np.float32]  # (num_classes,) NaN where there is no image
     kept: Bools  # (N,)
     suggested_label: Ints  # (N,) -1 for none
+    merge_label: Ints  # (N,) the class that the image's own seems to be, or -1
+    duplicate_of: Ints  # (N,) an earlier image that this one copies, or -1
+    overlap: Bools  # (N,) the class is also in an evaluation set
+    undecided: Bools  # (N,) nothing tells whose class it is: probability 0.5, kept
 
     @classmethod
     def read(cls, stage: Artifact) -> "Cleaning":
@@ -45,28 +49,40 @@ class CleanedSet:
     true_label: Ints | None  # (N,) class ids
 
     @classmethod
-    def open(cls, stage: Artifact, data: DataConfig) -> "CleanedSet":
+    def open(
+        cls, stage: Artifact, data: DataConfig, dataset: FaceDataset | None = None
+    ) -> "CleanedSet":
         """The finished stage `clean` of this data set with these overlays.
+
+        Args:
+            stage: of the kind `clean`.
+            data: what was cleaned.
+            dataset: the same, if it is open.
 
         Raises:
             DataError: the data set or the truth cannot be read, or is of other images.
         """
-        dataset = FaceDataset.open(data.path, data.overlay, on_corrupt=data.on_corrupt)
+        if dataset is None:
+            dataset = FaceDataset.open(data.path, data.overlay, on_corrupt=data.on_corrupt)
         cleaning = Cleaning.read(stage)
         if len(cleaning.kept) != dataset.num_images:
             raise DataError(
                 f"{stage.path}: must be of the {dataset.num_images} images of {data.path} with its "
                 f"overlays, but is of {len(cleaning.kept)}; clean again"
             )
-        return cls(cleaning, dataset, _read_true_label(dataset, data.overlay))
+        return cls(cleaning, dataset, read_true_label(dataset, data.overlay))
 
     @property
     def is_clean(self) -> Bools | None:
         """Whether each label is right, (N,), where that is known."""
+        return self.is_right(self.dataset.label)
+
+    def is_right(self, label: Ints) -> Bools | None:
+        """Whether other labels (N,), from 0 up, would be right, (N,), where that is known."""
         if self.true_label is None:
             return None
-        is_clean: Bools = self.dataset.class_ids[self.dataset.label] == self.true_label
-        return is_clean
+        is_right: Bools = self.dataset.class_ids[label] == self.true_label
+        return is_right & (label >= 0)
 
     def noise_numbers(self) -> dict[str, Any] | None:
         """What of the known noise was found, and how many of the suggested labels are right.
@@ -74,19 +90,18 @@ class CleanedSet:
         The numbers of `NoiseDetection` with `num_suggested` and `num_suggested_right`; None
         where the truth is not known.
         """
-        if self.true_label is None or self.is_clean is None:
+        is_clean, cleaning = self.is_clean, self.cleaning
+        right = self.is_right(cleaning.suggested_label)
+        if is_clean is None or right is None:
             return None
-        cleaning = self.cleaning
-        found = noise_detection(cleaning.clean_probability, cleaning.kept, self.is_clean)
-        has = cleaning.suggested_label >= 0
-        right = self.dataset.class_ids[cleaning.suggested_label[has]] == self.true_label[has]
+        found = noise_detection(cleaning.clean_probability, cleaning.kept, is_clean)
         return found.numbers() | {
-            "num_suggested": int(has.sum()),
-            "num_suggested_right": int(right.sum()),
+            "num_suggested": int((cleaning.suggested_label >= 0).sum()),
+            "num_suggested_right": int(np.count_nonzero(right)),
         }
 
 
-def _read_true_label(dataset: FaceDataset, overlay: Sequence[Path]) -> Ints | None:
+def read_true_label(dataset: FaceDataset, overlay: Sequence[Path]) -> Ints | None:
     """The class ids that the images should have, (N,), or None where nobody knows.
 
     `facetrain corrupt` leaves `truth.npz` beside the overlay it writes; there it is found again.

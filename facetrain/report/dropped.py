@@ -127,7 +127,7 @@ def draw_dropped_faces(
             x = right + place * (2 + _BETWEEN)
             face = show(image, number, x, f"p {cleaning.clean_probability[image]:.2f}")
             if is_clean is not None:
-                _frame(face, WRONG_COLOUR if is_clean[image] else RIGHT_COLOUR)
+                frame(face, WRONG_COLOUR if is_clean[image] else RIGHT_COLOUR)
             suggested = int(cleaning.suggested_label[image])
             example = _surest(cleaning, label, suggested)
             if example is not None:
@@ -142,7 +142,7 @@ def _surest(cleaning: Cleaning, label: NDArray[np.int64], wanted: int) -> int | 
     return int(images[cleaning.clean_probability[images].argmax()]) if len(images) else None
 
 
-def _frame(axes: Axes, colour: str) -> None:
+def frame(axes: Axes, colour: str) -> None:
     """A frame around an image; its axes are off, so it is drawn."""
     frame: Any = {"transform": axes.transAxes, "fill": False, "clip_on": False}
     axes.add_patch(Rectangle((0, 0), 1, 1, edgecolor=colour, linewidth=2.4, **frame))

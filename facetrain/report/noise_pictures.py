@@ -35,7 +35,7 @@ def draw_clean_probability(
     if is_clean is not None:
         groups = {"noise": clean_probability[~is_clean], "clean": clean_probability[is_clean]}
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+        figure = Figure(figsize=(5.6, 4.6), layout="constrained")
         images, classes = figure.subplots(2, 1, sharex=True, height_ratios=[2.6, 1])
         images.hist(
             list(groups.values()),
@@ -77,7 +77,7 @@ def draw_class_noise(
     # Classes of one size have few shares; a circle grows with the classes on its place.
     (x, y), count = np.unique(np.stack([noise, dropped]), axis=1, return_counts=True)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+        figure = Figure(figsize=(5.6, 4.6), layout="constrained")
         axes = figure.subplots()
         end = max(float(x.max()), float(y.max()), 0.1) * 1.05
         axes.plot([0, end], [0, end], color="#d9d8d4", linewidth=1.2, zorder=1)

@@ -1,18 +1,17 @@
-"""Figures of a run: ROC and training curves. Drawn off screen, with no global state."""
+"""What all figures share, and training curves. Drawn off screen, with no global state."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from facetrain.core.artifact import atomic_path
-from facetrain.metrics.verification import Bools, Floats, area_under, roc
 
 COLOURS = ("#0b6e99", "#d9730d", "#2f8a57", "#9065b0", "#c14c8a", "#8a6d3b")
 _INK, _FAINT = "#37352f", "#d9d8d4"
@@ -35,6 +34,17 @@ STYLE: Any = {  # Any: matplotlib from 3.11 on types the keys of rc_context one 
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A PNG of a run, what it shows, and where it stands in the report."""
+
+    path: Path
+    caption: str
+    section: Literal["data", "training", "cleaning", "verification"]
+    width: Literal["full", "wide", "half"] = "full"  # of the page; two halves side by side
+    photo: bool = False  # faces: the report embeds them as JPEG, and dark mode leaves them
+
+
 def save_figure(figure: Figure, path: Path, dots_per_inch: int = 130) -> None:
     """Write a figure as PNG, atomically."""
     FigureCanvasAgg(figure)
@@ -42,56 +52,10 @@ def save_figure(figure: Figure, path: Path, dots_per_inch: int = 130) -> None:
         figure.savefig(temporary, format="png", dpi=dots_per_inch, facecolor="white")
 
 
-def _power_of_ten(value: float, _position: object = None) -> str:
+def power_of_ten(value: float, _position: object = None) -> str:
     """A tick as FARs are spelled everywhere: 1e-4, ..., 1e-1, 1."""
     exponent = round(np.log10(value))
     return f"1e{exponent}" if exponent else "1"
-
-
-def draw_roc(path: Path, sets: Mapping[str, tuple[Floats, Bools]]) -> bool:
-    """Draw TAR over FAR, FAR logarithmic, one curve a verification set.
-
-    A curve starts where its set can measure: at one false accept in all its impostor pairs.
-
-    Args:
-        path: the PNG to write.
-        sets: name -> distance (P,) and same (P,).
-
-    Returns:
-        Whether anything was drawn: a set needs pairs of both kinds.
-    """
-    drawable = {n: (d, s) for n, (d, s) in sets.items() if s.any() and not s.all()}
-    if not drawable:
-        return False
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 4.6), layout="constrained")
-        axes = figure.subplots()
-        lowest_far, lowest_tar = 0.1, 0.95
-        for index, (name, (distance, same)) in enumerate(drawable.items()):
-            far, tar = roc(distance, same)
-            smallest = 1 / np.count_nonzero(~same)
-            # TAR at no more than FAR: right-continuous steps, never a line between points.
-            start = int(np.searchsorted(far, smallest, side="right")) - 1
-            x = np.concatenate(([smallest], far[start + 1 :]))
-            y = np.concatenate(([tar[start]], tar[start + 1 :]))
-            lowest_far, lowest_tar = min(lowest_far, smallest), min(lowest_tar, float(y[0]))
-            axes.step(
-                x,
-                y,
-                where="post",
-                color=COLOURS[index % len(COLOURS)],
-                label=f"{name}   AUC {area_under(far, tar):.4f}",
-            )
-        axes.set_xscale("log")
-        axes.set_xlim(max(lowest_far, 1e-6), 1)
-        margin = 0.04 * (1 - lowest_tar)
-        axes.set_ylim(lowest_tar - margin, 1 + margin)
-        axes.xaxis.set_major_formatter(FuncFormatter(_power_of_ten))
-        axes.set_xlabel("false accept rate")
-        axes.set_ylabel("true accept rate")
-        axes.legend(loc="lower right")
-        save_figure(figure, path)
-    return True
 
 
 def draw_training_curves(path: Path, entries: Sequence[Mapping[str, Any]]) -> bool:
@@ -114,7 +78,7 @@ def draw_training_curves(path: Path, entries: Sequence[Mapping[str, Any]]) -> bo
             accuracy.setdefault(name, []).append((entry["step"], numbers["accuracy"]))
     steps = [entry["step"] for entry in training]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 5.6 if accuracy else 3.9), layout="constrained")
+        figure = Figure(figsize=(5.6, 5.8 if accuracy else 4.1), layout="constrained")
         heights = [2.2, 1, 1.6] if accuracy else [2.2, 1]
         panels: list[Axes] = list(
             figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)

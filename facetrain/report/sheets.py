@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
+from facetrain.data.paired_faces import PairedFaces
 from facetrain.data.verification_bin import VerificationSet
 from facetrain.metrics.verification import Bools, Floats
 from facetrain.report.pictures import save_figure
@@ -66,7 +67,7 @@ def hardest_pairs(distance: Floats, same: Bools, count: int) -> tuple[list[int],
 
 def draw_hardest_pairs(
     path: Path,
-    pairs: VerificationSet,
+    pairs: VerificationSet | PairedFaces,
     distance: Floats,
     threshold: float,
     *,

@@ -31,14 +31,22 @@ def verification_rows(
         for far in ("1e-1", "1e-2", "1e-3", "1e-4", "1e-5", "1e-6")
         if any(values["tar_at_far"][far] is not None for values in numbers.values())
     ]
-    header = ["set", "pairs", "accuracy", *(f"TAR@{far}" for far in fars), "EER", "AUC"]
+    intervals = any(values.get("accuracy_interval") for values in numbers.values())
+    header = ["set", "pairs", "accuracy", *(["95 % interval"] if intervals else [])]
+    header += [*(f"TAR@{far}" for far in fars), "EER", "AUC"]
     rows = []
     for name, values in numbers.items():
         tars = [values["tar_at_far"][far] for far in fars]
-        accuracy = f"{values['accuracy']:.4f} ± {values['accuracy_std']:.4f}"
+        accuracy = "-"  # IJB has no folds
+        if values["accuracy"] is not None:
+            accuracy = f"{values['accuracy']:.4f} ± {values['accuracy_std']:.4f}"
+        interval = values.get("accuracy_interval")
+        between = "-" if interval is None else f"{interval[0]:.4f} - {interval[1]:.4f}"
         measured = [*tars, values["eer"], values["auc"]]
         cells = ["-" if value is None else f"{value:.4f}" for value in measured]
-        rows.append([name, str(values["num_pairs"]), accuracy, *cells])
+        rows.append(
+            [name, str(values["num_pairs"]), accuracy, *([between] if intervals else []), *cells]
+        )
     return header, rows
 
 

@@ -138,6 +138,22 @@ def test_later_overlays_decide_only_what_they_touch() -> None:
     assert kept.tolist() == [False, True, True, False, True]
 
 
+def test_a_kept_row_without_a_label_says_nothing(tmp_path: Path) -> None:
+    """Whatever stands in its other columns: an overlay need not know the shards' labels."""
+    np.savez(
+        tmp_path / "o.npz",
+        label=np.array([-1, -1, -1, 4]),
+        kept=np.array([True, True, False, True]),
+        source=np.array([0, 1, 0, 0]),
+        source_names=np.array(["", "x"]),
+    )
+    overlay = LabelOverlay.load(tmp_path / "o.npz")
+    base, label = np.arange(4), np.array([5, 6, 7, 8])
+    after, kept = overlay.apply(label, np.array([True, False, True, False]), base)
+    assert after.tolist() == [5, 6, -1, 4]
+    assert kept.tolist() == [True, False, False, True]
+
+
 def test_advice_changes_nothing() -> None:
     """The same overlay with and without every advisory column applies alike."""
     everything = np.ones(3, np.bool_)

@@ -1,17 +1,27 @@
 """What a cleaning is told to have found, and its pictures, read back from what was written."""
 
+import dataclasses
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+from report_parts import (
+    CLASS_IDS,
+    CLEANING,
+    GREEN,
+    LABEL,
+    RED,
+    TRUE_LABEL,
+    grey,
+    near,
+    opened,
+    pixels,
+    write_run,
+)
 
-from facetrain.core.artifact import Artifact, write_manifest
-from facetrain.core.config import Config
+from facetrain.core.artifact import Artifact
 from facetrain.core.errors import DataError
 from facetrain.data.dataset import DataConfig
-from facetrain.data.face_shard import FaceShardWriter
-from facetrain.data.images import encode_jpeg
 from facetrain.data.overlay import LabelOverlay
 from facetrain.report.cleaning import CleanedSet, Cleaning, noise_rows
 from facetrain.report.comparison import compare
@@ -19,63 +29,12 @@ from facetrain.report.dropped import choose_rows, draw_dropped_faces
 from facetrain.report.noise_pictures import draw_class_noise, draw_clean_probability
 from facetrain.report.summary import write_report
 
-GREEN, RED = (0x2F, 0x8A, 0x57), (0xC4, 0x37, 0x2B)
 BLUE, ORANGE = (0x0B, 0x6E, 0x99), (0xD9, 0x73, 0x0D)
-
-# Classes 10, 20, 30 of four images. Image 3 is of 20 and claimed to be of 10, image 7 of 30 and
-# claimed to be of 20; the cleaner drops 3 rightly, 11 wrongly, and misses 7.
-CLASS_IDS = np.array([10, 20, 30])
-LABEL = np.repeat([0, 1, 2], 4)
-TRUE_LABEL = CLASS_IDS[np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2])]
-PROBABILITY = np.array([0.9, 0.8, 0.95, 0.1, 0.9, 0.9, 0.9, 0.7, 0.9, 0.9, 0.9, 0.3], np.float32)
-SUGGESTED = np.array([-1, -1, -1, 1, -1, -1, -1, -1, -1, -1, -1, 0])
-CLEANING = Cleaning(PROBABILITY, np.full(3, 0.5, np.float32), PROBABILITY > 0.5, SUGGESTED)
-
-
-class Settings(Config):
-    """What a stage of a run had."""
-
-    data: DataConfig | None = None
-
-
-def grey(image: int) -> np.ndarray:
-    return np.full((16, 16, 3), 20 * image, np.uint8)
-
-
-def pixels(path: Path) -> np.ndarray:
-    image = cv2.imread(str(path))
-    assert image is not None
-    return image[..., ::-1]
-
-
-def near(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    return np.abs(image.astype(int) - colour).max(axis=2) < 12
 
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    """A run as far as the stage `clean`, its noise planted by an overlay with a truth."""
-    faces, noise, run = tmp_path / "faces", tmp_path / "noise", tmp_path / "run"
-    with FaceShardWriter(faces / "train.rec") as writer:
-        for image, label in enumerate(TRUE_LABEL):
-            writer.write(int(label), encode_jpeg(grey(image)))
-    LabelOverlay.make(CLASS_IDS[LABEL], np.ones(12, bool)).save(noise / "overlay.npz")
-    np.savez(noise / "truth.npz", true_label=TRUE_LABEL, is_clean=CLASS_IDS[LABEL] == TRUE_LABEL)
-    data = DataConfig(path=faces, overlay=(noise / "overlay.npz",))
-    times = {"started": 0.0, "world_size": 1}
-    metrics = {"num_images": 12, "num_classes": 3}
-    write_manifest(run / "train", "train", Settings(data=data), {}, metrics, **times)  # type: ignore[arg-type]
-    (run / "clean").mkdir()
-    np.savez(run / "clean" / "clean.npz", **vars(CLEANING), more=np.zeros(2))
-    metrics = {"num_images": 12, "num_dropped": 2}
-    write_manifest(run / "clean", "clean", Settings(), {}, metrics, **times)  # type: ignore[arg-type]
-    return run
-
-
-def opened(run: Path) -> CleanedSet:
-    noise = run.parent / "noise" / "overlay.npz"
-    stage = Artifact(run / "clean", {})
-    return CleanedSet.open(stage, DataConfig(path=run.parent / "faces", overlay=(noise,)))
+    return write_run(tmp_path)
 
 
 def test_noise_numbers_by_hand(run_dir: Path) -> None:
@@ -132,7 +91,8 @@ def test_rows_of_the_sheet_by_hand() -> None:
     """Class 1 lost three, class 0 one, class 2 nothing."""
     probability = np.array([0.9, 0.8, 0.1, 0.4, 0.2, 0.3, 0.9, 0.6, 0.7], np.float32)
     label = np.array([0, 0, 0, 1, 1, 1, 1, 2, 2])
-    cleaning = Cleaning(probability, np.full(3, 0.5), probability > 0.5, np.full(9, -1))
+    none, no = np.full(9, -1), np.zeros(9, bool)
+    cleaning = Cleaning(probability, np.full(3, 0.5), probability > 0.5, none, none, none, no, no)
     rows = choose_rows(cleaning, label, num_rows=8, num_faces=2)
     assert [(row.label, row.size, row.num_dropped) for row in rows] == [(1, 4, 3), (0, 3, 1)]
     assert rows[0].kept == [6]
@@ -156,7 +116,7 @@ def test_dropped_faces_have_their_frames_and_suggestions(tmp_path: Path) -> None
     assert np.abs(beside.astype(int) - 20 * 4).max() <= 2
     assert draw_dropped_faces(path, CLEANING, LABEL, CLASS_IDS, grey)
     assert not near(pixels(path), GREEN).any()
-    nothing = Cleaning(PROBABILITY, CLEANING.threshold, np.ones(12, bool), SUGGESTED)
+    nothing = dataclasses.replace(CLEANING, kept=np.ones(12, bool))
     assert not draw_dropped_faces(tmp_path / "none.png", nothing, LABEL, CLASS_IDS, grey)
     assert not (tmp_path / "none.png").exists()
 
@@ -189,11 +149,11 @@ def test_the_report_shows_the_cleaning(run_dir: Path) -> None:
     page = write_report(run_dir).read_text()
     assert "wrongly dropped" in page
     assert "50.0 %" in page  # precision and recall
-    assert page.count("<figure>") == 3
-    for name in ("clean_probability", "dropped", "class_noise"):
+    assert page.count("<figure ") == 4
+    for name in ("class_sizes", "clean_probability", "dropped", "class_noise"):
         assert (run_dir / "pictures" / f"{name}.png").is_file()
     alone = write_report(run_dir / "clean").read_text()  # no data set is known there
-    assert alone.count("<figure>") == 1
+    assert alone.count("<figure ") == 1
 
 
 def evaluation(folder: str, accuracy: float) -> Artifact:
@@ -207,4 +167,9 @@ def test_trainings_stand_side_by_side() -> None:
     both = compare([two, one])
     assert list(both) == ["lfw, noisy labels", "lfw, cleaned labels"]
     assert both["lfw, cleaned labels"] == {"accuracy": 0.8}
+    first, others = evaluation("round_1/evaluate_retrain", 0.75), [evaluation("mine", 0.1)]
+    everything = compare([two, *others, first, one])
+    assert list(everything) == [
+        f"lfw, {labels}" for labels in ("noisy labels", "round 1", "cleaned labels", "mine")
+    ]
     assert compare([Artifact(Path("run/train"), {"stage": "train", "metrics": {}})]) == {}

@@ -15,10 +15,12 @@ from facetrain.core.errors import DataError
 from facetrain.data.verification_bin import VerificationSet, write_bin
 from facetrain.evaluate.evaluate import EvaluateConfig
 from facetrain.metrics.verification import verification
-from facetrain.report.pictures import draw_roc, draw_training_curves
+from facetrain.report.curve import Curve, det_points
+from facetrain.report.pictures import draw_training_curves
 from facetrain.report.sheets import draw_contact_sheet, draw_hardest_pairs, hardest_pairs
 from facetrain.report.summary import write_report
 from facetrain.report.table import format_table, verification_table
+from facetrain.report.verification_pictures import draw_det, draw_fold_accuracy, draw_roc
 
 
 class Settings(Config):
@@ -64,13 +66,46 @@ def test_roc_curve_goes_through_its_points(tmp_path: Path) -> None:
     # (FAR 0.1, where the picture begins) on.
     distance = np.concatenate((np.full(5, 0.1), np.full(5, 1.05), 1 + np.arange(10) / 10))
     same = np.arange(20) < 10
-    assert draw_roc(tmp_path / "roc.png", {"val": (distance, same)})
+    curve = Curve.of(distance, same)
+    assert curve is not None
+    assert draw_roc(tmp_path / "roc.png", {"val": curve})
     line = near(pixels(tmp_path / "roc.png"), (0x0B, 0x6E, 0x99))
     long_rows = np.flatnonzero(line.sum(axis=1) > 100)
     assert len(long_rows) > 0
     assert long_rows.max() - long_rows.min() < 6  # one height, as thick as the line
-    assert not draw_roc(tmp_path / "none.png", {"val": (distance, np.ones(20, bool))})
+    assert Curve.of(distance, np.ones(20, bool)) is None
+    assert not draw_roc(tmp_path / "none.png", {})
     assert not (tmp_path / "none.png").exists()
+
+
+def test_det_points_by_hand(tmp_path: Path) -> None:
+    """Ten pairs of each kind in turn: after k accepts of each, k / 10 false and 1 - k / 10 missed.
+
+    Quantiles of the normal distribution from a table: 0.1 at -1.281552, 0.3 at -0.524401.
+    """
+    distance = np.arange(20) / 10
+    same = np.arange(20) % 2 == 0  # the nearest pair is of one person
+    curve = Curve.of(distance, same)
+    assert curve is not None
+    x, y = det_points(curve)
+    points = {(round(float(a), 6), round(float(b), 6)) for a, b in zip(x, y, strict=True)}
+    assert (-1.281552, 0.841621) in points  # 1 of 10 false accepts, 2 of 10 accepted: 80 % missed
+    assert (-0.524401, 0.253347) in points  # 3 false accepts, 4 accepted: 60 % missed
+    assert np.isfinite([x, y]).all()
+    assert draw_det(tmp_path / "det.png", {"val": curve})
+    parted = Curve.of(np.arange(20.0), np.arange(20) < 10)  # never an error of both kinds
+    assert parted is not None
+    assert not draw_det(tmp_path / "none.png", {"val": parted})
+
+
+def test_every_fold_is_a_dot(tmp_path: Path) -> None:
+    numbers = {"val": {"accuracy": 0.8, "accuracy_std": 0.1, "fold_accuracy": [0.6, 0.8, 1.0]}}
+    assert draw_fold_accuracy(tmp_path / "folds.png", numbers)
+    picture = pixels(tmp_path / "folds.png").astype(int)
+    bluish = (picture[..., 2] - picture[..., 0] > 40).any(axis=0)  # by column, dots are pale
+    edges = np.flatnonzero(np.diff(bluish.astype(int)))
+    assert len(edges) == 6  # a dot, the bar with the mean's dot, a dot
+    assert not draw_fold_accuracy(tmp_path / "none.png", {"ijbc": {"accuracy": None}})
 
 
 def test_training_curves_need_two_losses(tmp_path: Path) -> None:
@@ -157,14 +192,25 @@ def test_report_is_one_file_with_numbers_pictures_and_config(tmp_path: Path) -> 
     assert "80.00 %" in page
     assert "0.8000 ± 0.4000" in page
     assert "8,309" in page
-    pictures = [base64.b64decode(text) for text in re.findall(r"base64,([^\"]+)\"", page)]
-    assert len(pictures) == 3
-    names = ("training.png", "roc.png", "hardest_val.png")
-    assert pictures == [(run / "pictures" / name).read_bytes() for name in names]
+    found = re.findall(r"image/(\w+);base64,([^\"]+)\"", page)
+    kinds, pictures = zip(*((kind, base64.b64decode(text)) for kind, text in found), strict=True)
+    names = ("training.png", "roc.png", "det.png", "folds.png", "hardest_val.png")
+    assert kinds == ("png", "png", "png", "png", "jpeg")
+    files = [(run / "pictures" / name).read_bytes() for name in names]
+    assert list(pictures[:4]) == files[:4]
+    # Faces are smaller as JPEG, and the same faces.
+    drawn, shown = (
+        cv2.imdecode(np.frombuffer(one, np.uint8), 1) for one in (files[4], pictures[4])
+    )
+    assert np.abs(drawn.astype(int) - shown).mean() < 3  # grey values
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "first &lt;run&gt;" in page
-    assert not re.search(r"(?:src|href)=[\"'](?!data:)", page)  # nothing is fetched
+    assert not re.search(r"(?:src|href)=[\"'](?!data:|#)", page)  # nothing is fetched
+    links, anchors = re.findall(r'href="#([^"]+)"', page), re.findall(r' id="([^"]+)"', page)
+    assert set(links) <= set(anchors)
+    assert {"overview", "training", "verification", "stages", "config-train"} <= set(links)
+    assert "cleaning" not in anchors  # nothing was cleaned: no empty section
 
 
 def test_report_without_a_finished_stage_says_so(tmp_path: Path) -> None:
@@ -176,4 +222,4 @@ def test_report_lives_without_the_verification_file(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     (tmp_path / "run" / "val.bin").unlink()
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")
-    assert page.count("<figure>") == 2
+    assert page.count("<figure ") == 4

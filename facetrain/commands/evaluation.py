@@ -1,0 +1,153 @@
+"""The command `evaluate`: which sets, with which options, and what is left and said."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from facetrain.commands.options import ReadablePath, job, say
+
+if TYPE_CHECKING:  # importing torch takes seconds; `--help` must not
+    from facetrain.dist.mesh import Mesh
+    from facetrain.evaluate.evaluate import EvaluateConfig
+
+_FOLDERS = {
+    "lfw": "LFW's folder (a person each)",
+    "cfp_ff": "CFP's images, frontal-frontal",
+    "cfp_fp": "CFP's images, frontal-profile",
+    "agedb30": "AgeDB's images, the 30-year protocol",
+    "calfw": "CALFW's images",
+    "cplfw": "CPLFW's images",
+}
+
+
+def _folder_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--lfw DIR, --cfp-ff DIR, ...: the official folders."""
+    for kind, text in reversed(_FOLDERS.items()):
+        option = f"--{kind.replace('_', '-')}"
+        function = click.option(option, kind, type=ReadablePath, metavar="DIR", help=f"{text}.")(
+            function
+        )
+    return function
+
+
+@click.command(short_help="Backbone + verification sets -> numbers.")
+@click.argument("config", required=False, type=ReadablePath)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--backbone", type=ReadablePath, help="Train folder or weight file.")
+@click.option("--bin", "bins", multiple=True, type=ReadablePath, help="InsightFace .bin set.")
+@_folder_options
+@click.option(
+    "--pairs", type=ReadablePath, help="Pair list of the folder (CFP: the folder Protocol)."
+)
+@click.option("--landmarks", type=ReadablePath, help="CSV path,x1,y1,...,x5,y5 to align it by.")
+@click.option("--ijb", type=ReadablePath, metavar="DIR", help="IJB-B or IJB-C: 1:1 and 1:N.")
+@click.option("--protocol", type=click.Choice(["ijbb", "ijbc"]), help="Of --ijb; default ijbc.")
+@click.option("--features", type=ReadablePath, help=".npy (N, D) in place of --ijb's images.")
+@click.option("--norm-weighting/--no-norm-weighting", default=None, help="Of --ijb; default on.")
+@click.option("--detector-score/--no-detector-score", default=None, help="Of --ijb; default on.")
+@click.option("--flip/--no-flip", default=None, help="Add the mirrored image; default on.")
+@click.option("--attributes", type=ReadablePath, help="CSV image,attribute,...: by subgroup.")
+@click.option("--out", type=ReadablePath, help="Folder for the numbers, distances and pictures.")
+@click.option("--json", "json_path", type=ReadablePath, help="Write the numbers here.")
+def evaluate(
+    config: Path | None,
+    overrides: Sequence[str],
+    backbone: Path | None,
+    out: Path | None,
+    json_path: Path | None,
+    **options: Any,
+) -> None:
+    """Verify BACKBONE (ours, arcface_torch's .pth or an .onnx) on pairs of faces, or on IJB.
+
+    Either CONFIG, whose section evaluate names the sets, or options: --bin F.bin, a set's official
+    folder (--lfw DIR --pairs pairs.txt), or --ijb DIR. With --out an interrupted evaluation
+    continues; the same command without it leaves nothing but --json.
+    """
+    from facetrain.core.artifact import write_json
+    from facetrain.report.evaluation_tables import evaluation_text
+
+    with job() as mesh:
+        settings = evaluate_settings(config, overrides, options)
+        numbers = _evaluate(settings, backbone, out, mesh)
+        if json_path and mesh.is_main:
+            write_json(json_path, numbers)
+        say(evaluation_text(numbers), mesh)
+
+
+def evaluate_settings(
+    path: Path | None, overrides: Sequence[str], options: Mapping[str, Any]
+) -> "EvaluateConfig":
+    """What to evaluate: the recipe's section, or the sets that options name instead of its own.
+
+    Args:
+        path: a recipe, or None.
+        overrides: `key=value` for it.
+        options: of the command, by name; None or empty where not given.
+
+    Raises:
+        ConfigError: no set at all, or options that do not go together.
+    """
+    from facetrain.core.errors import ConfigError
+    from facetrain.data.paired_faces import FolderSet
+    from facetrain.evaluate.evaluate import EvaluateConfig, name_sources
+    from facetrain.pipeline import load_recipe
+
+    config = load_recipe(path, overrides).evaluate if path else EvaluateConfig()
+    kinds = [kind for kind in _FOLDERS if options[kind]]
+    own = {name: options[name] for name in ("pairs", "landmarks") if options[name]}
+    if own and len(kinds) != 1:
+        raise ConfigError(
+            f"--pairs and --landmarks belong to one folder of images, got {len(kinds)}; give "
+            "exactly one of --lfw, --cfp-ff, --cfp-fp, --agedb30, --calfw, --cplfw with them"
+        )
+    folders = tuple(FolderSet(kind=kind, images=options[kind], **own) for kind in kinds)
+    names = ("protocol", "features", "norm_weighting", "detector_score")
+    of_ijb = {name: options[name] for name in names if options[name] is not None}
+    both = {name: options[name] for name in ("flip", "attributes") if options[name] is not None}
+    if options["bins"] or folders or options["ijb"]:
+        config = config.model_copy(update={"bins": tuple(options["bins"]), "folders": folders})
+        of_ijb["path"] = options["ijb"]
+    ijb = config.ijb.model_copy(update={**of_ijb, **both})
+    config = config.model_copy(update={**both, "ijb": ijb})
+    sources = name_sources(config)
+    if not sources and ijb.path is None:
+        raise ConfigError(
+            "evaluate needs at least one verification set; add --bin F.bin, --lfw DIR or --ijb DIR"
+        )
+    if config.attributes is not None and sources and ijb.path is not None:
+        raise ConfigError("--attributes describes the images of one set; evaluate IJB by itself")
+    return config
+
+
+def _evaluate(
+    config: "EvaluateConfig", backbone: Path | None, out: Path | None, mesh: "Mesh"
+) -> dict[str, Any]:
+    """Name -> numbers; with `out` as the stages `evaluate` there and `ijb` in a folder below."""
+    from facetrain import pipeline
+    from facetrain.core.errors import ConfigError
+    from facetrain.evaluate.evaluate import evaluate_sets, name_sources
+    from facetrain.evaluate.ijb import evaluate_ijb
+    from facetrain.models.weights import load_backbone
+    from facetrain.report.gallery import draw_pictures
+    from facetrain.report.subgroup_pictures import draw_all_subgroups
+
+    sources, ijb = name_sources(config), config.ijb
+    if backbone is None and (sources or ijb.features is None):
+        raise ConfigError("evaluate needs --backbone B: a train folder, .pth, .onnx or safetensors")
+    numbers: dict[str, Any] = {}
+    model = load_backbone(backbone, mesh.device) if backbone and not out else None
+    if sources and out and backbone:
+        numbers |= pipeline.evaluate_stage(config, backbone, out, mesh).metrics
+        if mesh.is_main:
+            draw_pictures(out)
+    elif sources and model:
+        numbers |= evaluate_sets(config, model, mesh)
+    if ijb.path and out:
+        numbers |= pipeline.ijb_stage(ijb, backbone, out / ijb.protocol, mesh).metrics
+    elif ijb.path:
+        numbers |= evaluate_ijb(ijb, model, mesh)
+    if out and mesh.is_main:
+        draw_all_subgroups(out, numbers)
+    return numbers

@@ -1,0 +1,48 @@
+"""A training on other labels steps aside for a new one; nothing that was computed is deleted."""
+
+import itertools
+import shutil
+from pathlib import Path
+
+from facetrain.core.artifact import read_artifact
+from facetrain.core.log import logger
+from facetrain.engine.checkpoint import read_progress
+
+
+def trained_on(folder: Path) -> str | None:
+    """Fingerprint of the data set and overlays of the training in `folder`, finished or not.
+
+    None where there is nothing to lose: neither a manifest nor a checkpoint.
+    """
+    artifact = read_artifact(folder)
+    if artifact is not None:
+        return str(artifact.manifest["inputs"]["data"])
+    newest = max(folder.glob("checkpoints/step_*"), default=None)
+    return None if newest is None else str(read_progress(newest)["identity"]["data set or overlay"])
+
+
+def make_way(folder: Path, data: str) -> None:
+    """Have `folder` hold a training on the labels `data`, or none.
+
+    One on other labels becomes `<folder>.previous-1` (or -2, ...). Where one of these was on
+    exactly these labels, as after an undo, it comes back.
+
+    Args:
+        folder: of the stage `train`.
+        data: fingerprint of the data set with its overlays.
+    """
+    before = trained_on(folder)
+    if before == data:
+        return
+    former = sorted(folder.parent.glob(f"{folder.name}.previous-*"))
+    again = next((one for one in former if trained_on(one) == data), None)
+    if before is not None:
+        names = (folder.with_name(f"{folder.name}.previous-{n}") for n in itertools.count(1))
+        free = next(name for name in names if not name.exists())
+        folder.rename(free)
+        logger.warning("%s: trained on other labels than now; kept as %s", folder, free.name)
+    if again is not None:
+        if folder.exists():  # without a checkpoint
+            shutil.rmtree(folder)
+        again.rename(folder)
+        logger.warning("%s: %s was trained on these labels and is back", folder, again.name)

@@ -1,0 +1,96 @@
+"""`facetrain review`: the page over a finished run, until it is interrupted."""
+
+import contextlib
+import os
+import signal
+import threading
+import webbrowser
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from facetrain.core.errors import UserError
+from facetrain.review.cleaned_run import CleanedRun
+from facetrain.review.journal import JOURNAL_FILE, open_journal
+from facetrain.review.layer import OVERLAY_FILE, REVIEW_FOLDER, refresh
+from facetrain.review.server import ReviewServer
+from facetrain.review.session import Session
+
+_DOOR = "open.html"
+
+
+@contextlib.contextmanager
+def serving(run_dir: Path, port: int) -> Iterator[ReviewServer]:
+    """The review of a run, being served in a thread; its overlay is up to date at both ends.
+
+    Raises:
+        UserError: no cleaned run, another review of it is open, or the port is taken.
+    """
+    run = CleanedRun.open(run_dir)
+    folder = run_dir / REVIEW_FOLDER
+    dataset = run.dataset
+    with open_journal(folder / JOURNAL_FILE, dataset.base_fingerprint, dataset.num_rows) as journal:
+        refresh(folder / OVERLAY_FILE)
+        try:
+            server = ReviewServer(Session(run, journal), port, run_dir.resolve().name)
+        except OSError as error:
+            raise UserError(
+                f"--port {port}: must be free, but {error.strerror}; leave it out for any free one"
+            ) from None
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()
+            refresh(folder / OVERLAY_FILE)
+
+
+def review(run_dir: Path, port: int, *, open_browser: bool, say: Callable[[str], None]) -> None:
+    """Serve the review of `run_dir` until SIGINT or SIGTERM.
+
+    Args:
+        say: tells the user the address, and at the end what to do with what was decided.
+    """
+    with _until_interrupted() as interrupted, serving(run_dir, port) as server:
+        say(f"review of {run_dir}: {server.address}")
+        say("Ctrl-C ends it; every decision is saved at once")
+        door = run_dir / REVIEW_FOLDER / _DOOR
+        try:
+            if open_browser:
+                write_door(door, server.address)
+                webbrowser.open(door.resolve().as_uri())
+            interrupted.wait()
+        finally:
+            door.unlink(missing_ok=True)
+        number = server.session.progress()["decisions"]
+    say(
+        f"\n{number} decisions in {run_dir / REVIEW_FOLDER / OVERLAY_FILE}"
+        + ("; start `facetrain run` again to train on them" if number else "")
+    )
+
+
+@contextlib.contextmanager
+def _until_interrupted() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set, so that the end is an orderly one."""
+    event = threading.Event()
+    former = {
+        number: signal.signal(number, lambda *_: event.set())
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield event
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def write_door(door: Path, address: str) -> None:
+    """A file that leads to the page, for its owner only.
+
+    The browser is given this one: other users of the machine see the arguments it is started with.
+    """
+    door.unlink(missing_ok=True)
+    with open(os.open(door, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        file.write(f'<!doctype html><meta http-equiv="refresh" content="0;url={address}">')

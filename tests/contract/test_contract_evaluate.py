@@ -1,0 +1,167 @@
+"""`facetrain evaluate` on every kind of set, from the files users have to numbers in a file."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cli_parts import Call
+from ijb_parts import load_tool, random_faces
+from pair_parts import write_lfw
+
+from facetrain.models.backbone import ModelConfig, build_backbone
+from facetrain.models.weights import save_backbone
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network."""
+    torch.manual_seed(0)
+    config = ModelConfig(name="small", image_size=32, embedding_size=16, width=4)
+    path = tmp_path_factory.mktemp("backbone") / "backbone.safetensors"
+    save_backbone(build_backbone(config), config, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def protocol(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A template benchmark in IJB-C's layout."""
+    root = tmp_path_factory.mktemp("ijb")
+    tool = load_tool("make_ijb")
+    tool.write_ijb(root, "ijbc", random_faces(tool, 120, 24), num_impostor_pairs=500)
+    return root
+
+
+def test_ijb_to_numbers_a_folder_and_a_resume(
+    call: Call, backbone: Path, protocol: Path, tmp_path: Path
+) -> None:
+    common = ("evaluate", "--backbone", backbone, "--ijb", protocol, "--protocol", "ijbc")
+    code, out, err = call(*common, "--json", tmp_path / "a.json")
+    assert code == 0, err
+    assert "TPIR@FPIR 1e-1" in out
+    numbers = json.loads((tmp_path / "a.json").read_text())["ijbc"]
+    assert set(numbers) >= {
+        "tar_at_far", "tar_at_far_nearest", "tar_at_far_interpolated", "tar_at_far_interval",
+        "identification", "num_pairs", "num_templates", "num_images",
+    }  # fmt: skip
+    assert set(numbers["identification"]) == {"G1", "G2", "mean"}
+    folder = tmp_path / "out"
+    assert call(*common, "--out", folder, "--json", tmp_path / "b.json")[0] == 0
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    embedded = list((folder / "ijbc" / "embeddings").rglob("*.npy"))
+    assert len(embedded) == 1
+    code, _, err = call(*common, "--out", folder, "--no-detector-score")
+    assert code == 0
+    assert "1 of 1 chunks embedded" in err
+    # What was embedded can be scored without a backbone, to the same numbers.
+    features = ("evaluate", "--ijb", protocol, "--features", embedded[0])
+    assert call(*features, "--json", tmp_path / "c.json")[0] == 0
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "c.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("face_tid_mid.txt", None, "must hold ijbc_face_tid_mid.txt in"),
+        ("template_pair_label.txt", "1 2 x\n", "line 1 must be"),
+        ("template_pair_label.txt", "990001 990002 1\n", "every template must have a face"),
+        ("1N_probe_mixed.csv", "template,subject\na,b\n", "line 2 must begin with"),
+        ("1N_gallery_G1.csv", "template,subject\n990001,1\n", "every template must have a face"),
+    ],
+)
+def test_bad_metadata_is_one_message_and_status_2(
+    call: Call, protocol: Path, tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
+    meta = tmp_path / "meta"
+    meta.mkdir()
+    for path in (protocol / "IJBC" / "meta").iterdir():
+        (meta / path.name).write_bytes(path.read_bytes())
+    num_images = len((meta / "ijbc_face_tid_mid.txt").read_text().splitlines())
+    np.save(tmp_path / "f.npy", np.random.default_rng(0).normal(size=(num_images, 8)))
+    (meta / f"ijbc_{name}").unlink()
+    if content is not None:
+        (meta / f"ijbc_{name}").write_text(content)
+    code, _, err = call("evaluate", "--ijb", tmp_path, "--features", tmp_path / "f.npy")
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert err.count("facetrain: ") == 1
+
+
+def test_lfw_from_its_official_files(call: Call, backbone: Path, tmp_path: Path) -> None:
+    write_lfw(tmp_path / "lfw", half=2)
+    images, pairs = tmp_path / "lfw" / "images", tmp_path / "lfw" / "pairs.txt"
+    lines = ["image,hair"]
+    names = [path.relative_to(images).as_posix() for path in sorted(images.rglob("*.jpg"))]
+    lines += [f"{name},{'dark' if i // 3 % 2 else 'fair'}" for i, name in enumerate(names)]
+    (tmp_path / "hair.csv").write_text("\n".join(lines))
+    common = ("evaluate", "--backbone", backbone, "--lfw", images, "--pairs", pairs)
+    options = ("--attributes", tmp_path / "hair.csv", "--out", tmp_path / "out")
+    code, out, err = call(*common, *options, "--json", tmp_path / "a.json")
+    assert code == 0, err
+    numbers = json.loads((tmp_path / "a.json").read_text())["lfw"]
+    assert numbers["num_pairs"] == 40
+    assert len(numbers["fold_accuracy"]) == 10
+    low, high = numbers["accuracy_interval"]
+    assert low <= numbers["accuracy"] <= high
+    assert numbers["interval_over"] == "identities"
+    assert set(numbers["subgroups"]["hair"]["levels"]) <= {"dark", "fair"}
+    assert "hair: dark | fair" in out
+    assert (tmp_path / "out" / "subgroups_lfw_hair.png").is_file()
+    again = call(*common, *options, "--json", tmp_path / "b.json")
+    assert "finished before, skipped" in again[2]
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--lfw", "{tmp}/none"), "must be the folder of lfw's images"),
+        (("--lfw", "{tmp}"), "pairs.txt: must be the pair list of lfw"),
+        (("--lfw", "{tmp}", "--cplfw", "{tmp}", "--pairs", "{tmp}/p"), "exactly one of --lfw"),
+        (("--pairs", "{tmp}/p"), "exactly one of --lfw"),
+        ((), "--lfw DIR or --ijb DIR"),
+        (("--ijb", "{tmp}"), "must hold ijbc_face_tid_mid.txt"),
+        (("--bin", "{tmp}/a.bin", "--bin", "{tmp}/b/a.bin"), "rename one"),
+        (
+            ("--bin", "{tmp}/a.bin", "--lfw", "{tmp}", "--attributes", "{tmp}/a.csv"),
+            "evaluate them one by one",
+        ),
+    ],
+)
+def test_bad_options_are_status_2(
+    call: Call, backbone: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    filled = [argument.format(tmp=tmp_path) for argument in arguments]
+    code, _, err = call("evaluate", "--backbone", backbone, *filled)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_backbone_is_needed(call: Call, protocol: Path) -> None:
+    code, _, err = call("evaluate", "--ijb", protocol)
+    assert (code, "needs --backbone" in err) == (2, True)
+
+
+def test_a_recipe_names_any_set(
+    call: Call, recipe: Path, backbone: Path, protocol: Path, tmp_path: Path
+) -> None:
+    write_lfw(tmp_path / "lfw", half=1)
+    folder = f"{{kind: lfw, images: {tmp_path}/lfw/images, pairs: {tmp_path}/lfw/pairs.txt}}"
+    overrides = (
+        f"evaluate.folders=[{folder}]",
+        f"evaluate.ijb.path={protocol}",
+        "evaluate.ijb.bootstrap=0",
+        "evaluate.ijb.workers=0",
+    )
+    common = ("evaluate", recipe, *overrides, "--backbone", backbone, "--out", tmp_path / "out")
+    code, _, err = call(*common, "--json", tmp_path / "a.json")
+    assert code == 0, err
+    numbers = json.loads((tmp_path / "a.json").read_text())
+    assert list(numbers) == ["ijbc", "lfw", "pairs"]
+    assert numbers["lfw"]["num_pairs"] == 20
+    assert "tar_at_far_interval" not in numbers["ijbc"]
+    code, _, err = call("evaluate", recipe, "evaluate.ijb.path=/none", "--backbone", backbone)
+    assert (code, "evaluate.ijb.path must exist" in err) == (2, True)

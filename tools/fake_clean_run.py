@@ -1,0 +1,128 @@
+"""Write a run that looks cleaned: rendered faces, repeated, and decisions drawn at random.
+
+For what must hold many identities (the review page, the report) without training on them.
+
+    python tools/fake_clean_run.py OUT --identities 84000 --images 20
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facetrain.core.artifact import write_json
+from facetrain.core.rng import numpy_generator
+from facetrain.data.dataset import FaceDataset
+from facetrain.data.face_shard import FaceShardWriter
+from facetrain.data.overlay import LabelOverlay
+from facetrain.data.synthetic import SyntheticConfig, write_synthetic
+
+MERGED, UNDECIDED, COPIED = 0.02, 0.02, 0.005  # shares of identities, identities, images
+WRONG, FOUND_HOME, MOVED = 0.2, 0.5, 0.4  # images of others; with a suggestion; moved there
+ABSENT = 0.01  # share of images that the overlay beneath leaves out
+FIRST_ID, STEP = 1000, 3  # class ids: 1000, 1003, ...
+DATA = {"workers": 0, "on_corrupt": "error"}
+
+
+def rendered(num_people: int, per_person: int, size: int) -> list[list[bytes]]:
+    """Encoded faces of each person."""
+    config = SyntheticConfig(
+        num_identities=num_people, min_images=per_person, max_images=per_person, size=size,
+        difficulty=0.3,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        write_synthetic(Path(folder), config, quiet=True)
+        faces = FaceDataset.open(Path(folder))
+        images = [faces.encoded(image) for image in range(faces.num_images)]
+    return [images[i : i + per_person] for i in range(0, len(images), per_person)]
+
+
+def write_run(out: Path, num_identities: int, num_images: int, people: list[list[bytes]]) -> None:
+    """Write `out/faces`, `out/noise` and, in `out/run`, what is read of `train` and `clean`.
+
+    Class ids have gaps, and an overlay beneath the cleaner's leaves images out, so that rows,
+    images, labels and class numbers all differ.
+
+    Args:
+        num_images: of each identity.
+        people: faces to use, over and over.
+    """
+    random = numpy_generator(0, "fake clean run")
+    num_rows = num_identities * num_images
+    number = np.repeat(np.arange(num_identities), num_images)
+    wrong = random.random(num_rows) < WRONG
+    home = np.where(wrong, random.integers(num_identities, size=num_rows), number)
+    faces, noise = out / "faces", out / "noise" / "overlay.npz"
+    with FaceShardWriter(faces / "train.rec") as writer:
+        for row, (given, true) in enumerate(zip(number.tolist(), home.tolist(), strict=True)):
+            person = people[true % len(people)]
+            writer.write(FIRST_ID + STEP * given, person[row % len(person)])
+    used = random.random(num_rows) >= ABSENT
+    used[::num_images] = True  # every identity keeps an image
+    LabelOverlay.make(FIRST_ID + STEP * number, used).save(noise)
+    dataset = FaceDataset.open(faces, [noise])
+    label, home, wrong = dataset.label, home[used], wrong[used]
+    threshold = random.uniform(0.4, 0.85, num_identities).astype(np.float32)
+    spread = random.beta(1, 12, len(label)) ** random.choice([0.3, 1], len(label), p=[0.15, 0.85])
+    probability = np.where(wrong, spread, 1 - spread).astype(np.float32)
+    unsure = random.random(num_identities) < UNDECIDED
+    threshold[unsure], undecided = 0, unsure[label]
+    probability[undecided] = 0.5
+    kept = probability > threshold[label]
+    told = ~kept & (home != label) & (random.random(len(label)) < FOUND_HOME)
+    moved = told & (random.random(len(label)) < MOVED)
+    merge = random.integers(num_identities, size=num_identities)
+    merge[random.random(num_identities) >= MERGED] = -1
+    merge[merge == np.arange(num_identities)] = -1
+    copied = np.where(random.random(len(label)) < COPIED, np.arange(len(label)) - 1, -1)
+    run = out / "run"
+    for stage, config in (("train", {"data": DATA | {"path": faces, "overlay": [noise]}}),
+                          ("clean", {})):  # fmt: skip
+        manifest = {"stage": stage, "config": config, "inputs": {"data": dataset.fingerprint}}
+        plain = json.loads(json.dumps(manifest | {"metrics": {}, "seconds": 0}, default=str))
+        write_json(run / stage / "manifest.json", plain)
+    np.savez(
+        run / "clean" / "clean.npz",
+        clean_probability=probability,
+        threshold=threshold,
+        kept=kept,
+        suggested_label=np.where(told, home, -1),
+        merge_label=merge[label],
+        duplicate_of=copied,
+        overlap=np.zeros(len(label), np.bool_),
+        undecided=undecided,
+    )
+
+    def by_row(value: NDArray[Any], absent: int) -> NDArray[Any]:
+        column = np.full(num_rows, absent, value.dtype)
+        column[dataset.row] = value
+        return column
+
+    LabelOverlay.make(
+        by_row(dataset.class_ids[np.where(moved, home, label)], -1),
+        by_row(kept | moved, 1),
+        source=by_row(np.ones(len(label), np.uint8), 0),
+        source_names=("", "clean"),
+        dataset_fingerprint=dataset.base_fingerprint,
+    ).save(run / "clean" / "overlay.npz")
+
+
+def main() -> None:
+    """Write the run that the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--identities", type=int, default=300)
+    parser.add_argument("--images", type=int, default=20)
+    parser.add_argument("--size", type=int, default=112)
+    parser.add_argument("--people", type=int, default=40)
+    arguments = parser.parse_args()
+    people = rendered(arguments.people, 12, arguments.size)
+    write_run(arguments.out, arguments.identities, arguments.images, people)
+
+
+if __name__ == "__main__":
+    main()
