@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 from torch import nn
 
 from facetrain.clean import clean
@@ -41,6 +42,7 @@ from facetrain.report.table import format_table, verification_table
 from facetrain.review import layer
 
 SUMMARY_FILE = "summary.json"
+ROUND = "round_"
 RECIPES = Path(__file__).parent / "recipes"
 
 Numbers = Mapping[str, Mapping[str, Any]]
@@ -54,6 +56,8 @@ class Recipe(TrainConfig):
     graph: KnnConfig = KnnConfig()
     clean: CleanConfig | None = None
     """How to clean the labels before a second training; without it there is no cleaning."""
+    rounds: int = Field(1, ge=1)
+    """Times that labels are cleaned, each by what was trained on the answer of the one before."""
     finetune: FinetuneConfig | None = None
     """What `facetrain finetune` does to a trained folder; `run` leaves it alone."""
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -284,6 +288,8 @@ def run(recipe: Recipe, out_dir: Path, mesh: Mesh, true_labels: Recipe | None = 
 
     With a section `clean` the labels are cleaned by what the first training learned, and a second
     one starts from scratch on what was kept, and on what a person decided in `review` after that.
+    With `rounds` above 1 that second training cleans the labels anew, and so on; earlier rounds
+    stay in `round_1`, `round_2`, ...
 
     Args:
         true_labels: the same recipe on labels known to be right, to compare the cleaning with.
@@ -291,29 +297,45 @@ def run(recipe: Recipe, out_dir: Path, mesh: Mesh, true_labels: Recipe | None = 
     Returns:
         A short text for the terminal; its numbers are in `summary.json`.
     """
-    trained, embedded = out_dir / "train", out_dir / "embed"
+    trained = out_dir / "train"
     _train_and_verify(recipe, trained, out_dir / EVALUATE, mesh)
-    embed_stage(recipe, trained, embedded, mesh)
-    if recipe.clean is not None:
-        graph, cleaned = out_dir / "graph", out_dir / "clean"
-        graph_stage(recipe, embedded, graph, mesh)
-        clean_stage(recipe, embedded, graph, cleaned, mesh, trained)
-        reviewed = out_dir / layer.REVIEW_FOLDER / layer.OVERLAY_FILE
-        _refresh_reviews([reviewed], mesh)
-        opinions = [cleaned / OVERLAY_FILE, *([reviewed] if layer.decides(reviewed) else ())]
-        again = with_overlay(recipe, (*recipe.data.overlay, *opinions))
-        retrained = out_dir / "retrain"
-        labels = _open_dataset(again, mesh).fingerprint
-        if mesh.is_main:
-            make_way(retrained, labels)
-        mesh.barrier()
-        _train_and_verify(again, retrained, out_dir / EVALUATE_RETRAIN, mesh)
+    if recipe.clean is None:
+        embed_stage(recipe, trained, out_dir / "embed", mesh)
+    else:
+        for number in range(1, recipe.rounds):
+            folder = out_dir / f"{ROUND}{number}"
+            trained = _clean_and_retrain(recipe, trained, folder, out_dir, mesh)
+        _clean_and_retrain(recipe, trained, out_dir, out_dir, mesh)
         if true_labels is not None:
             folders = out_dir / "train_true", out_dir / EVALUATE_TRUE
             _train_and_verify(true_labels, *folders, mesh)
     text = _summary(recipe, out_dir) if mesh.is_main else ""
     mesh.barrier()
     return text
+
+
+def _clean_and_retrain(
+    recipe: Recipe, trained: Path, folder: Path, run_dir: Path, mesh: Mesh
+) -> Path:
+    """Judge the recipe's labels by what `trained` learned, and train on the answer, in `folder`.
+
+    Every round starts from the labels as they were given, so that none inherits another's errors.
+    """
+    embedded, graph, cleaned = folder / "embed", folder / "graph", folder / "clean"
+    embed_stage(recipe, trained, embedded, mesh)
+    graph_stage(recipe, embedded, graph, mesh)
+    clean_stage(recipe, embedded, graph, cleaned, mesh, trained)
+    reviewed = run_dir / layer.REVIEW_FOLDER / layer.OVERLAY_FILE
+    _refresh_reviews([reviewed], mesh)
+    opinions = [cleaned / OVERLAY_FILE, *([reviewed] if layer.decides(reviewed) else ())]
+    again = with_overlay(recipe, (*recipe.data.overlay, *opinions))
+    retrained = folder / "retrain"
+    labels = _open_dataset(again, mesh).fingerprint
+    if mesh.is_main:
+        make_way(retrained, labels)
+    mesh.barrier()
+    _train_and_verify(again, retrained, folder / EVALUATE_RETRAIN, mesh)
+    return retrained
 
 
 def with_overlay(recipe: Recipe, overlay: Sequence[Path]) -> Recipe:
