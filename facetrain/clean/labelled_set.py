@@ -59,7 +59,6 @@ class Piece:
             weight[self.graphs.row],
             around,
             self.owner.scale,
-            self.owner.homes,
         )
 
     def truth(self) -> Tensor:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from facetrain.clean.homes import Homes
 from facetrain.graph.class_graphs import ClassGraphs, components, neighbourhoods
 
 _NEAREST = (1, 3, 5, 20)
@@ -28,7 +27,7 @@ _NEAREST_SHARE = (1, 3, 5, 10)
 _EPS = 1e-6
 
 NUM_FEATURES = (
-    2 * (1 + len(_NEAREST) + len(_QUANTILES) + len(_LEVELS) + len(_LINKS)) + 10 + 7 + 4 + 5 + 1
+    2 * (1 + len(_NEAREST) + len(_QUANTILES) + len(_LEVELS) + len(_LINKS)) + 10 + 7 + 4 + 1
 )
 
 
@@ -109,7 +108,6 @@ def relational_features(
     weight: Tensor,
     around: Context,
     scale: Scale,
-    homes: Homes,
 ) -> Tensor:
     """What the GCN reads, (N, NUM_FEATURES).
 
@@ -142,8 +140,7 @@ def relational_features(
     summary = torch.cat([mean[:, chosen], spread[:, chosen], log_size], dim=1)[graphs.label]
     belief = torch.logit(weight, eps=2.5e-3)[:, None].where(weight[:, None] < 1, 0.0) / 3
     outside = _outside(graphs.class_id[graphs.label], around, scale)
-    at_home = _at_home(homes, graphs, scale)
-    return torch.cat([inside, relative, summary, outside, at_home, belief], dim=1)
+    return torch.cat([inside, relative, summary, outside, belief], dim=1)
 
 
 def _centre(unit_embedding: Tensor, graphs: ClassGraphs, weight: Tensor, scale: Scale) -> Tensor:
@@ -221,18 +218,6 @@ def _outside(own_label: Tensor, around: Context, scale: Scale) -> Tensor:
         nearest_other, nearest_own - nearest_other, *share, nearest,
     ]  # fmt: skip
     return torch.stack(columns, 1)
-
-
-def _at_home(homes: Homes, graphs: ClassGraphs, scale: Scale) -> Tensor:
-    """How near the given and the best other class are when all look at once, (N, 5).
-
-    Both cosines and their difference, in units of a person's good cosine; whether the image stays;
-    and the share of its class that does.
-    """
-    own, other = homes.own[graphs.row] / scale.same, homes.other[graphs.row] / scale.same
-    stays = (~homes.away[graphs.row]).float()
-    share = graphs.sum(stays) / graphs.size
-    return torch.stack([own, other, own - other, stays, share[graphs.label]], 1)
 
 
 def label_support(label: Tensor, vote: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ import torch
 from clean_parts import embedded, people, random_unit, rotation
 from numpy.typing import NDArray
 
-from facetrain.clean.homes import Homes
 from facetrain.clean.labelled_set import LabelledSet, Piece
 from facetrain.clean.relational import (
     NUM_FEATURES,
@@ -22,16 +21,10 @@ from facetrain.core.rng import numpy_generator, torch_generator
 from facetrain.graph.class_graphs import class_neighbours, group_by_class
 
 INSIDE, LINKS = slice(0, 16), slice(13, 16)
-RELATIVE, SUMMARY, OUTSIDE = slice(16, 32), slice(32, 42), slice(42, 53)
-AT_HOME, BELIEF = slice(53, 58), 58
+RELATIVE, SUMMARY, OUTSIDE, BELIEF = slice(16, 32), slice(32, 42), slice(42, 53), 53
 LOG_SIZE = 40
 NUM_NEIGHBOURS = 5
 SCALE = Scale(0.0, 0.35, 0.8)
-
-
-def everyone_at_home(count: int) -> Homes:
-    zero = torch.zeros(count)
-    return Homes(zero.long(), zero.long(), zero, zero, zero.bool())
 
 
 def labelled(embedding: NDArray[Any], label: NDArray[Any], num_context: int = 12) -> LabelledSet:
@@ -185,14 +178,6 @@ def test_features_against_the_oracle(seed: int, certain: bool) -> None:
         )
     logit = np.clip(np.log(belief / (1 - belief)), -np.log(399), np.log(399))
     np.testing.assert_allclose(found[:, BELIEF], logit[nodes] / 3, atol=1e-4)
-    homes = owner.homes
-    for own in np.unique(label[label >= 0]):
-        here = np.flatnonzero(label[nodes] == own)
-        away = homes.away[nodes[here]].numpy()
-        mine, best = homes.own[nodes[here]].numpy(), homes.other[nodes[here]].numpy()
-        share = np.full(len(here), 1 - away.mean())
-        expected = np.stack([mine / 0.8, best / 0.8, (mine - best) / 0.8, ~away, share], 1)
-        np.testing.assert_allclose(found[here][:, AT_HOME], expected, atol=1e-5)
     for i, row in enumerate(nodes):
         other = piece.context_row[i].numpy()
         similarity = piece.context_similarity[i].numpy()
@@ -214,13 +199,7 @@ def test_by_hand_in_the_plane() -> None:
     nobody = Context(torch.full((3, 1), -1.0), torch.full((3, 1), -1), torch.zeros(3, 1))
     plain = Scale(0.0, 0.3, 1.0)  # 0 -> 0, 0.3 -> 0.3, 1 -> 1
     found = relational_features(
-        unit,
-        graphs,
-        *class_neighbours(unit, graphs, 2),
-        torch.ones(3),
-        nobody,
-        plain,
-        everyone_at_home(3),
+        unit, graphs, *class_neighbours(unit, graphs, 2), torch.ones(3), nobody, plain
     )
     np.testing.assert_allclose(found[:, 0], [0, 1, 0], atol=1e-5)
     np.testing.assert_allclose(found[:, 1], [0.5, 0.5, 0.5], atol=1e-5)  # nearest
@@ -313,15 +292,7 @@ def test_disbelieved_images_do_not_matter_to_the_others(size: int) -> None:
     graphs = group_by_class(np.zeros(size, np.int64))
     nobody = Context(torch.full((size, 1), -1.0), torch.full((size, 1), -1), torch.zeros(size, 1))
     first, second = (
-        relational_features(
-            one,
-            graphs,
-            *class_neighbours(one, graphs, 20),
-            weight,
-            nobody,
-            SCALE,
-            everyone_at_home(size),
-        )
+        relational_features(one, graphs, *class_neighbours(one, graphs, 20), weight, nobody, SCALE)
         for one in (unit, other)
     )
     columns = [i for i in range(NUM_FEATURES) if i not in (13, 14, 15, 29, 30, 31, LOG_SIZE)]
@@ -386,8 +357,7 @@ def test_support_counts_belief() -> None:
     )
     plain = Scale(0.0, 0.3, 1.0)
     nearest = class_neighbours(unit, graphs, 2)
-    at_home = everyone_at_home(1)
-    found = relational_features(unit, graphs, *nearest, torch.ones(1), around, plain, at_home)
+    found = relational_features(unit, graphs, *nearest, torch.ones(1), around, plain)
     own, best = 0.5 / (1 + np.exp(-0.45 / 0.08)), 1.0
     expected = [
         np.log1p(own), np.log1p(best), own / (own + best + 0.3), best / (own + best + 0.3),
