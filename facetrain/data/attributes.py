@@ -1,0 +1,89 @@
+"""Attributes of images from a CSV: categories by image name or by row."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facetrain.core.errors import DataError
+
+UNKNOWN = -1
+
+
+class Attribute(NamedTuple):
+    """One column of the CSV.
+
+    Attributes:
+        levels: the categories by name, sorted.
+        level: (N,) of each image; -1 where it is unknown.
+    """
+
+    levels: list[str]
+    level: NDArray[np.int64]
+
+
+def read_attributes(path: Path, images: Sequence[str] | int) -> dict[str, Attribute]:
+    """Column name -> categories of N images.
+
+    The header names the columns. The first column holds image names or, where none of its cells is
+    one, rows counted from 0. An empty cell or -1 is unknown, and so is an image without
+    a line; lines about other images do not matter.
+
+    Args:
+        path: the CSV.
+        images: the N images' names; or N, where images have none.
+
+    Raises:
+        DataError: no such file, no columns, a line of another length, or no line that is about
+            one of the images.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = csv.reader(file)
+            header, *lines = [(rows.line_num, row) for row in rows if row] or [(0, [])]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: must be a CSV of attributes; {error}") from None
+    columns = [name.strip() for name in header[1][1:]]
+    if not columns or len(set(columns)) < len(columns) or not lines:
+        raise DataError(
+            f"{path}: must have a header image,attribute,... with distinct attributes, and lines "
+            f"below it; got {','.join(header[1])!r:.80} and {len(lines)} lines"
+        )
+    for number, row in lines:
+        if len(row) != len(columns) + 1:
+            raise DataError(
+                f"{path}: line {number} must have {len(columns) + 1} cells as the header, got "
+                f"{','.join(row)!r:.80}"
+            )
+    keys = [row[0].strip().removeprefix("./") for _, row in lines]
+    names = [] if isinstance(images, int) else images
+    num_images = images if isinstance(images, int) else len(images)
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        places.setdefault(name, []).append(place)
+    if not any(key in places for key in keys):
+        places = {str(place): [place] for place in range(num_images)}
+    if not any(key in places for key in keys):
+        example = names[0] if names else "0"
+        raise DataError(
+            f"{path}: the first column must name images of the set, as {example!r}, or their rows "
+            f"from 0 to {num_images - 1}, but none of its {len(keys)} lines does ({keys[0]!r})"
+        )
+    return {
+        name: _column(keys, [row[column].strip() for _, row in lines], places, num_images)
+        for column, name in enumerate(columns, 1)
+    }
+
+
+def _column(
+    keys: Sequence[str], cells: Sequence[str], places: dict[str, list[int]], num_images: int
+) -> Attribute:
+    levels = sorted(set(cells) - {"", str(UNKNOWN)})
+    number = {name: place for place, name in enumerate(levels)}
+    level = np.full(num_images, UNKNOWN, np.int64)
+    for key, cell in zip(keys, cells, strict=True):
+        level[places.get(key, [])] = number.get(cell, UNKNOWN)
+    return Attribute(levels, level)

@@ -1,0 +1,142 @@
+"""A verification set as a folder of images and a list of pairs."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facetrain.core.config import Config
+from facetrain.core.errors import DataError
+from facetrain.core.log import logger
+from facetrain.data.align import align, read_landmarks
+from facetrain.data.images import Image, decode_image, fit_square
+from facetrain.data.pair_lists import KINDS, PairList
+
+# Of LFW's 250 x 250 images (original, funneled or deep-funneled), the square that the ArcFace
+# template covers: left, top and side in pixels. Fitted to the median of the landmarks of 202
+# deep-funneled images: (61.3, 53.2), 128.5.
+LFW_SIZE, LFW_LEFT, LFW_TOP, LFW_SIDE = 250, 61, 53, 128
+
+
+class FolderSet(Config):
+    """A verification set in its official folder."""
+
+    kind: Literal["lfw", "cfp_ff", "cfp_fp", "agedb30", "calfw", "cplfw"]
+    """How its pairs are listed; also the name of its results."""
+    images: Path
+    """The folder below which the list's images are."""
+    pairs: Path | None = None
+    """The list (for CFP the folder Protocol); default: where it usually lies in `images`."""
+    landmarks: Path | None = None
+    """CSV path,x1,y1,...,x5,y5 to align by; without it images count as aligned."""
+
+    @property
+    def pair_list(self) -> Path:
+        """Where the pairs are listed."""
+        return self.pairs or self.images / KINDS[self.kind].pairs
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedFaces:
+    """P pairs of image files, with the interface of a `VerificationSet`.
+
+    Attributes:
+        path: the images' folder.
+        kind: see `FolderSet`.
+        pairs: which images.
+        landmarks: (5, 2) points by image, or None.
+    """
+
+    path: Path
+    kind: str
+    pairs: PairList
+    landmarks: dict[str, NDArray[np.float64]] | None
+
+    @classmethod
+    def open(cls, config: FolderSet) -> "PairedFaces":
+        """Read the list and the landmarks.
+
+        Raises:
+            DataError: a missing or malformed file, an image that is not there, or landmarks of
+                other images. One without landmarks among others is cropped, with a warning.
+        """
+        if not config.images.is_dir():
+            raise DataError(f"{config.images}: must be the folder of {config.kind}'s images")
+        source = config.pair_list
+        if not source.exists():
+            raise DataError(
+                f"{source}: must be the pair list of {config.kind}, but there is none; give it "
+                "with --pairs"
+            )
+        pairs = KINDS[config.kind].read(source)
+        landmarks = read_landmarks(config.landmarks) if config.landmarks else None
+        for name in dict.fromkeys(pairs.name):
+            if not (config.images / name).is_file():
+                raise DataError(
+                    f"{config.images / name}: must be an image of {source}, but there is none; "
+                    "give the folder that the list's names start from"
+                )
+        if landmarks is not None:
+            without = sorted(set(pairs.name) - landmarks.keys())
+            if len(without) == len(set(pairs.name)):
+                raise DataError(
+                    f"{config.landmarks}: must name images as {source} does ({without[0]}), but "
+                    f"has points of none of them ({next(iter(landmarks))})"
+                )
+            if without:  # a detector misses some, but every pair must be judged
+                logger.warning(
+                    "%s has no points of %d images (%s, ...): they are cropped instead",
+                    config.landmarks, len(without), without[0],
+                )  # fmt: skip
+        return cls(config.images, config.kind, pairs, landmarks)
+
+    @property
+    def same(self) -> NDArray[np.bool_]:
+        """(P,)."""
+        return self.pairs.same
+
+    @property
+    def num_pairs(self) -> int:
+        """P."""
+        return len(self.pairs.same)
+
+    @property
+    def identity(self) -> NDArray[np.int64]:
+        """(2, P) identity of both images of each pair, numbered from 0."""
+        numbered = np.unique(self.pairs.identity, return_inverse=True)[1]
+        return np.asarray(numbered.reshape(-1, 2).T, np.int64)
+
+    def encoded(self, index: int) -> bytes:
+        """Image file `index` of 0..2P-1; pair i is images 2i and 2i + 1."""
+        path = self.path / self.pairs.name[index]
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path}: must be readable; {error.strerror}") from None
+
+    def decode(self, index: int, size: int) -> NDArray[np.uint8]:
+        """(size, size, 3) uint8 RGB: aligned by its points; else LFW's square; else the centre's.
+
+        Raises:
+            DataError: the image does not decode, or its points are all on one spot.
+        """
+        name = self.pairs.name[index]
+        image = decode_image(self.encoded(index), str(self.path / name))
+        if self.landmarks is not None and name in self.landmarks:
+            try:
+                return align(image, self.landmarks[name], size)
+            except DataError as error:
+                raise DataError(f"{self.path / name}: {error}") from None
+        if self.kind == "lfw" and image.shape[:2] == (LFW_SIZE, LFW_SIZE):
+            return crop_lfw(image, size)
+        return fit_square(image, size)
+
+
+def crop_lfw(image: Image, size: int) -> Image:
+    """(size, size, 3) of the square that faces fill in an image of LFW, (250, 250, 3)."""
+    square = image[LFW_TOP : LFW_TOP + LFW_SIDE, LFW_LEFT : LFW_LEFT + LFW_SIDE]
+    shrink = cv2.INTER_AREA if size < LFW_SIDE else cv2.INTER_LINEAR
+    return cast(Image, cv2.resize(square, (size, size), interpolation=shrink))

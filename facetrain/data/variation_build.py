@@ -1,0 +1,96 @@
+"""Make the variation file of a data set from whatever is known about its images."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facetrain.core.errors import ConfigError, DataError
+from facetrain.core.progress import progress
+from facetrain.data.dataset import FaceDataset
+from facetrain.data.variation import UNKNOWN, VARIATION_FILE, Variations, save_variations
+from facetrain.data.variation_sources import (
+    BLUR_NAMES,
+    blur_levels,
+    read_attributes,
+    read_poses,
+    sharpness,
+    synthetic_variations,
+)
+
+_LABELS = "labels.npz"
+_SIZE = 112
+
+
+def build_variations(
+    data: Path,
+    out: Path | None = None,
+    *,
+    landmarks: Path | None = None,
+    attributes: Path | None = None,
+    listing: Path | None = None,
+    blur: bool = False,
+) -> dict[str, Any]:
+    """Write `variation.npz` of a data set; return images per factor and level.
+
+    Args:
+        data: a `.rec` file or a folder of shards. Rendered faces have their exact labels beside
+            them, which are used unless something else is asked for.
+        out: by default `variation.npz` beside the shards.
+        landmarks: CSV image,x1,...,y5: pose.
+        attributes: CSV image,<factor>,...: any factors.
+        listing: `.lst` (key, label, name) that gives the names in those CSVs their rows.
+        blur: judge how blurred each image is by its sharpness; decodes every image.
+
+    Raises:
+        ConfigError: nothing to make labels from.
+        DataError: a file that does not fit the data set.
+    """
+    dataset = FaceDataset.open(data, on_corrupt="skip")
+    folder = data if data.is_dir() else data.parent
+    names = None if listing is None else _listed_names(listing, dataset.num_rows)
+    parts: list[Variations] = []
+    if landmarks is not None:
+        parts.append(read_poses(landmarks, names, dataset.num_rows))
+    if blur:
+        parts.append(_measured_blur(dataset))
+    if attributes is not None:
+        parts.append(read_attributes(attributes, names, dataset.num_rows))
+    if not parts and (folder / _LABELS).is_file():
+        parts.append(synthetic_variations(folder / _LABELS))
+    if not parts:
+        raise ConfigError(
+            f"{data}: variation labels need a source, and there is no {_LABELS} beside it; give "
+            "--landmarks CSV, --attributes CSV or --blur"
+        )
+    level = {name: column for part in parts for name, column in part.level.items()}
+    if any(len(column) != dataset.num_rows for column in level.values()):
+        raise DataError(f"{folder / _LABELS}: must cover the {dataset.num_rows} images of {data}")
+    variations = Variations(level, {n: v for part in parts for n, v in part.names.items()})
+    save_variations(out or folder / VARIATION_FILE, variations)
+    return {
+        factor: ", ".join(f"{name} {number}" for name, number in counts.items())
+        for factor, counts in variations.counts().items()
+    }
+
+
+def _measured_blur(dataset: FaceDataset) -> Variations:
+    level = np.full(dataset.num_rows, UNKNOWN, np.int8)
+    images = progress(range(dataset.num_images), "sharpness", total=dataset.num_images, unit="img")
+    sharp = np.array([sharpness(dataset.decode(index, _SIZE)) for index in images])
+    level[dataset.row] = blur_levels(sharp)
+    return Variations({"blur": level}, {"blur": BLUR_NAMES})
+
+
+def _listed_names(path: Path, num_rows: int) -> list[str]:
+    """Image names of a `.lst` in the order of its keys, which is that of the records."""
+    try:
+        lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line]
+        names = [name for _, name in sorted((int(line[0]), line[-1]) for line in lines)]
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise DataError(f"{path}: must be a .lst: key, label, name by tabs; {error}") from None
+    if len(names) != num_rows:
+        raise DataError(
+            f"{path}: must list the {num_rows} images of the data set, but has {len(names)}"
+        )
+    return names

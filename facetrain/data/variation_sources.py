@@ -1,0 +1,185 @@
+"""Where variation labels come from: the renderer, five landmarks, a table, how sharp it is."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facetrain.core.errors import DataError
+from facetrain.data.images import Image
+from facetrain.data.synthetic import BLUR_SIGMAS, OCCLUSIONS, POSE_EDGES, read_labels
+from facetrain.data.variation import UNKNOWN, Variations
+
+POSE_NAMES = ("<-60", "-60..-35", "-35..-15", "-15..15", "15..35", "35..60", ">60")
+"""Degrees of yaw; a positive one turns the nose to the image's right."""
+BLUR_NAMES = ("sharp", "light", "medium", "heavy")
+SHARPNESS_EDGES = (0.064, 0.0195, 0.0103)
+"""Falling edges between the blur levels: midway (in logarithm) between the medians of rendered
+faces whose blur is known; see docs/finetune.md. Another kind of image wants edges of its own."""
+
+# Left eye, right eye, nose tip, mouth corners of a generic head: the image's left first, x to the
+# right, y down, z away from the camera, the interocular distance being 1. Fitted to no one: mean
+# proportions, with the nose 0.55 in front of the plane of the eyes.
+_HEAD = np.array(
+    [[-0.5, 0.0, 0.0], [0.5, 0.0, 0.0], [0.0, 0.57, -0.55], [-0.4, 1.13, -0.07], [0.4, 1.13, -0.07]]
+)
+_FOCAL_LENGTH = 12.0  # in sizes of the face: nearly parallel rays, as in a portrait
+
+
+def synthetic_variations(labels: Path) -> Variations:
+    """The exact levels of rendered faces, from their `labels.npz`.
+
+    `group` stands where a set of people would have an ethnicity.
+
+    Raises:
+        DataError: not a label table of `write_synthetic`.
+    """
+    try:
+        table = read_labels(labels)
+        level = {name: np.asarray(table[name]).astype(np.int8) for name in _synthetic_names()}
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{labels}: must be the label table of rendered faces; {error}") from None
+    return Variations(level, _synthetic_names())
+
+
+def _synthetic_names() -> Mapping[str, tuple[str, ...]]:
+    blur = tuple(f"sigma {sigma:g}" if sigma else "sharp" for sigma in BLUR_SIGMAS)
+    group = tuple(f"group {number}" for number in range(4))
+    return {"pose": POSE_NAMES, "occlusion": OCCLUSIONS, "blur": blur, "group": group}
+
+
+def yaw_of_landmarks(landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Signed yaw in degrees, (N,), of five points a face by PnP on a generic head.
+
+    Eyes, nose tip, mouth corners, the image's left ones first, before or after a similarity
+    alignment (which does not change the yaw). Off by about 5 degrees within +-45, more beyond,
+    where detectors are unsure of the points themselves.
+
+    Args:
+        landmarks: (N, 5, 2) pixels.
+    """
+    yaw = np.full(len(landmarks), np.nan)
+    for number, points in enumerate(np.asarray(landmarks, np.float64)):
+        middle = points.mean(0)
+        size = np.linalg.norm(points - middle, axis=1).mean()
+        camera = np.array([[_FOCAL_LENGTH * size, 0, 0], [0, _FOCAL_LENGTH * size, 0], [0, 0, 1.0]])
+        found, turn, shift = cv2.solvePnP(
+            _HEAD, points - middle, camera, None,
+            np.zeros(3), np.array([0.0, -0.57, _FOCAL_LENGTH / 1.2]),
+            useExtrinsicGuess=True, flags=cv2.SOLVEPNP_ITERATIVE,
+        )  # fmt: skip
+        if found and float(shift[2, 0] if shift.ndim == 2 else shift[2]) > 0:
+            rotation, _ = cv2.Rodrigues(turn)
+            forward = -rotation[:, 2]  # where the nose points
+            yaw[number] = np.degrees(np.arctan2(forward[0], -forward[2]))
+    return yaw
+
+
+def pose_levels(yaw: NDArray[np.floating]) -> NDArray[np.int8]:
+    """The seven signed bins of a yaw in degrees, with edges -60, -35, -15, 15, 35, 60."""
+    level = np.searchsorted(POSE_EDGES, yaw, side="right").astype(np.int8)
+    return np.where(np.isfinite(yaw), level, UNKNOWN).astype(np.int8)
+
+
+def sharpness(image: Image) -> float:
+    """Variance of the Laplacian over the variance of grey, of the inner 3/4 of a face crop.
+
+    The variance of the Laplacian (Pech-Pacheco et al., ICPR 2000) of the image brought to 112
+    pixels; divided by that of the grey levels it does not depend on light and contrast.
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    grey = cv2.resize(grey, (112, 112), interpolation=cv2.INTER_AREA)[14:-14, 14:-14]
+    values = grey.astype(np.float64)
+    return float(cv2.Laplacian(values, cv2.CV_64F).var() / max(float(values.var()), 1e-6))
+
+
+def blur_levels(
+    sharp: NDArray[np.floating], edges: Sequence[float] = SHARPNESS_EDGES
+) -> NDArray[np.int8]:
+    """Blur levels 0 (sharpest) up, from `sharpness`; `edges` fall."""
+    assert list(edges) == sorted(edges, reverse=True), edges
+    return np.searchsorted(-np.asarray(edges), -np.asarray(sharp), side="right").astype(np.int8)
+
+
+def read_attributes(path: Path, names: Sequence[str] | None, num_rows: int) -> Variations:
+    """Any attributes from a CSV with the header `image,<factor>,...`, one line an image.
+
+    The levels of a factor are its distinct values, sorted (as numbers where all are); an empty
+    value is unknown, and so is an image without a line.
+
+    Args:
+        path: the CSV.
+        names: image names in the data set's order; None where `image` is the row's number.
+        num_rows: images of the data set.
+
+    Raises:
+        DataError: no such file, no factor, or an image that the data set does not have.
+    """
+    header, *lines = _csv_rows(path)
+    if len(header) < 2 or header[0] not in ("image", "path"):
+        raise DataError(f"{path}: must begin with the line image,<factor>,...; got {header}")
+    row_of = None if names is None else {name: row for row, name in enumerate(names)}
+    rows = np.array([_row(path, line[0], row_of, num_rows) for line in lines], np.int64)
+    level, levels = {}, {}
+    for column, factor in enumerate(header[1:], 1):
+        values = [line[column].strip() for line in lines]
+        levels[factor] = tuple(sorted({value for value in values if value}, key=_number_or_name))
+        number = {value: place for place, value in enumerate(levels[factor])}
+        if len(number) > 127:
+            raise DataError(f"{path}: {factor!r} must have at most 127 levels, has {len(number)}")
+        level[factor] = np.full(num_rows, UNKNOWN, np.int8)
+        level[factor][rows] = [number.get(value, UNKNOWN) for value in values]
+    return Variations(level, levels)
+
+
+def read_poses(path: Path, names: Sequence[str] | None, num_rows: int) -> Variations:
+    """Pose levels from a CSV `image,x1,y1,...,x5,y5`, as `pack --landmarks` takes it.
+
+    Raises:
+        DataError: as `read_attributes`, or other than ten numbers an image.
+    """
+    lines = [line for line in _csv_rows(path) if line[0] not in ("image", "path")]
+    row_of = None if names is None else {name: row for row, name in enumerate(names)}
+    rows = np.array([_row(path, line[0], row_of, num_rows) for line in lines], np.int64)
+    try:
+        points = np.array([line[1:11] for line in lines], np.float64).reshape(-1, 5, 2)
+    except ValueError as error:
+        raise DataError(f"{path}: must hold ten numbers an image; {error}") from None
+    level = np.full(num_rows, UNKNOWN, np.int8)
+    level[rows] = pose_levels(yaw_of_landmarks(points))
+    return Variations({"pose": level}, {"pose": POSE_NAMES})
+
+
+def _csv_rows(path: Path) -> list[list[str]]:
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: must be a CSV file; {error}") from None
+    if len(rows) < 2 or len({len(row) for row in rows}) != 1:
+        raise DataError(f"{path}: must hold a header and lines of the same number of columns")
+    return rows
+
+
+def _row(path: Path, image: str, row_of: Mapping[str, int] | None, num_rows: int) -> int:
+    row = -1
+    if row_of is not None:
+        row = row_of.get(image, -1)
+    elif image.isdecimal():
+        row = int(image)
+    if not 0 <= row < num_rows:
+        raise DataError(
+            f"{path}: every image must be one of the {num_rows} of the data set, but {image!r} is "
+            "none; give rows from 0 up, or names with --list"
+        )
+    return row
+
+
+def _number_or_name(value: str) -> tuple[float, str]:
+    try:
+        return float(value), value
+    except ValueError:
+        return float("inf"), value

@@ -1,0 +1,109 @@
+"""The numbers of one set of pairs, as every kind of set reports them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facetrain.core.rng import numpy_generator
+from facetrain.data.attributes import Attribute
+from facetrain.metrics.bootstrap import accuracy_draws, identity_draws, interval, tar_draws
+from facetrain.metrics.subgroups import subgroups
+from facetrain.metrics.tar_conventions import tar_by_convention
+from facetrain.metrics.verification import Bools, Floats, roc_counts, verification
+
+_SEED = 0  # equal pairs have equal intervals, wherever and whenever they are computed
+
+
+def confidence_intervals(
+    distance: Floats,
+    same: Bools,
+    num_folds: int | None,
+    num_draws: int,
+    identity: NDArray[np.integer[Any]] | None,
+) -> dict[str, Any]:
+    """`accuracy_interval`, `tar_at_far_interval` and `interval_over` ("identities" or "pairs").
+
+    Args:
+        distance: (P,).
+        same: (P,).
+        num_folds: None where there is no accuracy.
+        num_draws: bootstrap replicates; 0 for no intervals.
+        identity: (2, P) of both sides, where known.
+    """
+    if not num_draws:
+        return {}
+    generator = numpy_generator(_SEED, "bootstrap")
+    accuracy = np.full(1, np.nan)
+    if identity is not None:
+        accuracy, tar = identity_draws(distance, same, identity, num_folds, num_draws, generator)
+    else:
+        if num_folds is not None:
+            accuracy = accuracy_draws(distance, same, num_folds, num_draws, generator)
+        tar = tar_draws(distance, same, num_draws, generator)
+    return {
+        "accuracy_interval": interval(accuracy),
+        "tar_at_far_interval": {far: interval(draws) for far, draws in tar.items()},
+        "interval_over": "pairs" if identity is None else "identities",
+    }
+
+
+def pair_numbers(
+    distance: Floats,
+    same: Bools,
+    num_folds: int,
+    num_draws: int,
+    identity: NDArray[np.integer[Any]] | None = None,
+) -> dict[str, Any]:
+    """Every verification number of one set of image pairs, in the JSON form.
+
+    Those of `metrics.verification.Verification`, `tar_at_far_nearest` and
+    `tar_at_far_interpolated` (see `metrics.tar_conventions`), and `confidence_intervals`.
+
+    Args:
+        distance: (P,) squared L2 distance of unit embeddings, in file order.
+        same: (P,).
+        num_folds: folds of the accuracy.
+        num_draws: bootstrap replicates.
+        identity: (2, P) of both sides, where known.
+    """
+    numbers = verification(distance, same, num_folds).numbers()
+    nearest, interpolated = tar_by_convention(*roc_counts(distance, same))
+    numbers |= {"tar_at_far_nearest": nearest, "tar_at_far_interpolated": interpolated}
+    return numbers | confidence_intervals(distance, same, num_folds, num_draws, identity)
+
+
+def subgroup_numbers(
+    attributes: Mapping[str, Attribute],
+    place: NDArray[np.integer[Any]],
+    distance: Floats,
+    same: Bools,
+) -> dict[str, Any]:
+    """Attribute -> `thresholds`, `levels` (level -> numbers) and `across` ("a | b" -> numbers).
+
+    Args:
+        attributes: of N images, or templates.
+        place: (2, P) which of them are in each pair.
+        distance: (P,) squared L2 distance of unit embeddings.
+        same: (P,).
+    """
+    results = {}
+    for name, attribute in attributes.items():
+        first, second = attribute.level[place]
+        thresholds, groups = subgroups(distance, same, first, second)
+        results[name] = {
+            "thresholds": dataclasses.asdict(thresholds),
+            "levels": {
+                attribute.levels[group.levels[0]]: group.numbers()
+                for group in groups
+                if group.levels[0] == group.levels[1]
+            },
+            "across": {
+                " | ".join(attribute.levels[level] for level in group.levels): group.numbers()
+                for group in groups
+                if group.levels[0] != group.levels[1]
+            },
+        }
+    return results

@@ -1,0 +1,209 @@
+"""The templates of an IJB protocol, pooled from images (embedded here) or from given features.
+
+Images are embedded in chunks cut by number alone, and a finished chunk is a file: what a run that
+was stopped finished stays finished, at any world size. Each rank adds its chunks to the sums of
+all templates, and the sums are added over ranks; the embeddings of all images are never in memory
+at once.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from facetrain.core.artifact import atomic_path
+from facetrain.core.errors import DataError
+from facetrain.core.log import logger
+from facetrain.core.progress import progress
+from facetrain.data.ijb_metadata import IjbMetadata
+from facetrain.data.loader import OrderedLoader
+from facetrain.dist.collectives import all_reduce_sum, gather_objects
+from facetrain.dist.mesh import Mesh
+from facetrain.dist.shard import shard_range
+from facetrain.engine.inference import embed_images
+from facetrain.metrics.templates import add_images, media_weight
+from facetrain.metrics.verification import Floats
+from facetrain.models.weights import EmbeddingModel
+
+CHUNK = 2048  # images a file: 4 MB of 512 numbers each, and seconds of work lost at most
+
+Embeddings = NDArray[Any]
+Chunks = Iterator[tuple[int, Embeddings]]
+"""(first image, embeddings (n, D)) of consecutive images."""
+
+
+def _share(numbers: Sequence[int], mesh: Mesh) -> Sequence[int]:
+    """This rank's part of `numbers`."""
+    start, stop = shard_range(len(numbers), mesh.rank, mesh.world_size)
+    return numbers[start:stop]
+
+
+def feature_chunks(features: Embeddings, mesh: Mesh) -> Chunks:
+    """This rank's chunks of given embeddings (N, D), which may be memory-mapped."""
+    for chunk in _share(range(-(-len(features) // CHUNK)), mesh):
+        yield chunk * CHUNK, features[chunk * CHUNK : (chunk + 1) * CHUNK]
+
+
+def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Half-open runs of consecutive numbers in an increasing sequence."""
+    for _, run in itertools.groupby(enumerate(numbers), lambda item: item[1] - item[0]):
+        members = [number for _, number in run]
+        yield members[0], members[-1] + 1
+
+
+def _embed_run(
+    backbone: EmbeddingModel,
+    faces: IjbMetadata,
+    chunks: tuple[int, int],
+    mesh: Mesh,
+    batch_size: int,
+    flip: bool,
+    workers: int,
+) -> Chunks:
+    """Embed consecutive chunks with one loader."""
+    start, stop = chunks[0] * CHUNK, min(chunks[1] * CHUNK, faces.num_images)
+    batches = OrderedLoader(
+        faces,
+        backbone.image_size,
+        batch_size,
+        start,
+        stop,
+        workers=workers,
+        pin_memory=mesh.device.type == "cuda",
+    )
+    waiting = np.zeros((0, backbone.embedding_size), np.float32)
+    for batch in progress(
+        batches, f"embed {faces.protocol}", total=len(batches), unit="batch", enabled=mesh.is_main
+    ):
+        embedding = embed_images(backbone, batch.image, mesh.device, flip=flip).numpy()
+        waiting = np.concatenate([waiting, embedding])
+        while len(waiting) >= CHUNK or (len(waiting) and start + len(waiting) == stop):
+            yield start, waiting[:CHUNK]
+            start, waiting = start + len(waiting[:CHUNK]), waiting[CHUNK:]
+
+
+def image_chunks(
+    backbone: EmbeddingModel,
+    faces: IjbMetadata,
+    mesh: Mesh,
+    cache: Path | None,
+    *,
+    batch_size: int,
+    flip: bool,
+    workers: int,
+) -> Chunks:
+    """This rank's chunks of the images' embeddings; those in `cache` are read, others left there.
+
+    A collective call: every rank must begin it.
+
+    Args:
+        backbone: in eval mode, on `mesh.device`.
+        faces: whose images.
+        mesh: which share is this rank's.
+        cache: folder of finished chunks, of this backbone, these faces and these options only;
+            None keeps nothing.
+        batch_size: images a rank embeds at once.
+        flip: add the embedding of the mirrored image.
+        workers: decoding processes of the rank.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    numbers = range(-(-faces.num_images // CHUNK))
+    done = [n for n in numbers if cache is not None and (cache / f"{n:05d}.npy").is_file()]
+    remaining = sorted(set(numbers) - set(done))
+    mesh.barrier()  # nobody adds a file before everybody has looked
+    if done and mesh.is_main:
+        logger.info("resuming %s: %d of %d chunks embedded", cache, len(done), len(numbers))
+    for n in _share(done, mesh):
+        assert cache is not None
+        yield n * CHUNK, np.load(cache / f"{n:05d}.npy", allow_pickle=False)
+    for run in _runs(_share(remaining, mesh)):
+        embedded = _embed_run(backbone, faces, run, mesh, batch_size, flip, workers)
+        for start, embedding in embedded:
+            if cache is not None:
+                with (
+                    atomic_path(cache / f"{start // CHUNK:05d}.npy") as temporary,
+                    open(temporary, "wb") as file,
+                ):
+                    np.save(file, embedding)
+            yield start, embedding
+
+
+def _add_chunks(
+    chunks: Chunks, faces: IjbMetadata, size: int, *, norm_weighting: bool, detector_score: bool
+) -> Floats:
+    """(T, size) sums of this rank's images."""
+    template_sum = np.zeros((faces.num_templates, size))
+    weight = media_weight(faces.template, faces.media)  # (N,)
+    if detector_score:
+        weight *= faces.detector_score
+    for start, embedding in chunks:
+        rows = slice(start, start + len(embedding))
+        norm = np.linalg.norm(embedding.astype(np.float64), axis=1)  # (n,)
+        bad = np.flatnonzero(~(np.isfinite(norm) & (norm > 0)))
+        if len(bad):
+            names = ", ".join(faces.name[start + row] for row in bad[:3])
+            raise DataError(
+                f"{faces.folder}: every embedding must be finite and not zero, but {len(bad)} of "
+                f"{len(norm)} are not ({names}); check the weights, and these images"
+            )
+        counted = weight[rows] if norm_weighting else weight[rows] / norm
+        add_images(template_sum, embedding, faces.template[rows], counted)
+    return template_sum
+
+
+def pool_templates(
+    chunks: Chunks,
+    faces: IjbMetadata,
+    embedding_size: int,
+    mesh: Mesh,
+    *,
+    norm_weighting: bool,
+    detector_score: bool,
+) -> Floats:
+    """(T, D) unit templates on every rank, from each rank's own chunks.
+
+    Args:
+        chunks: see `feature_chunks` and `image_chunks`; over all ranks, every image once.
+        faces: N images, T templates.
+        embedding_size: D.
+        mesh: over which the sums are added.
+        norm_weighting: keep each embedding's length, which is larger for clearer faces; else every
+            image counts alike within its media.
+        detector_score: weigh each image by how sure the detector was of it.
+
+    Raises:
+        DataError: on every rank alike: an image that cannot be read, an embedding or a template
+            without a direction.
+    """
+    template_sum, failure = np.zeros((faces.num_templates, embedding_size)), None
+    try:
+        template_sum = _add_chunks(
+            chunks,
+            faces,
+            embedding_size,
+            norm_weighting=norm_weighting,
+            detector_score=detector_score,
+        )
+    except DataError as error:
+        failure = str(error)
+    failures = [text for text in gather_objects(failure, mesh) if text]
+    if failures:
+        raise DataError(failures[0])
+    template_sum = (
+        all_reduce_sum(torch.from_numpy(template_sum).to(mesh.device), mesh).cpu().numpy()
+    )
+    norm = np.linalg.norm(template_sum, axis=1, keepdims=True)  # (T, 1)
+    if not norm.all():
+        empty = faces.template_id[np.flatnonzero(norm[:, 0] == 0)[:5]].tolist()
+        raise DataError(
+            f"{faces.folder}: every template must have a face that counts, but those of templates "
+            f"{empty} sum to nothing (detector scores of 0?); set evaluate.ijb.detector_score="
+            "false, or correct the scores"
+        )
+    return np.asarray(template_sum / norm)

@@ -1,0 +1,322 @@
+"""Stage `finetune`: a trained folder and a recipe -> a backbone with margins learned by MvCoM.
+
+Starts from the newest checkpoint of a `train` folder, backbone and class centres: the supplement
+both "discards the classifier" and "keeps it", and at a learning rate of 1e-3 new centres would not
+converge. The folder gets what `train` leaves, and `samples/` holds every image's margin and
+residual of each epoch.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from facetrain.core.artifact import Artifact, fingerprint, read_artifact
+from facetrain.core.config import config_digest
+from facetrain.core.errors import CheckpointError, ConfigError
+from facetrain.core.log import logger
+from facetrain.data.dataset import DataConfig, FaceDataset
+from facetrain.data.loader import Batch, TrainLoader
+from facetrain.data.meta_sampler import MetaSampler
+from facetrain.data.sampler import TrainSampler
+from facetrain.data.variation import VARIATION_FILE, Variations, load_variations
+from facetrain.dist.collectives import gather_objects
+from facetrain.dist.distributed_checkpoint import ShardedRows, load_state
+from facetrain.dist.mesh import Mesh
+from facetrain.dist.stage import run_stage
+from facetrain.engine.loop import Evaluate, Trainer
+from facetrain.engine.method import Method
+from facetrain.engine.optim import Optimizers
+from facetrain.engine.precision import autocast_dtype
+from facetrain.engine.schedule import learning_rate_factor
+from facetrain.finetune.margin_prior import class_margins
+from facetrain.finetune.meta_set import LevelBatch, MetaSet, check_other_people, known_people, tell
+from facetrain.finetune.mvcom import ClassMargin, Mvcom
+from facetrain.finetune.settings import FinetuneStageConfig
+from facetrain.finetune.variation_heads import VariationHeads, fit_heads
+from facetrain.heads.margin_head import MarginHead
+from facetrain.models.backbone import build_backbone
+from facetrain.models.weights import BACKBONE_FILE, save_backbone
+
+
+def _check(config: FinetuneStageConfig) -> None:
+    if config.finetune.method != "cosface" and config.head.margin not in ("cosface", "combined"):
+        raise ConfigError(
+            f"head.margin={config.head.margin}: margins of MvCoM are subtracted from the cosine; "
+            "take cosface or combined, or finetune.method=cosface to go on as the training did"
+        )
+    if config.train.margin_warmup_epochs:
+        raise ConfigError(
+            f"train.margin_warmup_epochs={config.train.margin_warmup_epochs}: must be 0, since "
+            "fine-tuning starts from a trained backbone"
+        )
+
+
+def _trained_checkpoint(config: FinetuneStageConfig, dataset: FaceDataset, trained: Path) -> Path:
+    """The newest checkpoint of the folder, if it fits the recipe and the data."""
+    artifact = read_artifact(trained)
+    stage = artifact.manifest["stage"] if artifact else None
+    if artifact is None or stage not in ("train", "finetune"):
+        raise ConfigError(
+            f"--from {trained}: must be the folder of a finished training, but is none; give the "
+            "--out of `facetrain train`"
+        )
+    if artifact.manifest["inputs"].get("data") != dataset.fingerprint:
+        raise ConfigError(
+            f"--from {trained}: must have been trained on {config.data.path} with the same "
+            "overlays, since the classifier is kept, but was trained on other data"
+        )
+    for section, own in (("model", config.model), ("head", config.head)):
+        theirs = artifact.manifest["config"].get(section)
+        if theirs != own.model_dump(mode="json"):
+            raise ConfigError(
+                f"--from {trained}: the recipe's section {section!r} must be what was trained, "
+                f"{theirs}, but is {own.model_dump(mode='json')}"
+            )
+    checkpoints = sorted((trained / "checkpoints").glob("step_*"))
+    if not checkpoints:
+        raise CheckpointError(
+            f"{trained}: must hold the class centres in checkpoints/, but there is none; train "
+            "again, or copy the folder with them"
+        )
+    return checkpoints[-1]
+
+
+def _variations(given: Path | None, data: DataConfig, dataset: FaceDataset) -> Variations:
+    beside = data.path if data.path.is_dir() else data.path.parent
+    whole = load_variations(given or beside / VARIATION_FILE, dataset.num_rows)
+    return whole.take(dataset.row)
+
+
+def run(
+    config: FinetuneStageConfig,
+    dataset: FaceDataset,
+    trained: Path,
+    out_dir: Path,
+    mesh: Mesh,
+    evaluate: Evaluate | None = None,
+) -> Artifact:
+    """Fine-tune what is in `trained` on `dataset`; continues from a checkpoint in `out_dir`.
+
+    Args:
+        trained: a finished `train` (or `finetune`) folder with its checkpoints.
+        evaluate: backbone -> {set: verification numbers}, run during and after training.
+
+    Raises:
+        UserError: a folder or labels that do not fit, people in both sets, diverging losses.
+    """
+    _check(config)
+    checkpoint = _trained_checkpoint(config, dataset, trained)
+    tuned = config.finetune
+    inputs = {
+        "data": dataset.fingerprint,
+        "trained": fingerprint(trained / BACKBONE_FILE),
+        **_meta_inputs(config),
+    }
+
+    def work() -> dict[str, Any]:
+        torch.manual_seed(config.seed)
+        backbone = build_backbone(config.model).to(mesh.device)
+        size = config.model.embedding_size
+        head = MarginHead(config.head, dataset.num_classes, size, mesh, config.seed)
+        start = {f"backbone/{n}": value for n, value in backbone.state_dict().items()}
+        centres = ShardedRows(head.weight, dataset.num_classes)
+        load_state({**start, "head/weight": centres}, checkpoint, mesh)
+        if config.train.channels_last:
+            backbone.to(memory_format=torch.channels_last)
+        sampler = TrainSampler(dataset.num_images, config.train.batch_size, config.seed)
+        method, numbers = _method(config, dataset, backbone, head, sampler, mesh)
+        loader: TrainLoader | None = None
+
+        def batches(start_step: int) -> Iterable[Batch]:
+            nonlocal loader
+            loader = TrainLoader(
+                dataset,
+                config.model.image_size,
+                config.train.batch_size,
+                config.seed,
+                rank=mesh.rank,
+                world_size=mesh.world_size,
+                workers=config.data.workers,
+                start_step=start_step,
+                on_corrupt=config.data.on_corrupt,
+                pin_memory=mesh.device.type == "cuda",
+            )
+            return loader
+
+        trainer = Trainer(
+            config.train,
+            config.schedule,
+            config.augment,
+            seed=config.seed,
+            backbone=backbone,
+            method=method,
+            optimizers=Optimizers(config.optimizer, backbone, head, method.trained),
+            mesh=mesh,
+            out_dir=out_dir,
+            num_images=dataset.num_images,
+            steps_per_epoch=sampler.steps_per_epoch,
+            identity=_identity(config, inputs),
+            evaluate=evaluate,
+        )
+        metrics = trainer.fit(batches)
+        if mesh.is_main:
+            save_backbone(backbone, config.model, out_dir / BACKBONE_FILE)
+        return (
+            metrics
+            | numbers
+            | {
+                "steps": trainer.step,
+                "num_images": dataset.num_images,
+                "num_classes": dataset.num_classes,
+                "num_skipped": sum(gather_objects(loader.num_skipped if loader else 0, mesh)),
+            }
+        )
+
+    logger.info("fine-tuning %s by %s", trained, tuned.method)
+    return run_stage("finetune", config, inputs, out_dir, mesh, work)
+
+
+def _method(
+    config: FinetuneStageConfig,
+    dataset: FaceDataset,
+    backbone: torch.nn.Module,
+    head: MarginHead,
+    sampler: TrainSampler,
+    mesh: Mesh,
+) -> tuple[Method, dict[str, Any]]:
+    """The method, and what is to be said about its beginning."""
+    tuned = config.finetune
+    if tuned.method == "cosface":
+        return Method(head), {}
+    count = np.bincount(dataset.label, minlength=dataset.num_classes)
+    margins = class_margins(count, tuned.prior, config.head.base_margin, tuned.max_margin)
+    class_margin = torch.from_numpy(margins).float().to(mesh.device)
+    if tuned.method == "class_margin":
+        return ClassMargin(head, class_margin, tuned.max_margin), {}
+    meta, train_level = _open_meta(config, dataset, mesh)
+    workers = min(config.data.workers, 1)
+    backbone.eval()
+    embedding, level, identity = meta.fit_sample(backbone, workers)
+    assert tuned.meta is not None
+    if not tuned.meta.same_numbering:
+        similar = known_people(embedding, identity, head.weight, tuned.meta.duplicate_similarity)
+        found = sorted({one for rank in gather_objects(similar.tolist(), mesh) for one in rank})
+        meta.without(np.array(found, np.int64))
+        stays = ~torch.isin(identity, torch.tensor(found, device=identity.device))
+        embedding, level = embedding[stays], level[stays]
+        logger.info("meta set: left out %d people who look like a trained class", len(found))
+    tell(meta)
+    heads = VariationHeads([len(names) for names in meta.names.values()], embedding.shape[1])
+    heads.to(mesh.device)
+    fit_heads(
+        heads, embedding, level,
+        epochs=tuned.head_epochs, learning_rate=tuned.head_fit_rate, seed=config.seed,
+    )  # fmt: skip
+    accuracy = dict(zip(meta.names, heads.accuracy(embedding, level), strict=True))
+    logger.info("variation heads, accuracy on what they were fitted to: %s", accuracy)
+    sign = torch.ones(len(meta.names))
+    for factor in tuned.residual.forget:
+        if factor not in meta.names:
+            raise ConfigError(
+                f"finetune.residual.forget: must name factors of the meta set, which are "
+                f"{', '.join(meta.names)}; got {factor!r}"
+            )
+        sign[list(meta.names).index(factor)] = -1.0
+    chosen = MetaSampler(
+        meta.source.label,
+        meta.level(),
+        train_level,
+        sampler,
+        tuned.meta_batch_size or max(2, config.train.batch_size // 2),
+        config.seed,
+        tuned.sampling,
+        tuned.most_per_identity,
+    )
+
+    def meta_batches(step: int) -> Iterator[LevelBatch]:
+        return meta.batches(chosen, workers, step)
+
+    def learning_rate(step: int) -> float:
+        epochs, per_epoch = config.train.epochs, sampler.steps_per_epoch
+        factor = learning_rate_factor(config.schedule, step, per_epoch, epochs)
+        return config.optimizer.learning_rate * factor
+
+    method = Mvcom(
+        tuned.residual,
+        head,
+        class_margin,
+        tuned.max_margin,
+        backbone=backbone,
+        heads=heads,
+        sign=sign.to(mesh.device),
+        mesh=mesh,
+        learning_rate=learning_rate,
+        batch_size=config.train.batch_size,
+        pieces=config.train.accumulate,
+        dtype=autocast_dtype(config.train.precision, mesh.device),
+        num_images=dataset.num_images,
+        meta_batches=meta_batches,
+    )
+    return method, {
+        "num_meta_images": meta.source.num_images,
+        "num_meta_identities": meta.num_identities,
+        "variation_accuracy": accuracy,
+    }
+
+
+def _open_meta(
+    config: FinetuneStageConfig, dataset: FaceDataset, mesh: Mesh
+) -> tuple[MetaSet, np.ndarray[Any, np.dtype[np.int64]]]:
+    """The meta set, and the training images' levels of the same factors (N, K)."""
+    tuned = config.finetune
+    assert tuned.meta is not None
+    images = FaceDataset.open(tuned.meta.path, tuned.meta.overlay, tuned.meta.on_corrupt)
+    if tuned.meta.same_numbering:
+        check_other_people(images, dataset)
+    variations: Variations | None = None
+    only_planted = tuned.plant is not None and tuned.meta.variation is None and not tuned.factors
+    if not only_planted:
+        variations = _variations(tuned.meta.variation, tuned.meta, images)
+        if tuned.factors:
+            variations = variations.only(tuned.factors, f"{tuned.meta.path}: its variation file")
+    meta = MetaSet(
+        images,
+        variations,
+        tuned.plant,
+        mesh,
+        image_size=config.model.image_size,
+        seed=config.seed,
+        channels_last=config.train.channels_last,
+    )
+    table = np.full((dataset.num_images, len(meta.names)), -1, np.int64)
+    if tuned.sampling == "histogram":
+        own = _variations(tuned.variation, config.data, dataset)
+        for column, (factor, names) in enumerate(meta.names.items()):
+            if own.names.get(factor) == names:
+                table[:, column] = own.level[factor]
+    return meta, table
+
+
+def _meta_inputs(config: FinetuneStageConfig) -> Mapping[str, str]:
+    tuned = config.finetune
+    if tuned.method != "mvcom":
+        return {}
+    assert tuned.meta is not None
+    images = FaceDataset.open(tuned.meta.path, tuned.meta.overlay, tuned.meta.on_corrupt)
+    return {"meta": images.fingerprint}
+
+
+def _identity(config: FinetuneStageConfig, inputs: Mapping[str, str]) -> Mapping[str, str]:
+    """What must not change between a checkpoint and its continuation."""
+    loop = config.train
+    fixed = ("epochs", "batch_size", "accumulate", "clip_norm")
+    sections = ("model", "head", "augment", "optimizer", "schedule", "finetune")
+    return {
+        "seed": str(config.seed),
+        **inputs,
+        **{name: config_digest(getattr(config, name)) for name in sections},
+        **{f"train.{name}": str(getattr(loop, name)) for name in fixed},
+    }

@@ -1,0 +1,228 @@
+"""The meta set: images of other people, with variation levels, that the margins are learned on."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from facetrain.core.errors import DataError
+from facetrain.core.log import logger
+from facetrain.core.progress import progress
+from facetrain.core.rng import numpy_generator
+from facetrain.data.augment import AugmentParameters, augment
+from facetrain.data.dataset import FaceDataset
+from facetrain.data.loader import Batch, OrderedLoader
+from facetrain.data.meta_sampler import MetaLoader, MetaSampler
+from facetrain.data.variation import Variations
+from facetrain.data.variation_plant import BLUR_NAMES, OCCLUSION_NAMES, PlantConfig, draw_planted
+from facetrain.data.variation_plant import planted as plant_parameters
+from facetrain.dist.collectives import all_gather_no_grad
+from facetrain.dist.mesh import Mesh
+from facetrain.dist.shard import shard_range
+
+_PLANTED = ("blur", "occlusion")
+_FIT_IMAGES = 100_000
+"""Images that the heads are fitted on and identities compared by: enough for linear heads, and
+0.2 GB of embeddings."""
+_BATCH = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelBatch:
+    """A rank's meta images on the device, and their levels."""
+
+    image: Tensor  # (B, 3, H, W) float in [-1, 1]
+    level: Tensor  # (B, K) int64, -1 unknown or padding
+
+
+class Subset:
+    """Some images of a data set, as an image source of its own.
+
+    Args:
+        rows: (M,) positions in `dataset`.
+    """
+
+    def __init__(self, dataset: FaceDataset, rows: NDArray[np.integer]) -> None:
+        self.dataset, self.rows = dataset, rows
+        self.label = dataset.label[rows]
+
+    @property
+    def num_images(self) -> int:
+        """M."""
+        return len(self.rows)
+
+    def decode(self, index: int, size: int) -> NDArray[np.uint8]:
+        """As `FaceDataset.decode`."""
+        return self.dataset.decode(int(self.rows[index]), size)
+
+
+class MetaSet:
+    """Images with levels, planted ones in place of stored ones where asked for.
+
+    Args:
+        dataset: the images.
+        variations: their levels, one row for each image of `dataset`.
+        plant: levels of blur and occlusion to plant on the fly.
+        image_size: H = W.
+        channels_last: memory format of the batches.
+    """
+
+    def __init__(
+        self,
+        dataset: FaceDataset,
+        variations: Variations | None,
+        plant: PlantConfig | None,
+        mesh: Mesh,
+        *,
+        image_size: int,
+        seed: int,
+        channels_last: bool,
+    ) -> None:
+        self.source = Subset(dataset, np.arange(dataset.num_images))
+        self.plant, self.mesh, self.seed = plant, mesh, seed
+        self.image_size, self.channels_last = image_size, channels_last
+        stored = variations or Variations({}, {})
+        names = {n: stored.names[n] for n in stored.factors if not (plant and n in _PLANTED)}
+        self._stored = Variations({n: stored.level[n] for n in names}, names)
+        if plant:
+            names = {**names, "blur": BLUR_NAMES, "occlusion": OCCLUSION_NAMES}
+        self.names: dict[str, tuple[str, ...]] = names
+
+    @property
+    def num_identities(self) -> int:
+        """In use."""
+        return len(np.unique(self.source.label))
+
+    def level(self) -> NDArray[np.int64]:
+        """(M, K) stored levels; -1 for what is planted only when a batch is made."""
+        table = np.full((self.source.num_images, len(self.names)), -1, np.int64)
+        if self._stored.level:
+            table[:, : len(self._stored.level)] = self._stored.take(self.source.rows).table()
+        return table
+
+    def fit_sample(self, backbone: nn.Module, workers: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings (M', D), levels (M', K) and identities (M',) of a sample, on every rank.
+
+        A collective call; the backbone is in eval mode.
+        """
+        number = self.source.num_images
+        rng = numpy_generator(self.seed, "meta sample")
+        rows = np.sort(rng.permutation(number)[:_FIT_IMAGES])
+        sample = Subset(self.source.dataset, self.source.rows[rows])
+        start, stop = shard_range(len(rows), self.mesh.rank, self.mesh.world_size)
+        loader = OrderedLoader(
+            sample, self.image_size, _BATCH, start, stop, workers=workers, on_corrupt="skip"
+        )
+        table = torch.from_numpy(self.level()[rows])
+        if self.plant:
+            table[:, -2:] = draw_planted(self.plant, len(rows), self.seed, -1)
+        found = []
+        shown = progress(
+            loader, "meta set", total=len(loader), unit="batch", enabled=self.mesh.is_main
+        )
+        with torch.no_grad():
+            for batch in shown:
+                image = self._on_device(batch, table[batch.index])
+                found.append(backbone(image).float())
+        mine = torch.cat(found)  # (m, D)
+        size = -(-len(rows) // self.mesh.world_size)
+        padded = mine.new_zeros(size, mine.shape[1])
+        padded[: len(mine)] = mine
+        embedding = all_gather_no_grad(padded, self.mesh)[: len(rows)]
+        known = embedding.norm(dim=1) > 0
+        device = embedding.device
+        identity = torch.from_numpy(sample.label)
+        return embedding[known], table.to(device)[known], identity.to(device)[known]
+
+    def without(self, identity: NDArray[np.integer]) -> None:
+        """Leave these identities out from here on."""
+        kept = ~np.isin(self.source.label, identity)
+        self.source = Subset(self.source.dataset, self.source.rows[kept])
+
+    def batches(self, sampler: MetaSampler, workers: int, start_step: int) -> Iterator[LevelBatch]:
+        """This rank's meta batch of every step from `start_step` on, without end."""
+        loader = MetaLoader(
+            self.source,
+            self.image_size,
+            sampler,
+            rank=self.mesh.rank,
+            world_size=self.mesh.world_size,
+            workers=workers,
+            start_step=start_step,
+            pin_memory=self.mesh.device.type == "cuda",
+        )
+        table = torch.from_numpy(self.level())
+        for step, batch in enumerate(loader, start_step):
+            level = torch.where(batch.label[:, None] >= 0, table[batch.index], -1)  # (B, K)
+            if self.plant:
+                drawn = draw_planted(self.plant, sampler.batch_size, self.seed, step)
+                rows = len(level)
+                first = self.mesh.rank * rows
+                # Past the last image is padding; its levels become -1 below.
+                own = torch.arange(first, first + rows).clamp(max=len(drawn) - 1)
+                level[:, -2:] = torch.where(batch.label[:, None] >= 0, drawn[own], -1)
+            image = self._on_device(batch, level)
+            yield LevelBatch(image, level.to(self.mesh.device, non_blocking=True))
+
+    def _on_device(self, batch: Batch, level: Tensor) -> Tensor:
+        parameters = AugmentParameters()
+        if self.plant:
+            parameters = plant_parameters(level[:, -2:].clamp_min(0), self.image_size)
+        image = augment(batch.image.to(self.mesh.device, non_blocking=True), parameters)
+        if self.channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
+        return image
+
+
+def check_other_people(meta: FaceDataset, train: FaceDataset) -> None:
+    """Refuse a meta set whose identities are also trained on, by their numbers.
+
+    Raises:
+        DataError: shared identities.
+    """
+    shared = np.intersect1d(meta.class_ids, train.class_ids)
+    if len(shared):
+        some = ", ".join(map(str, shared[:5].tolist())) + (", ..." if len(shared) > 5 else "")
+        raise DataError(
+            f"the meta set must have other identities than the training set, but {len(shared)} of "
+            f"its {meta.num_classes} are in both ({some}); leave them out with an overlay, or, "
+            "where the two sets number their people independently, set "
+            "finetune.same_numbering=false to compare faces instead"
+        )
+
+
+def known_people(
+    embedding: Tensor, identity: Tensor, class_centre: Tensor, similarity: float
+) -> NDArray[np.int64]:
+    """Identities of the meta set that look like one of the trained classes.
+
+    Their mean unit embedding is at least `similarity` (a cosine) from a class centre.
+
+    Args:
+        embedding: (M, D).
+        identity: (M,) int64.
+        class_centre: (C, D) of this rank's shard.
+    """
+    people, place = torch.unique(identity, return_inverse=True)
+    unit = torch.nn.functional.normalize(embedding, dim=1)
+    mean = torch.zeros(len(people), unit.shape[1], device=unit.device).index_add_(0, place, unit)
+    mean = torch.nn.functional.normalize(mean, dim=1)
+    centre = torch.nn.functional.normalize(class_centre.detach(), dim=1)
+    nearest = torch.full((len(people),), -1.0, device=unit.device)
+    for part in torch.split(centre, 1 << 14):
+        nearest = torch.maximum(nearest, (mean @ part.T).amax(1))
+    return np.asarray(people[nearest >= similarity].cpu().numpy(), np.int64)
+
+
+def tell(meta: MetaSet) -> None:
+    """One log line about what the set holds."""
+    factors = ", ".join(f"{name} ({len(levels)})" for name, levels in meta.names.items())
+    logger.info(
+        "meta set: %d images of %d other identities; factors %s",
+        meta.source.num_images,
+        meta.num_identities,
+        factors,
+    )

@@ -1,0 +1,279 @@
+"""MvCoM as a training method: a margin for each class and a learned residual for each sample.
+
+Liu et al.: Learning to Learn across Diverse Data Biases in Deep Face Recognition, CVPR 2022,
+supplement, sections B and C. A step has three parts: a virtual update of the backbone with the
+margins as they are (Eq. 12), the residuals of the batch from the variation losses of a meta batch
+after it (Eq. 13, `residual`), and the real update with them (Eq. 14), which is the trainer's.
+
+The virtual passes normalise by the running statistics (the backbone in eval mode): they leave no
+trace in them, a meta batch of rare levels is seen as the finished model will see it, and any
+number of processes computes the same.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from facetrain.core.config import Config
+from facetrain.dist.collectives import all_gather_no_grad, all_reduce_sum
+from facetrain.dist.distributed_checkpoint import ShardedRows
+from facetrain.dist.mesh import Mesh
+from facetrain.engine.method import Method, StepBatch
+from facetrain.finetune.meta_set import LevelBatch
+from facetrain.finetune.residual import Normalisation, benefit, residual_step
+from facetrain.finetune.variation_heads import VariationHeads, head_gradients
+from facetrain.heads.margin_head import MarginHead
+from facetrain.robust.l2b import Parameters, directional_derivative, step_size
+
+
+class ResidualConfig(Config):
+    """How the residual of a sample's margin is learned."""
+
+    normalisation: Normalisation = "max"
+    """`max`: r = size * benefit / max |benefit| of the batch; `deviation`: by its root mean
+    square; `none`: Eq. 13 as it stands, with tau = size."""
+    size: float = Field(0.1, gt=0)
+    """In units of cosine; of `none` the paper's tau."""
+    persist: bool = False
+    """Keep each image's residual from epoch to epoch, instead of starting from 0."""
+    pseudo_update: bool = True
+    """Take the variation losses after the virtual update; without, before it: less exact by the
+    length of one step, and a backward pass cheaper."""
+    forget: tuple[str, ...] = ()
+    """Factors whose variation loss counts negatively, against the paper: margins then grow for
+    images by which the backbone unlearns pose or blur. See docs/benchmarks/mvcom.md."""
+    distance: float | None = Field(None, gt=0)
+    """Length of the central difference's step, in parameter space: by default 0.01 in float32 and
+    0.1 in lower precision, where a shorter one drowns in rounding."""
+    head_learning_rate: float = Field(0.01, ge=0)
+    """Of the variation heads while they are trained along: plain gradient descent."""
+
+
+class ClassMargin(Method):
+    """A margin for each class, and no more: MvCoM's prior alone.
+
+    Args:
+        class_margin: (num_classes,) in units of cosine.
+        max_margin: no sample gets more, and none less than 0.
+    """
+
+    def __init__(self, head: MarginHead, class_margin: Tensor, max_margin: float) -> None:
+        super().__init__(head)
+        self.class_margin, self.max_margin = class_margin, max_margin
+        self.margin = class_margin[:0]  # (B,) of the step under way
+
+    def begin_step(self, step: int, batch: StepBatch) -> None:
+        """Look up the margins."""
+        super().begin_step(step, batch)
+        self.margin = self._prior()
+
+    def _prior(self) -> Tensor:
+        return self.class_margin[self.batch.label.clamp_min(0)]  # (B,)
+
+    def loss(self, embedding: Tensor, part: slice) -> Tensor:
+        """The margin loss under each sample's own margin, (b,)."""
+        loss: Tensor = self.head(embedding, self.batch.label[part], self.margin[part]).loss
+        self.margin_loss = loss.detach()
+        return loss
+
+    def per_sample(self) -> Mapping[str, Tensor]:
+        """The margins."""
+        return {"margin": self.margin}
+
+
+class Mvcom(ClassMargin):
+    """Class margins plus meta-learned residuals.
+
+    Args:
+        backbone: the module itself, not its data-parallel wrapping.
+        heads: fitted to the frozen backbone; trained along here.
+        sign: (K,) of each factor's variation loss.
+        learning_rate: step -> eta of the backbone.
+        batch_size: G, over all ranks.
+        pieces: micro-batches in which the virtual passes are done.
+        dtype: of autocast in the virtual passes; None for float32.
+        num_images: N of the training set.
+        meta_batches: start step -> meta batches from that step on.
+    """
+
+    def __init__(
+        self,
+        config: ResidualConfig,
+        head: MarginHead,
+        class_margin: Tensor,
+        max_margin: float,
+        *,
+        backbone: nn.Module,
+        heads: VariationHeads,
+        sign: Tensor,
+        mesh: Mesh,
+        learning_rate: Callable[[int], float],
+        batch_size: int,
+        pieces: int,
+        dtype: torch.dtype | None,
+        num_images: int,
+        meta_batches: Callable[[int], Iterator[LevelBatch]],
+    ) -> None:
+        super().__init__(head, class_margin, max_margin)
+        self.config, self.mesh = config, mesh
+        self.backbone, self.heads, self.sign = backbone, heads, sign
+        self.learning_rate, self.batch_size = learning_rate, batch_size
+        self.pieces, self.dtype = pieces, dtype
+        self.meta_batches = meta_batches
+        self._meta: Iterator[LevelBatch] = iter(())
+        kept = num_images if config.persist else 0
+        self.residual_of_image = class_margin.new_zeros(kept)
+        self.residual = class_margin[:0]  # (B,) of the step under way
+
+    def start(self, step: int) -> None:
+        """Begin the meta batches where this step has them."""
+        self._meta = self.meta_batches(step)
+
+    def begin_step(self, step: int, batch: StepBatch) -> None:
+        """Eqs. 12 and 13."""
+        super().begin_step(step, batch)
+        meta = next(self._meta)
+        prior = self.margin
+        start = self._kept_residual(batch.index)
+        self.margin = (prior + start).clamp(0.0, self.max_margin)
+        was_training = self.backbone.training
+        self.backbone.eval()
+        try:
+            value = self._benefit(step, meta)
+        finally:
+            self.backbone.train(was_training)
+        size = self.config.size
+        if self.config.normalisation == "none":
+            size *= self.learning_rate(step)
+        change = residual_step(value, self.config.normalisation, size, batch.label >= 0, self.mesh)
+        self.margin = (prior + start + change).clamp(0.0, self.max_margin)
+        self.residual = self.margin - prior
+        self._keep_residual(batch.index)
+
+    def per_sample(self) -> Mapping[str, Tensor]:
+        """The margins, and the learned part of each."""
+        return {"margin": self.margin, "residual": self.residual}
+
+    def tensors(self) -> Mapping[str, Tensor | ShardedRows]:
+        """The variation heads, and the residuals where they persist."""
+        kept = {"residual_of_image": self.residual_of_image} if self.config.persist else {}
+        return {**{f"heads.{n}": p.detach() for n, p in self.heads.named_parameters()}, **kept}
+
+    def _kept_residual(self, index: Tensor) -> Tensor:
+        if not self.config.persist:
+            return torch.zeros_like(self.margin)
+        return torch.where(index >= 0, self.residual_of_image[index.clamp_min(0)], 0.0)
+
+    def _keep_residual(self, index: Tensor) -> None:
+        if self.config.persist:
+            index = all_gather_no_grad(index, self.mesh)  # (G,)
+            residual = all_gather_no_grad(self.residual, self.mesh)
+            self.residual_of_image[index[index >= 0]] = residual[index >= 0]
+
+    def _benefit(self, step: int, meta: LevelBatch) -> Tensor:
+        """How much a larger margin of each sample would lower the variation losses, (B,)."""
+        parameters = {n: p.detach() for n, p in self.backbone.named_parameters()}
+        trained = {n for n, p in self.backbone.named_parameters() if p.requires_grad}
+        probability, slope, gradient = self._identity_pass(parameters, trained)
+        ahead = parameters
+        if self.config.pseudo_update:
+            rate = self.learning_rate(step)
+            moved = {n: parameters[n] - rate * gradient[n] for n in trained}
+            ahead = {**parameters, **moved}  # Eq. 12
+        direction = self._variation_gradient(ahead, trained, meta)
+        change = self._change_along(parameters, direction)
+        return benefit(probability, slope, change, self.head.config.scale)
+
+    def _identity_pass(
+        self, parameters: Parameters, trained: set[str]
+    ) -> tuple[Tensor, Tensor, Parameters]:
+        """p_j (B,), dL_j/de_j (B, D), and the gradient of the batch's mean loss."""
+        batch, pseudo = self.batch, self.config.pseudo_update
+        leaves = {n: parameters[n].requires_grad_(pseudo) for n in sorted(trained)}
+        centres = {"weight": self.head.weight.detach()}
+        gradient: Parameters = {}
+        probabilities, slopes = [], []
+        for part in self._parts(len(batch.label)):
+            with torch.set_grad_enabled(pseudo):
+                embedding = self._embed(parameters, batch.image[part], self.dtype)
+            leaf = embedding.detach().requires_grad_()
+            given = (leaf, batch.label[part], self.margin[part])
+            output = functional_call(self.head, centres, given)
+            (slope,) = torch.autograd.grad(output.loss.sum(), leaf)
+            probabilities.append(output.target_probability)
+            slopes.append(slope)
+            if pseudo:
+                _add(gradient, leaves, embedding, slope / self.batch_size)
+        for leaf in leaves.values():
+            leaf.requires_grad_(False)
+        self._sum_over_ranks(gradient)
+        return torch.cat(probabilities), torch.cat(slopes), gradient
+
+    def _variation_gradient(
+        self, parameters: Parameters, trained: set[str], meta: LevelBatch
+    ) -> Parameters:
+        """Gradient in the backbone of the variation losses, summed over the meta batch.
+
+        The heads take a step of their own on the way; the embeddings are constants for it.
+        """
+        leaves = {n: parameters[n].detach().requires_grad_() for n in sorted(trained)}
+        gradient: Parameters = {}
+        of_heads: Parameters = {}
+        for part in self._parts(len(meta.level)):
+            embedding = self._embed({**parameters, **leaves}, meta.image[part], self.dtype)
+            leaf = embedding.detach().requires_grad_()
+            loss = self.heads(leaf, meta.level[part], self.sign).sum()
+            (slope,) = torch.autograd.grad(loss, leaf)
+            _add(gradient, leaves, embedding, slope)
+            for name, value in head_gradients(self.heads, leaf, meta.level[part]).items():
+                of_heads[name] = of_heads[name] + value if name in of_heads else value
+        self._sum_over_ranks(gradient)
+        self._sum_over_ranks(of_heads)
+        self._train_heads(of_heads, meta)
+        return gradient
+
+    @torch.no_grad()
+    def _train_heads(self, gradient: Parameters, meta: LevelBatch) -> None:
+        number = (meta.level >= 0).any(1).sum()
+        number = all_reduce_sum(number, self.mesh).clamp_min(1)
+        for name, parameter in self.heads.named_parameters():
+            parameter.sub_(self.config.head_learning_rate * gradient[name] / number)
+
+    def _change_along(self, parameters: Parameters, direction: Parameters) -> Tensor:
+        """Derivative of the batch's embeddings along `direction`, (B, D)."""
+        fixed = {n: value for n, value in parameters.items() if n not in direction}
+        at = {n: parameters[n] for n in direction}
+        distance = self.config.distance or (0.01 if self.dtype is None else 0.1)
+        step = step_size(direction, distance)
+        changes = []
+        for part in self._parts(len(self.batch.label)):
+            image = self.batch.image[part]
+
+            def embed(moved: Parameters, image: Tensor = image) -> Tensor:
+                return self._embed({**fixed, **moved}, image, self.dtype)
+
+            changes.append(directional_derivative(embed, at, direction, step))
+        return torch.cat(changes)
+
+    def _embed(self, parameters: Parameters, image: Tensor, dtype: torch.dtype | None) -> Tensor:
+        with torch.autocast(image.device.type, dtype, enabled=dtype is not None):
+            embedding: Tensor = functional_call(self.backbone, parameters, (image,))
+        return embedding
+
+    def _parts(self, rows: int) -> list[slice]:
+        pieces = torch.arange(rows).chunk(self.pieces)
+        return [slice(int(piece[0]), int(piece[-1]) + 1) for piece in pieces]
+
+    def _sum_over_ranks(self, values: Parameters) -> None:
+        for value in values.values():
+            all_reduce_sum(value, self.mesh)
+
+
+def _add(total: Parameters, leaves: Parameters, embedding: Tensor, slope: Tensor) -> None:
+    """Add the gradient of <slope, embedding> in `leaves` to `total`."""
+    found = torch.autograd.grad(embedding, list(leaves.values()), slope.to(embedding.dtype))
+    for name, value in zip(leaves, found, strict=True):
+        total[name] = total[name] + value if name in total else value

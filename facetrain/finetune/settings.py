@@ -1,0 +1,77 @@
+"""What a fine-tuning is made of: the recipe's section `finetune`, and the stage's whole config."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from facetrain.core.config import Config
+from facetrain.data.augment import AugmentConfig
+from facetrain.data.dataset import DataConfig
+from facetrain.data.meta_sampler import Sampling
+from facetrain.data.variation_plant import PlantConfig
+from facetrain.engine.loop import LoopConfig
+from facetrain.engine.optim import OptimizerConfig
+from facetrain.engine.schedule import ScheduleConfig
+from facetrain.finetune.margin_prior import Prior
+from facetrain.finetune.mvcom import ResidualConfig
+from facetrain.heads.margin_head import HeadConfig
+from facetrain.models.backbone import ModelConfig
+
+
+class MetaConfig(DataConfig):
+    """The meta set: other people, with variation labels."""
+
+    variation: Path | None = None
+    """Its variation file; by default `variation.npz` beside the shards."""
+    same_numbering: bool = True
+    """Equal labels mean equal people in both sets; they must then be disjoint. Without, people who
+    look like a trained class are left out."""
+    duplicate_similarity: float = Field(0.5, gt=0, lt=1)
+    """Without `same_numbering`: the cosine to a class centre from which on it is that person."""
+
+
+class FinetuneConfig(Config):
+    """MvCoM, or a part of it to compare with."""
+
+    method: Literal["mvcom", "class_margin", "cosface"] = "mvcom"
+    """`class_margin` is the prior alone, `cosface` goes on as the training did."""
+    prior: Prior = "ldam"
+    max_margin: float = Field(0.6, gt=0, lt=1)
+    """Bound on a sample's whole margin, whose other bound is 0."""
+    residual: ResidualConfig = ResidualConfig()
+    meta: MetaConfig | None = None
+    variation: Path | None = None
+    """The training set's variation file; by default `variation.npz` beside the shards."""
+    factors: tuple[str, ...] = ()
+    """Which factors count; by default all of the meta set's file."""
+    plant: PlantConfig | None = None
+    """Plant blur and occlusion into the meta images, for sets that have no such labels."""
+    meta_batch_size: int | None = Field(None, ge=2)
+    """|V| over all ranks; half of train.batch_size by default."""
+    sampling: Sampling = "histogram"
+    most_per_identity: int = Field(2, ge=1)
+    """Of `histogram`: meta images of one person in a batch."""
+    head_epochs: int = Field(10, ge=1)
+    """Over the embeddings of the meta set, to fit the variation heads before the first step."""
+    head_fit_rate: float = Field(0.01, gt=0)
+
+    @model_validator(mode="after")
+    def _meta_for_mvcom(self) -> "FinetuneConfig":
+        if self.method == "mvcom" and self.meta is None:
+            raise ValueError("mvcom learns its margins on a meta set; set finetune.meta.path")
+        return self
+
+
+class FinetuneStageConfig(Config):
+    """Everything the weights depend on."""
+
+    seed: int = 0
+    data: DataConfig
+    model: ModelConfig
+    head: HeadConfig = HeadConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    train: LoopConfig
+    finetune: FinetuneConfig

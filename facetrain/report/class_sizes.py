@@ -1,0 +1,84 @@
+"""How many images each identity has, before and after cleaning: numbers and a picture."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from facetrain.report.pictures import COLOURS, STYLE, save_figure
+
+Ints = NDArray[np.int64]
+_MOST_UNIT_BINS, _NUM_WIDE_BINS = 48, 32
+
+
+def class_sizes(label: Ints) -> Ints:
+    """Images of each class that has any, the largest class first.
+
+    Args:
+        label: (N,) from 0 up.
+    """
+    count = np.bincount(label)
+    return -np.sort(-count[count > 0]).astype(np.int64)
+
+
+def size_bins(largest: int) -> Ints:
+    """First size of each bin, and the end of the last: single sizes, or wider and wider ones."""
+    if largest <= _MOST_UNIT_BINS:
+        return np.arange(1, largest + 2)
+    wide = np.geomspace(1, largest + 1, _NUM_WIDE_BINS + 1).round().astype(np.int64)
+    return np.unique(wide)
+
+
+def size_rows(views: Mapping[str, Ints]) -> tuple[list[str], list[list[str]]]:
+    """Header and one row a view of the data set, for a table.
+
+    Args:
+        views: name -> sizes, as `class_sizes` gives them.
+    """
+    header = ["labels", "images", "identities", "with one image", "smallest", "median", "largest"]
+    rows = []
+    for name, sizes in views.items():
+        numbers = [int(sizes.sum()), len(sizes), int((sizes == 1).sum()), int(sizes[-1])]
+        middle = f"{np.median(sizes):,g}"
+        rows.append([name, *(f"{n:,}" for n in numbers), middle, f"{int(sizes[0]):,}"])
+    return header, rows
+
+
+def draw_class_sizes(path: Path, views: Mapping[str, Ints]) -> None:
+    """Draw how many identities have how many images, and the sizes from the largest down.
+
+    Args:
+        path: the PNG to write.
+        views: name -> sizes, as `class_sizes` gives them.
+    """
+    bins = size_bins(max(int(sizes[0]) for sizes in views.values()))
+    spread = bins[-1] > _MOST_UNIT_BINS + 1
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10.4, 3.9), layout="constrained")
+        identities, tail = figure.subplots(1, 2)
+        for index, (name, sizes) in enumerate(views.items()):
+            colour: Any = COLOURS[index % len(COLOURS)]
+            # Bars between two sizes, so that the bar of size 1 stands over the 1.
+            count = np.histogram(sizes, bins - 0.5)[0]
+            fill = {"fill": True, "alpha": 0.35} if index == 0 else {"linewidth": 1.8}
+            identities.stairs(count, bins - 0.5, color=colour, label=name, **fill)
+            place = np.arange(1, len(sizes) + 1)
+            tail.step(place, sizes, where="mid", color=colour, label=name)
+        identities.set_axisbelow(True)
+        identities.set_xlabel("images of an identity")
+        identities.set_title("identities by number of images")
+        tail.set_xlabel("identities, the largest first")
+        tail.set_title("images of each identity")
+        if spread:
+            identities.set_xscale("log")
+            identities.set_yscale("symlog", linthresh=1)
+            tail.set_xscale("log")
+            tail.set_yscale("log")
+        else:
+            tail.set_ylim(bottom=0)
+        tail.legend(loc="upper right")
+        save_figure(figure, path)

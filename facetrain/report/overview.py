@@ -1,0 +1,157 @@
+"""The head of the report: what came out, in sentences and a few large numbers, and the pipeline."""
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from facetrain.report.breakdown import masks
+from facetrain.report.cleaning import Cleaning
+from facetrain.report.comparison import EVALUATE, EVALUATE_RETRAIN, EVALUATE_TRUE, compare
+from facetrain.report.markup import anchor, duration, escape
+from facetrain.report.run import Run
+from facetrain.report.stages import Stage
+
+_MOST_CARDS = 8
+
+
+def _stage(run: Run, name: str) -> Stage | None:
+    """A finished stage of the run by its folder."""
+    return next((one for one in run.stages if one.name == name and one.artifact), None)
+
+
+def _numbers(run: Run, name: str) -> Mapping[str, Any]:
+    """Verification set -> numbers of one evaluation; {} where there is none."""
+    stage = _stage(run, name)
+    return stage.artifact.metrics if stage and stage.artifact else {}
+
+
+def _split(run: Run) -> tuple[int, int, int] | None:
+    """Images kept, moved and left out by the run's own cleaning."""
+    stage = _stage(run, "clean")
+    if stage is None or stage.artifact is None:
+        return None
+    moves = bool(stage.artifact.manifest["config"].get("apply_suggestions"))
+    split = masks(Cleaning.read(stage.artifact), moves)
+    return int(split.kept.sum()), int(split.moved.sum()), int(split.gone.sum())
+
+
+def _noise(run: Run) -> dict[str, Any] | None:
+    cleaned = run.cleaned.get("clean")
+    return None if cleaned is None else cleaned.noise_numbers()
+
+
+def findings(run: Run) -> list[str]:
+    """What a reader should know first, in sentences."""
+    said = []
+    if (split := _split(run)) is not None:
+        kept, moved, gone = split
+        moves = f"{moved:,} got another one, " if moved else ""
+        said.append(f"{kept:,} of {sum(split):,} images keep their label, {moves}{gone:,} are out.")
+    noise = _noise(run)
+    if noise is not None and noise["precision"] is not None and noise["recall"] is not None:
+        said.append(
+            f"{100 * noise['recall']:.1f} % of the known noise was found, and "
+            f"{100 * noise['precision']:.1f} % of what fell below the threshold is noise."
+        )
+    before, after = _numbers(run, EVALUATE), _numbers(run, EVALUATE_RETRAIN)
+    true = _numbers(run, EVALUATE_TRUE)
+    for name in before:
+        if name in after and before[name]["accuracy"] and after[name]["accuracy"]:
+            said.append(_compared(name, before[name], after[name], true.get(name)))
+    waiting = [stage.name for stage in run.stages if stage.artifact is None]
+    if waiting:
+        said.append(f"Not finished: {', '.join(waiting)}. Start the run again to go on.")
+    return said
+
+
+def _compared(
+    name: str, before: Mapping[str, Any], after: Mapping[str, Any], true: Mapping[str, Any] | None
+) -> str:
+    """Accuracy on one set with noisy, cleaned and true labels, and how sure the difference is."""
+    first, second = before["fold_accuracy"], after["fold_accuracy"]
+    better = sum(y > x for x, y in zip(first, second, strict=True))
+    worse = sum(y < x for x, y in zip(first, second, strict=True))
+    bound = f", {100 * true['accuracy']:.2f} % with the true ones" if true else ""
+    return (
+        f"Accuracy on {name}: {100 * before['accuracy']:.2f} % with the noisy labels, "
+        f"{100 * after['accuracy']:.2f} % with the cleaned ones{bound}; cleaning helps in {better} "
+        f"of {len(first)} folds and hurts in {worse}."
+    )
+
+
+def _cards(run: Run) -> list[tuple[str, str, str]]:
+    """Large number, what it is, a small remark."""
+    cards = []
+    if run.given is not None:
+        identities = f"{run.given.num_classes:,} identities"
+        cards.append((f"{run.given.num_images:,}", "images", identities))
+    else:
+        train = next((s.artifact for s in run.stages if s.kind == "train" and s.artifact), None)
+        numbers = train.metrics if train else {}
+        if "num_images" in numbers:
+            identities = f"{numbers['num_classes']:,} identities"
+            cards.append((f"{numbers['num_images']:,}", "images", identities))
+    if (split := _split(run)) is not None:
+        _, moved, gone = split
+        cards.append((f"{gone:,}", "images left out", f"{moved:,} moved" if moved else ""))
+    if (noise := _noise(run)) is not None:
+        texts = {"recall": "of the noise found", "precision": "of what was found is noise"}
+        for key, name in texts.items():
+            if noise[key] is not None:
+                cards.append((f"{100 * noise[key]:.1f} %", name, key))
+    before, after = _numbers(run, EVALUATE), _numbers(run, EVALUATE_RETRAIN)
+    for name, numbers in (after or before).items():
+        if numbers["accuracy"] is None:
+            continue
+        gain = ""
+        if after and name in before:
+            points = 100 * (numbers["accuracy"] - before[name]["accuracy"])
+            gain = f"{points:+.2f} points by cleaning"
+        cards.append((f"{100 * numbers['accuracy']:.2f} %", f"accuracy on {name}", gain))
+    for name, numbers in compare(run.finished, "ijb").items():
+        if (tar := numbers["tar_at_far"].get("1e-4")) is not None:
+            cards.append((f"{100 * tar:.2f} %", f"TAR on {name}", "at FAR 1e-4"))
+    total = _total(run.stages)
+    return [*cards[: _MOST_CARDS - 1], *([(duration(total), "in all stages", "")] if total else [])]
+
+
+def _total(stages: Sequence[Stage]) -> float:
+    return sum(stage.seconds or 0.0 for stage in stages)
+
+
+def pipeline_strip(stages: Sequence[Stage]) -> str:
+    """The stages as one bar, each as long as it took, and a legend with time and share."""
+    total = _total(stages) or 1.0
+    pieces, legend = [], []
+    for stage in stages:
+        name = html.escape(stage.name)
+        seconds = stage.seconds
+        took = "under way or stopped" if seconds is None else duration(seconds)
+        share = "" if seconds is None else f"{100 * seconds / total:.1f} %"
+        # Shares that add up to less than 1 would leave the bar unfilled.
+        grow = 1 + 100 * (1 / 12 if seconds is None else seconds / total)
+        kind = html.escape(stage.kind)
+        pieces.append(
+            f'<i class="piece {stage.status} {kind}" style="flex-grow:{grow:.3f}" '
+            f'title="{name}: {took}"></i>'
+        )
+        legend.append(
+            f'<li class="{stage.status}"><i class="dot {stage.status} {kind}"></i>'
+            f'<a href="#{anchor(stage.name)}">{name}</a> <b>{took}</b> <small>{share}</small></li>'
+        )
+    return f'<div class="strip">{"".join(pieces)}</div><ol class="legend">{"".join(legend)}</ol>'
+
+
+def overview(run: Run) -> str:
+    """The section itself."""
+    said = "".join(f"<li>{escape(one)}</li>" for one in findings(run))
+    cards = "".join(
+        f'<div class="card"><b>{html.escape(number)}</b>{html.escape(name)}'
+        f"<small>{html.escape(remark)}</small></div>"
+        for number, name, remark in _cards(run)
+    )
+    return (
+        (f'<ul class="findings">{said}</ul>' if said else "")
+        + f'<div class="cards">{cards}</div>'
+        + pipeline_strip(run.stages)
+    )

@@ -1,0 +1,203 @@
+"""Figures of training on noisy labels: weights, estimated labels, SuperLoss's confidence."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from facetrain.report.noise_pictures import CLEAN_COLOUR, NOISE_COLOUR
+from facetrain.report.pictures import COLOURS, STYLE, save_figure
+from facetrain.robust.superloss import confidence
+
+_NUM_BINS = 40
+_MOST_PANELS, _MOST_CLASSES = 6, 30
+_WHITE_TO_BLUE = LinearSegmentedColormap.from_list("white_to_blue", ["#ffffff", CLEAN_COLOUR])
+
+
+def draw_weights_over_training(
+    path: Path,
+    weight: NDArray[Any],
+    is_clean: NDArray[np.bool_] | None,
+    title: str,
+    epochs: NDArray[np.int64] | None = None,
+) -> None:
+    """Draw how a weight is distributed over clean and noisy samples, a panel an epoch.
+
+    NAL's Figs. 11 to 13. Up to six epochs, evenly spread. Bars are shares of their own kind, so
+    that rare noise is as tall as common clean samples; their height is the square root of it, for
+    what lies between two peaks.
+
+    Args:
+        path: the PNG to write.
+        weight: (E, N); NaN for a sample that an epoch did not visit.
+        is_clean: (N,) the truth, where it is known.
+        title: what the weight is, e.g. "SuperLoss: sigma".
+        epochs: (E,) which epochs the rows are; 0 to E - 1 without it.
+    """
+    numbers = np.arange(len(weight)) if epochs is None else epochs
+    weighed = np.flatnonzero(np.isfinite(weight).any(1))
+    assert len(weighed), "no epoch has weights"
+    places = np.linspace(0, len(weighed) - 1, _MOST_PANELS).round().astype(int)
+    rows = weighed[np.unique(places)]
+    shown = weight[rows]
+    low, high = float(np.nanmin(shown)), float(np.nanquantile(shown, 0.999))
+    bins = np.linspace(low, high if high > low else low + 1, _NUM_BINS + 1)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 0.6 + 1.05 * len(rows)), layout="constrained")
+        panels: list[Axes] = list(figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0])
+        for panel, row in zip(panels, rows, strict=True):
+            for name, colour, values in _groups(weight[row], is_clean):
+                share = np.histogram(values.clip(bins[0], bins[-1]), bins)[0] / max(len(values), 1)
+                panel.stairs(np.sqrt(share), bins, color=colour, fill=True, alpha=0.55, label=name)
+            panel.set_yticks([])
+            panel.grid(visible=False)
+            panel.set_ylabel(f"{numbers[row]}", rotation=0, labelpad=14, va="center")
+        panels[0].set_title(f"{title}, by epoch")
+        panels[0].legend(loc="upper center", ncols=2)
+        panels[-1].set_xlabel("weight")
+        save_figure(figure, path)
+
+
+def draw_confusion(
+    path: Path,
+    given: NDArray[np.int64],
+    estimated: NDArray[np.int64],
+    true: NDArray[np.int64] | None = None,
+) -> None:
+    """Draw how labels relate: given and estimated ones to the truth (NAL's Figs. 1 to 6).
+
+    A row is a class and sums to 1. Without the truth: given labels to estimated ones. Of more than
+    30 classes the 30 largest are shown, and what leads out of them is not.
+
+    Args:
+        path: the PNG to write.
+        given: (N,) from 0 up.
+        estimated: (N,).
+        true: (N,).
+    """
+    if true is None:
+        pairs = [("estimated label", "given label", given, estimated)]
+    else:
+        pairs = [
+            ("given label", "true label", true, given),
+            ("estimated label", "true label", true, estimated),
+        ]
+    rows = pairs[0][2]
+    classes = np.sort(np.argsort(-np.bincount(rows), kind="stable")[:_MOST_CLASSES])
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(0.4 + 4.2 * len(pairs), 4.4), layout="constrained")
+        panels: list[Axes] = list(figure.subplots(1, len(pairs), squeeze=False)[0])
+        for panel, (across, down, of, found) in zip(panels, pairs, strict=True):
+            share = _confusion(of, found, classes)
+            panel.imshow(share, cmap=_WHITE_TO_BLUE, vmin=0, vmax=1)
+            if len(classes) <= 12:
+                for (i, j), value in np.ndenumerate(share):
+                    if value >= 0.005:
+                        ink = "white" if value > 0.5 else "#37352f"
+                        text = f"{100 * value:.0f}"
+                        panel.text(j, i, text, ha="center", va="center", color=ink, size=8)
+            places = np.arange(len(classes))
+            panel.set_xticks(places, [str(one) for one in classes], size=7)
+            panel.set_yticks(places, [str(one) for one in classes], size=7)
+            panel.set_xlabel(across)
+            panel.set_ylabel(down)
+            panel.set_title(f"{100 * np.mean(of == found):.1f} % agree")
+        save_figure(figure, path)
+
+
+def draw_confidence_curve(path: Path, lam: float) -> None:
+    """Draw SuperLoss's confidence over the loss, and its loss surface (Fig. 1 of its supplement).
+
+    Args:
+        path: the PNG to write.
+        lam: lambda; drawn strongest, between a quarter and four times as much.
+    """
+    excess = lam * torch.linspace(-2, 6, 400, dtype=torch.float64)  # loss - tau
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 3.9), layout="constrained")
+        curve, surface = figure.subplots(1, 2)
+        for value, colour in zip((lam / 4, lam, 4 * lam), COLOURS, strict=False):
+            width = 2.4 if value == lam else 1.2
+            sigma = confidence(excess, 0.0, value).numpy()
+            curve.plot(excess, sigma, color=colour, linewidth=width, label=f"λ = {value:g}")
+        curve.axvline(0, color="#d9d8d4", linewidth=1, zorder=0)
+        curve.set_xlabel("loss - tau")
+        curve.set_title("confidence sigma*")
+        curve.legend()
+        sigma = np.geomspace(0.05, np.e, 200)
+        value = sigma[:, None] * excess.numpy() + lam * np.log(sigma[:, None]) ** 2
+        surface.contourf(excess, sigma, value, levels=24, cmap="cividis")
+        best = confidence(excess, 0.0, lam).numpy()
+        surface.plot(excess, best, color="white", label="sigma*")
+        surface.set_yscale("log")
+        surface.set_xlabel("loss - tau")
+        surface.set_ylabel("sigma")
+        surface.grid(visible=False)
+        surface.legend(loc="lower left", labelcolor="white")
+        surface.set_title(f"loss surface, λ = {lam:g}")
+        save_figure(figure, path)
+
+
+def draw_alpha_beta(
+    path: Path,
+    alpha: NDArray[Any],
+    beta: NDArray[Any],
+    is_clean: NDArray[np.bool_] | None,
+    epochs: NDArray[np.int64] | None = None,
+) -> None:
+    """Draw the mean of L2B's weights over training, apart for clean and noisy samples.
+
+    Args:
+        path: the PNG to write.
+        alpha: (E, N) of the given labels; NaN for a sample that an epoch did not visit.
+        beta: (E, N) of the pseudo-labels.
+        is_clean: (N,) the truth, where it is known.
+        epochs: (E,) which epochs the rows are; 0 to E - 1 without it.
+    """
+    numbers = np.arange(len(alpha)) if epochs is None else epochs
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        axes = figure.subplots()
+        for symbol, line, values in (("alpha", "-", alpha), ("beta", ":", beta)):
+            for name, colour, of in _groups(values.T, is_clean):
+                counted = np.isfinite(of).sum(0)
+                mean = np.nansum(of, axis=0) / np.maximum(counted, 1)
+                seen = counted > 0
+                axes.plot(numbers[seen], mean[seen], line, color=colour, label=f"{symbol}, {name}")
+        axes.set_xlabel("epoch")
+        axes.set_title("mean weight of given (alpha) and pseudo-label (beta)")
+        axes.set_xlim(numbers[0] - 0.5, numbers[-1] + 0.5)
+        axes.set_ylim(bottom=0)
+        axes.legend()
+        save_figure(figure, path)
+
+
+def _groups(
+    values: NDArray[Any], is_clean: NDArray[np.bool_] | None
+) -> list[tuple[str, str, NDArray[Any]]]:
+    """(name, colour, values) of clean and noisy samples, along the first axis; or of all."""
+    if is_clean is None:
+        groups = [("samples", CLEAN_COLOUR, values)]
+    else:
+        groups = [("noise", NOISE_COLOUR, values[~is_clean])] if not is_clean.all() else []
+        groups.append(("clean", CLEAN_COLOUR, values[is_clean]))
+    if values.ndim == 1:
+        groups = [(name, colour, of[np.isfinite(of)]) for name, colour, of in groups]
+    return [(f"{name} ({len(of):,})", colour, of) for name, colour, of in groups]
+
+
+def _confusion(
+    rows: NDArray[np.int64], found: NDArray[np.int64], classes: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """(K, K) share of each class's samples that are found in each of the classes."""
+    size = int(max(rows.max(), found.max())) + 1
+    count = np.bincount(rows * size + found, minlength=size * size).reshape(size, size)
+    total = np.maximum(count.sum(1, keepdims=True), 1)
+    share: NDArray[np.float64] = (count / total)[np.ix_(classes, classes)]
+    return share

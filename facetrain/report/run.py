@@ -1,0 +1,108 @@
+"""A run as the report reads it: its stages, and the data sets that its labels are of."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+from facetrain.core.artifact import Artifact
+from facetrain.core.config import parse_config
+from facetrain.data.dataset import DataConfig, FaceDataset
+from facetrain.data.overlay import LabelOverlay
+from facetrain.report.class_sizes import Ints, class_sizes
+from facetrain.report.cleaning import CleanedSet, read_true_label
+from facetrain.report.stages import Stage, read_stages, round_of
+
+_OVERLAY = "overlay.npz"
+
+
+class Run:
+    """The folder of a run, or of one stage.
+
+    Args:
+        folder: the `--out` of `run`, or of one stage.
+
+    Raises:
+        DataError: no stage is there, finished or not.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.every_stage = read_stages(folder)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Those that count, finished or not."""
+        return [stage for stage in self.every_stage if not stage.set_aside]
+
+    @property
+    def finished(self) -> list[Artifact]:
+        """What the finished ones left."""
+        return [stage.artifact for stage in self.stages if stage.artifact is not None]
+
+    @functools.cached_property
+    def data(self) -> DataConfig | None:
+        """What the first training was trained on, whose labels were cleaned; None if unknown."""
+        train = next((stage for stage in self.stages if stage.name == "train"), None)
+        return None if train is None else data_of(train)
+
+    def dataset(self, data: DataConfig | None, overlay: Sequence[Path] = ()) -> FaceDataset | None:
+        """A data set with further overlays, or None where it is not here any more."""
+        if data is None or not all(path.exists() for path in (data.path, *data.overlay, *overlay)):
+            return None
+        return FaceDataset.open(data.path, [*data.overlay, *overlay], on_corrupt=data.on_corrupt)
+
+    @functools.cached_property
+    def given(self) -> FaceDataset | None:
+        """The data set with the labels that were cleaned."""
+        return self.dataset(self.data)
+
+    @functools.cached_property
+    def cleaned(self) -> dict[str, CleanedSet]:
+        """Name of a stage `clean` -> what it decided, where its data set is known and here.
+
+        Raises:
+            DataError: the run's own cleaning is of other images.
+        """
+        found = {}
+        for stage in self.stages:
+            if stage.kind != "clean" or stage.artifact is None or self.given is None:
+                continue
+            other = stage.artifact.metrics["num_images"] != self.given.num_images
+            if round_of(stage.path) and other:  # a round on what an earlier one kept
+                continue
+            assert self.data is not None
+            found[stage.name] = CleanedSet.open(stage.artifact, self.data, self.given)
+        return found
+
+    @functools.cached_property
+    def sizes(self) -> dict[str, Ints]:
+        """Images of each identity, by whose labels: as given, cleaned, reviewed, true."""
+        if self.given is None or self.data is None:
+            return {}
+        layers = {
+            "after cleaning": self.folder / "clean" / _OVERLAY,
+            "after the review": self.folder / "review" / _OVERLAY,
+        }
+        views, overlay = {"as given": class_sizes(self.given.label)}, []
+        for name, layer in layers.items():
+            if layer.is_file() and LabelOverlay.load(layer).source.any():
+                overlay.append(layer)
+                after = self.dataset(self.data, overlay)
+                assert after is not None
+                views[name] = class_sizes(after.label)
+        return views
+
+    def true_label(self, dataset: FaceDataset | None, data: DataConfig | None) -> Ints | None:
+        """The class ids that its images should have, (N,), where that is known."""
+        if dataset is None or data is None:
+            return None
+        return read_true_label(dataset, data.overlay)
+
+
+def data_of(stage: Stage) -> DataConfig | None:
+    """The section `data` of a finished training."""
+    if stage.manifest is None or "data" not in stage.manifest["config"]:
+        return None
+    section = stage.manifest["config"]["data"]
+    where = f"{stage.path / 'manifest.json'}: data"
+    return None if section is None else parse_config(DataConfig, section, where)

@@ -1,0 +1,188 @@
+"""The sections of the report on data, training, cleaning and the stages themselves."""
+
+import html
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from facetrain.core.artifact import Artifact
+from facetrain.report.breakdown import Fate, advice, fates
+from facetrain.report.class_sizes import size_rows
+from facetrain.report.cleaning import CleanedSet, Cleaning, noise_rows
+from facetrain.report.markup import (
+    Html,
+    anchor,
+    bar,
+    duration,
+    escape,
+    note,
+    plain_numbers,
+    source,
+    table,
+    words,
+)
+from facetrain.report.run import Run
+from facetrain.report.stages import Stage, journal_counts
+
+
+def data_section(run: Run) -> str:
+    """How many images and identities, by whose labels."""
+    if not run.sizes or run.data is None:
+        return ""
+    overlays = "".join(f" + {path}" for path in run.data.overlay)
+    where = f"<p class='soft'><code>{html.escape(f'{run.data.path}{overlays}')}</code></p>"
+    return where + table(*size_rows(run.sizes)) + source("train")
+
+
+def training_section(run: Run) -> str:
+    """What each training was, and how it ended."""
+    rows, waiting = [], ""
+    trainings = [stage for stage in run.stages if stage.is_training]
+    for stage in trainings:
+        if stage.artifact is None:
+            waiting += note(f"{stage.name} is not finished: {stage.so_far()}.")
+            continue
+        metrics, config = stage.artifact.metrics, stage.artifact.manifest["config"]
+        model, loop = config.get("model") or {}, config.get("train") or {}
+        cells: list[Any] = [
+            model.get("name"),
+            (config.get("head") or {}).get("margin"),
+            _method(config),
+            metrics.get("num_images"),
+            metrics.get("num_classes"),
+            loop.get("epochs"),
+            metrics.get("loss"),
+            metrics.get("images_per_second"),
+        ]
+        rows.append([stage.name, *map(_cell, cells)])
+    if not rows:
+        return waiting
+    header = ["training", "backbone", "margin", "method", "images", "identities", "epochs"]
+    header += ["last loss", "images/s"]
+    names = [stage.name for stage in trainings if stage.artifact]
+    explained = (
+        "Losses of two trainings can be compared only with equal margins and identities; noisy "
+        "labels keep a loss high, cleaned ones let it fall."
+    )
+    return table(header, rows) + waiting + note(explained) + source(*names)
+
+
+def _method(config: Mapping[str, Any]) -> str:
+    """What a training did besides: its section `robust` or `finetune`."""
+    robust, tuned = config.get("robust"), config.get("finetune")
+    if robust:
+        return str(robust["name"])
+    return str(tuned["method"]) if tuned else "plain"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else words(value)
+
+
+def _fate_rows(rows: list[Fate], num_images: int) -> list[list[str]]:
+    return [
+        [
+            Html(f'<span class="{"inside" if row.inside else ""}">{escape(row.what)}</span>'),
+            f"{row.num_images:,}",
+            bar(row.num_images / max(num_images, 1)),
+            row.truth,
+            row.why,
+        ]
+        for row in rows
+    ]
+
+
+def cleaning_section(run: Run) -> str:
+    """What was dropped, moved and kept, why, and how right that was."""
+    parts, noise = [], []
+    stages = [stage for stage in run.stages if stage.kind == "clean"]
+    for stage in stages:
+        if stage.artifact is None:
+            parts.append(f"<h3>{html.escape(stage.name)}</h3>{note(stage.so_far())}")
+            continue
+        cleaned = run.cleaned.get(stage.name)
+        if len(stages) > 1:
+            parts.append(f"<h3>{html.escape(stage.name)}</h3>")
+        parts.append(_account(stage.artifact, cleaned) + source(stage.name))
+        if cleaned is not None and (numbers := cleaned.noise_numbers()) is not None:
+            header, rows = noise_rows(numbers)
+            noise.append([stage.name, *rows[0]])
+    if noise:
+        parts.append("<h3>Against the truth</h3>" + table(["cleaning", *header], noise))
+        parts.append(
+            note(
+                "The cleaner did not see it: noise that was found and missed, images dropped "
+                "though their label was right; how many images got another label suggested, and "
+                "for how many it is the right one."
+            )
+        )
+    return "".join(parts) + _review(run)
+
+
+def _account(stage: Artifact, cleaned: CleanedSet | None) -> str:
+    """Where the images went, what else was noticed, and the stage's numbers."""
+    cleaning = Cleaning.read(stage)
+    moves = bool(stage.manifest["config"].get("apply_suggestions"))
+    num_images = len(cleaning.kept)
+    rows = _fate_rows(fates(cleaning, moves, cleaned), num_images)
+    truth = "by the truth" if cleaned is not None and cleaned.true_label is not None else ""
+    account = table(["images", "", "share", truth, "why"], rows, "account")
+    noticed = [one for one in advice(cleaning) if one.num_images]
+    if noticed:
+        rows = _fate_rows(noticed, num_images)
+        account += "<h3>Noticed, and left to you</h3>"
+        account += table(["images", "", "share", "", "what"], rows, "account")
+    numbers = plain_numbers(stage.metrics)
+    inner = table(list(numbers), [list(numbers.values())])
+    return account + f"<details><summary>all numbers of the cleaner</summary>{inner}</details>"
+
+
+def _review(run: Run) -> str:
+    """What a person decided afterwards."""
+    counts = journal_counts(run.folder)
+    if counts is None:
+        return ""
+    seen = counts.pop("seen")[0]
+    rows = [[action, f"{n:,}", f"{images:,}"] for action, (n, images) in counts.items()]
+    return (
+        "<h3>Decided by a person</h3>"
+        + table(["review", "decisions", "images"], rows)
+        + note(f"{seen:,} identities were looked at. The next `run` trains on these decisions.")
+    )
+
+
+def stage_section(run: Run) -> str:
+    """Every stage with its status, time, ranks and numbers, then how each was configured."""
+    rows = []
+    total = sum(stage.seconds or 0.0 for stage in run.stages) or 1.0
+    for stage in run.every_stage:
+        link = Html(f'<a href="#{anchor(stage.name)}">{html.escape(stage.name)}</a>')
+        status = Html(
+            f'<span class="status {stage.status.replace(" ", "-")}">{stage.status}</span>'
+        )
+        if stage.artifact is None:
+            rows.append([link, status, "", "", "", stage.so_far()])
+            continue
+        numbers = plain_numbers(stage.artifact.metrics)
+        summary = "  ·  ".join(f"{key} {value}" for key, value in numbers.items())
+        seconds = float(stage.artifact.manifest["seconds"])
+        share = "" if stage.set_aside else bar(seconds / total)
+        ranks = str(stage.artifact.manifest["world_size"])
+        rows.append([link, status, duration(seconds), share, ranks, summary])
+    header = ["stage", "status", "time", "share", "ranks", "numbers"]
+    return table(header, rows, "stages") + "".join(map(_configuration, run.every_stage))
+
+
+def _configuration(stage: Stage) -> str:
+    name = html.escape(stage.name)
+    start = f'<details id="{anchor(stage.name)}"><summary>configuration of {name}</summary>'
+    if stage.manifest is None:
+        return f"{start}{note('It is known once the stage is finished.')}</details>"
+    text = yaml.safe_dump(stage.manifest["config"], sort_keys=False)
+    parts = {"inputs": stage.manifest["inputs"], "versions": stage.manifest["versions"]}
+    made = json.dumps({**parts, "commit": stage.manifest["commit"]}, indent=1)
+    return f"{start}<pre>{html.escape(text)}</pre><pre>{html.escape(made)}</pre></details>"

@@ -1,0 +1,184 @@
+"""What stages a run's folder holds, finished or not, and how far each of them came."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from facetrain.core.artifact import Artifact, read_artifact
+from facetrain.core.errors import DataError
+from facetrain.engine.meter import read_run_log
+
+LOG_FILE = "log.jsonl"
+_KINDS = {
+    "train": "train", "retrain": "train", "train_true": "train", "finetune": "finetune",
+    "embed": "embed", "graph": "graph", "clean": "clean", "evaluate": "evaluate",
+    "evaluate_retrain": "evaluate", "evaluate_true": "evaluate",
+    **{f"{name}_{protocol}": "ijb" for protocol in ("ijbb", "ijbc")
+       for name in ("evaluate", "evaluate_retrain", "evaluate_true")},
+}  # fmt: skip
+"""Folder of a stage in a run -> the stage, for folders that do not say it themselves yet."""
+_ROUND = re.compile(r"round_(\d+)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of a run.
+
+    Attributes:
+        path: its folder.
+        name: the folder within the run, which tells two trainings apart.
+        kind: what `run_stage` calls it.
+        artifact: what it left, once it is finished.
+    """
+
+    path: Path
+    name: str
+    kind: str
+    artifact: Artifact | None
+
+    @property
+    def manifest(self) -> Mapping[str, Any] | None:
+        """What a finished stage says of itself."""
+        return None if self.artifact is None else self.artifact.manifest
+
+    @property
+    def seconds(self) -> float | None:
+        """How long a finished stage took."""
+        return None if self.manifest is None else float(self.manifest["seconds"])
+
+    @property
+    def set_aside(self) -> bool:
+        """A training on other labels than now, kept beside the one that counts."""
+        return ".previous-" in self.path.name
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it leaves training curves."""
+        return self.kind in ("train", "finetune")
+
+    @property
+    def status(self) -> str:
+        """`finished`, `unfinished` or `set aside`."""
+        if self.set_aside:
+            return "set aside"
+        return "unfinished" if self.artifact is None else "finished"
+
+    @property
+    def file_suffix(self) -> str:
+        """What tells its pictures from those of the first stage of its kind."""
+        usual = self.name in (self.kind, "")
+        return "" if usual else "_" + self.name.replace("/", "_")
+
+    def so_far(self) -> str:
+        """How far an unfinished stage came, in words."""
+        last = datetime.fromtimestamp(_last_written(self.path)).strftime("%Y-%m-%d %H:%M")
+        losses = [entry for entry in read_run_log(self.path / LOG_FILE) if "loss" in entry]
+        words = []
+        if losses:
+            now = losses[-1]
+            words.append(f"step {now['step']:,}, epoch {now['epoch']:.2f}, loss {now['loss']:.4g}")
+        checkpoints = sorted((self.path / "checkpoints").glob("step_*"))
+        if checkpoints:
+            words.append(f"continues from step {int(checkpoints[-1].name[5:]):,}")
+        return ", ".join([*(words or ["begun"]), f"last written {last}"])
+
+
+def _last_written(folder: Path) -> float:
+    return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+
+
+def round_of(path: Path) -> int | None:
+    """Which cleaning round a stage's folder belongs to: `round_2/clean` -> 2."""
+    found = _ROUND.fullmatch(path.absolute().parent.name)
+    return int(found[1]) if found else None
+
+
+def _read(folder: Path, run_dir: Path) -> Stage | None:
+    artifact = read_artifact(folder)
+    name = "" if folder == run_dir else folder.relative_to(run_dir).as_posix()
+    if artifact is not None:
+        kind = str(artifact.manifest["stage"])
+        return Stage(folder, name or kind, kind, artifact)
+    trains = (folder / LOG_FILE).is_file() or (folder / "checkpoints").is_dir()
+    if not trains and (folder == run_dir or folder.name not in _KINDS):
+        return None
+    kind = _KINDS.get(folder.name, "train")
+    return Stage(folder, name or kind, kind, None)
+
+
+def read_stages(run_dir: Path) -> list[Stage]:
+    """Every stage of a run, or the one stage whose folder this is.
+
+    The finished ones first, as they ended; then the others, as they were last written to.
+
+    Raises:
+        DataError: there is none.
+    """
+    own = _read(run_dir, run_dir)
+    inside = sorted(path for path in run_dir.glob("*") if path.is_dir())
+    rounds = [path for one in inside if _ROUND.match(one.name) for path in sorted(one.glob("*/"))]
+    stages = [stage for one in (*inside, *rounds) if (stage := _read(one, run_dir))]
+    if own is not None:  # what lies unfinished in a stage's own folder is its working files
+        stages = [own, *(stage for stage in stages if stage.artifact is not None)]
+    if not stages:
+        raise DataError(
+            f"{run_dir}: must be the --out folder of a run or a stage, but no finished stage "
+            "(manifest.json) is there, and none under way; give another folder, or start the run"
+        )
+
+    def when(stage: Stage) -> tuple[bool, float]:
+        if stage.artifact is not None:
+            return False, (stage.path / "manifest.json").stat().st_mtime_ns / 1e9
+        return True, _last_written(stage.path)
+
+    return sorted(stages, key=when)
+
+
+def finished_stages(run_dir: Path) -> list[Artifact]:
+    """The finished stages of a run, or the one stage whose folder this is, oldest first.
+
+    Raises:
+        DataError: there is no stage, finished or not.
+    """
+    stages = read_stages(run_dir)
+    return [one.artifact for one in stages if one.artifact is not None and not one.set_aside]
+
+
+def journal_counts(run_dir: Path) -> dict[str, tuple[int, int]] | None:
+    """What a person decided in `review`: action -> (decisions, images); None without a review.
+
+    Decisions that were taken back do not count. `seen` counts identities that were looked at.
+    """
+    path = run_dir / "review" / "journal.jsonl"
+    if not path.is_file():
+        return None
+    done: list[tuple[str, int]] = []
+    undone: list[tuple[str, int]] = []
+    seen = set()
+    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:  # cut short by a kill
+            continue
+        match entry["action"]:
+            case "undo":
+                undone.append(done.pop())
+            case "redo":
+                done.append(undone.pop())
+            case "seen":
+                seen.add(entry["label"])
+            case action:
+                done.append((action, len(entry["rows"])))
+                undone.clear()
+    counts = {
+        action: (
+            sum(1 for one, _ in done if one == action),
+            sum(images for one, images in done if one == action),
+        )
+        for action in ("keep", "drop", "move", "merge")
+    }
+    return counts | {"seen": (len(seen), 0)}

@@ -1,0 +1,99 @@
+"""What a method gave to every image, from the files of its training to the pictures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report_parts import LABEL, write_run
+
+from facetrain.data.variation import VARIATION_FILE, Variations, save_variations
+from facetrain.report.run import Run
+from facetrain.report.sample_pictures import read_records
+from facetrain.report.training_gallery import draw_training
+
+
+def write_samples(stage: Path, epochs: range, **values: np.ndarray) -> None:
+    (stage / "samples").mkdir(exist_ok=True)
+    for epoch in epochs:
+        arrays = {name: (value + epoch / 1000).astype(np.float32) for name, value in values.items()}
+        np.savez(stage / "samples" / f"epoch_{epoch:04d}.npz", **arrays)
+
+
+def with_method(run: Path, **robust: object) -> None:
+    path = run / "train" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["config"]["robust"] = robust
+    path.write_text(json.dumps(manifest))
+
+
+def test_at_most_twelve_epochs_are_read_the_first_and_the_last_among_them(tmp_path: Path) -> None:
+    write_samples(tmp_path, range(3, 33), weight=np.zeros(4))
+    epochs, values = read_records(tmp_path)["weight"]
+    assert len(epochs) == 12
+    assert (epochs[0], epochs[-1]) == (3, 32)
+    assert (np.diff(epochs) >= 2).all()
+    np.testing.assert_allclose(values, np.repeat(epochs[:, None] / 1000, 4, axis=1), rtol=1e-6)
+    assert read_records(tmp_path / "none") == {}
+
+
+def test_what_began_later_has_fewer_epochs(tmp_path: Path) -> None:
+    write_samples(tmp_path, range(1, 3), weight=np.zeros(4))
+    write_samples(tmp_path, range(3, 5), weight=np.zeros(4), estimated_label=np.zeros(4))
+    records = read_records(tmp_path)
+    assert records["weight"].epochs.tolist() == [1, 2, 3, 4]
+    assert records["estimated_label"].epochs.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_each_record_has_its_picture(finished: bool, tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    with_method(run, name="superloss", lam=1.0)
+    weight = np.linspace(0, 1, 12)
+    weight[5] = np.nan
+    values = {"weight": weight, "alpha": weight, "beta": 1 - weight}
+    write_samples(run / "train", range(1, 4), **values, estimated_label=LABEL.astype(float))
+    if not finished:
+        (run / "train" / "manifest.json").unlink()
+        (run / "train" / "checkpoints").mkdir()
+    opened = Run(run)
+    stage = next(stage for stage in opened.stages if stage.name == "train")
+    drawn = draw_training(opened, stage, run / "pictures")
+    names = [picture.path.stem for picture in drawn]
+    truth = "noise slides" in drawn[0].caption
+    # Unfinished, it does not say yet what data it is on, nor which method.
+    expected = ["weights", "alpha_beta", *(["confusion", "superloss"] if finished else [])]
+    assert names == expected
+    assert truth == finished
+    assert all(picture.path.is_file() for picture in drawn)
+
+
+def test_samples_of_other_images_are_drawn_without_the_truth(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    write_samples(run / "train", range(1, 3), weight=np.linspace(0, 1, 7))
+    opened = Run(run)
+    (picture,) = draw_training(opened, opened.stages[0], run / "pictures")
+    assert "noise slides" not in picture.caption
+
+
+def test_margins_of_a_fine_tuning_are_drawn(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    text = (run / "train" / "manifest.json").read_text()
+    manifest = json.loads(text) | {"stage": "finetune"}
+    manifest["config"]["finetune"] = {"method": "mvcom", "variation": None}
+    tuned = run / "finetune"
+    tuned.mkdir()
+    (tuned / "manifest.json").write_text(json.dumps(manifest))
+    margin = np.linspace(0.1, 0.5, 12)
+    write_samples(tuned, range(1, 3), margin=margin, residual=margin - 0.3)
+    opened = Run(run)
+    stage = next(stage for stage in opened.stages if stage.kind == "finetune")
+    drawn = draw_training(opened, stage, run / "pictures")
+    assert [picture.path.stem for picture in drawn] == ["margins"]
+    pose = {"pose": (np.arange(12) % 3).astype(np.int8)}
+    variations = Variations(pose, {"pose": ("front", "half", "profile")})
+    save_variations(run.parent / "faces" / VARIATION_FILE, variations)
+    drawn = draw_training(opened, stage, run / "pictures")
+    names = ["margins", "margin_levels", "margin_faces", "long_tails"]
+    assert [picture.path.stem for picture in drawn] == names
+    assert all(picture.path.is_file() for picture in drawn)

@@ -1,0 +1,50 @@
+"""What is said and drawn of an evaluation's parts."""
+
+import cv2
+import numpy as np
+
+from facetrain.data.attributes import Attribute
+from facetrain.evaluate.numbers import pair_numbers, subgroup_numbers
+from facetrain.report.evaluation_tables import evaluation_text
+from facetrain.report.subgroup_pictures import draw_all_subgroups
+
+
+def numbers_of(levels):
+    generator = np.random.default_rng(0)
+    same = np.arange(400) % 2 == 0
+    distance = np.clip(generator.normal(np.where(same, 0.8, 1.7), 0.3), 0, 3.9)
+    numbers = pair_numbers(distance, same, 10, 0)
+    attribute = Attribute(levels, generator.integers(0, len(levels), 800))
+    place = np.arange(800).reshape(-1, 2).T
+    numbers["subgroups"] = subgroup_numbers({"hair": attribute}, place, distance, same)
+    return numbers
+
+
+def test_tables_hold_the_numbers_and_their_intervals():
+    numbers = numbers_of(["dark", "fair"])
+    text = evaluation_text({"lfw": numbers})
+    row = numbers["subgroups"]["hair"]["across"]["dark | fair"]
+    low, high = row["accuracy_interval"]
+    line = next(line for line in text.splitlines() if line.startswith("hair: dark | fair"))
+    assert f"{row['accuracy']:.4f} [{low:.4f}, {high:.4f}]" in line
+    assert f" {row['num_pairs']} " in line
+    assert line.endswith("-")  # 200 impostor pairs cannot tell FAR 1e-3
+
+
+def test_identification_has_a_line_a_gallery():
+    rates = {"rank_1": 0.5, "rank_5": 0.75, "tpir_at_fpir": {"1e-1": 0.25, "1e-2": None}}
+    numbers = numbers_of(["a", "b"]) | {"identification": {"G1": rates, "mean": rates}}
+    numbers["accuracy"] = None
+    text = evaluation_text({"ijbc": numbers})
+    line = next(line for line in text.splitlines() if line.startswith("mean"))
+    assert line.split() == ["mean", "0.5000", "0.7500", "0.2500", "-"]
+
+
+def test_a_picture_for_each_attribute_with_something_to_compare(tmp_path):
+    paths = draw_all_subgroups(tmp_path, {"lfw": numbers_of(["dark", "fair", "red"])})
+    assert [path.name for path in paths] == ["subgroups_lfw_hair.png"]
+    image = cv2.imread(str(paths[0]))
+    # Every row has its marker: as many runs of the colour down the first panel as rows, or more.
+    ink = (np.abs(image.astype(int) - [0x99, 0x6E, 0x0B]).sum(axis=2) < 30).any(axis=1)
+    assert np.count_nonzero(np.diff(ink.astype(int)) == 1) == 6
+    assert draw_all_subgroups(tmp_path, {"lfw": numbers_of(["dark"])}) == []

@@ -1,0 +1,387 @@
+"""The tools for the robust methods: planted noise, the training steps, the published files."""
+
+import gzip
+import json
+import math
+import pickle
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from facetrain.core.errors import DataError
+from facetrain.heads.margin_head import HeadConfig
+from facetrain.robust.nal import noise_attention_loss
+
+FOLDER = Path(__file__).parents[3] / "tools"
+NAMES = ("tasks", "networks", "training", "images", "runs")
+
+
+@pytest.fixture(scope="module")
+def tool() -> Iterator[SimpleNamespace]:
+    """The modules by name; Python finds them as it does when a tool is run."""
+    sys.path.insert(0, str(FOLDER))
+    try:
+        modules: dict[str, ModuleType] = {name: __import__(f"robust_{name}") for name in NAMES}
+        for name in ("reproduce_superloss", "reproduce_nal", "reproduce_l2b", "bench_robust"):
+            modules[name] = __import__(name)
+        yield SimpleNamespace(**modules)
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture
+def pool(tool: SimpleNamespace) -> Any:
+    """300 samples of five classes, of which a sixth are for the test."""
+    generator = np.random.default_rng(0)
+    label = np.arange(300) % 5
+    x = (np.eye(5)[label] + 0.1 * generator.normal(size=(300, 5))).astype(np.float32)
+    return tool.tasks.Pool(x, label, np.arange(300) % 6 == 0, {0: 1, 3: 4})
+
+
+def test_each_kind_of_noise_draws_what_it_says(tool: SimpleNamespace, pool: Any) -> None:
+    label = np.arange(10_000) % 5
+
+    def noisy(kind: str, rate: float) -> np.ndarray:
+        generator = np.random.default_rng(1)
+        return np.asarray(tool.tasks.noisy_labels(label, kind, rate, pool, generator))
+
+    symmetric = noisy("symmetric", 0.4)
+    wrong = symmetric != label
+    assert wrong.sum() == 4000
+    count = np.bincount((symmetric - label)[wrong] % 5, minlength=5)
+    assert count[0] == 0
+    assert (np.abs(count[1:] - 1000) < 5 * math.sqrt(1000)).all()  # five standard deviations
+    # A fifth of the labels that are drawn anew are the true ones.
+    anything = noisy("any", 0.4)
+    assert abs((anything != label).sum() - 3200) < 5 * math.sqrt(4000 * 0.16)
+    asymmetric = noisy("asymmetric", 0.4)
+    moved = asymmetric != label
+    assert set(label[moved]) == {0, 3}
+    assert (asymmetric[moved] == label[moved] + 1).all()
+    # Noise of 20 % is part of that of 40 %.
+    less = noisy("symmetric", 0.2)
+    assert (less[less != label] == symmetric[less != label]).all()
+
+
+def test_a_task_keeps_its_parts_apart(tool: SimpleNamespace, pool: Any) -> None:
+    def made(rate: float, seed: int) -> Any:
+        kinds = {"num_trusted": 3, "validation": 0.2}
+        return tool.tasks.make_task(pool, "symmetric", rate, seed, **kinds)
+
+    task, clean, other = made(0.4, 0), made(0.0, 0), made(0.4, 1)
+    parts = [task.x, task.validation_x, task.test_x, task.trusted_x]
+    rows = torch.cat(parts)
+    assert len(rows) == 300
+    assert len(rows.unique(dim=0)) == 300  # none is in two parts
+    assert [len(part) for part in parts] == [188, 47, 50, 15]
+    assert task.trusted_label.bincount().tolist() == [3] * 5
+    assert torch.equal(task.trusted_x.argmax(1), task.trusted_label)  # clean
+    assert torch.equal(task.test_x.argmax(1), task.test_label)
+    both = torch.cat([task.label, task.validation_label])
+    truth = torch.cat([clean.label, clean.validation_label])
+    assert (both != truth).sum() == round(0.4 * 235)
+    assert torch.equal(task.x, clean.x)
+    assert torch.equal(task.true_label, clean.label)
+    assert torch.equal(task.test_x, other.test_x)
+    assert not torch.equal(task.x, other.x)
+    assert len(task.with_trusted().x) == 188 + 15
+    alone = task.only_trusted()
+    assert len(alone.x) == 188
+    assert alone.is_clean.all()
+    assert len(alone.x.unique(dim=0)) == 15
+
+
+def small_network(tool: SimpleNamespace, seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    # Smooth: a central difference does not see the corner of a ReLU.
+    backbone = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh())
+    return tool.networks.Classifier(backbone, 8, 5).double()
+
+
+def batch_of(tool: SimpleNamespace, epoch: int = 5) -> Any:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(6, 5, generator=generator, dtype=torch.float64)
+    label = torch.randint(0, 5, (6,), generator=generator)
+    return tool.training.Batch(x, label, torch.arange(6), epoch)
+
+
+def gradient(loss: Tensor, network: Any) -> Tensor:
+    parts = torch.autograd.grad(loss, list(network.parameters()), materialize_grads=True)
+    return torch.cat([part.flatten() for part in parts])
+
+
+def test_nal_moves_the_network_as_its_whole_loss_does(tool: SimpleNamespace) -> None:
+    """In two parts, as for a margin head; under cross-entropy that is Eq. 1 itself."""
+    network, batch = small_network(tool), batch_of(tool)
+    nal = tool.training.NoiseAttention(0.5, 8, 0, batch.label).double()
+    torch.nn.init.normal_(nal.branch.linear.weight)
+    got = gradient(nal(network, batch).loss, network)
+    embedding = network.embed(batch.x)
+    p = network.logits(embedding).softmax(1).gather(1, batch.label[:, None])
+    whole = noise_attention_loss(p, torch.ones_like(p), nal.branch(embedding), 0.5).mean()
+    assert torch.allclose(got, gradient(whole, network), rtol=1e-9, atol=1e-12)
+
+
+def test_nal_with_targets_is_the_dense_one(tool: SimpleNamespace, tmp_path: Path) -> None:
+    """All five classes are kept, so the memory is q <- 0.9 q + 0.1 p."""
+    network, batch = small_network(tool), batch_of(tool)
+    estimation = tool.training.Estimation(tmp_path, 0, num_targets=5)
+    nal = tool.training.NoiseAttention(0.5, 8, 0, batch.label, estimation=estimation).double()
+    nal(network, batch)  # the first call trains on one-hot targets, then renews them
+    got = gradient(nal(network, batch).loss, network)
+    embedding = network.embed(batch.x)
+    p = network.logits(embedding).softmax(1)
+    one_hot = torch.nn.functional.one_hot(batch.label, 5).double()
+    q = (0.9 * one_hot + 0.1 * p).detach()
+    whole = noise_attention_loss(p, q, nal.branch(embedding), 0.5).mean()
+    # The memory is float32.
+    assert torch.allclose(got, gradient(whole, network), rtol=1e-4, atol=1e-6)
+    assert torch.equal(nal.estimated_label(batch.sample), batch.label)
+
+
+def test_l2b_weighs_by_the_inner_products(tool: SimpleNamespace) -> None:
+    """Alpha and beta, one gradient at a time."""
+    network, batch = small_network(tool), batch_of(tool)
+    trusted_x, trusted_label = batch.x.flip(0) + 0.3, batch.label.flip(0)
+    l2b = tool.training.Bootstrap(trusted_x, trusted_label, 6, warm_up=3, seed=0)
+    weighed = l2b(network, batch)
+    meta = gradient(network(trusted_x, trusted_label[:, None]).mean(), network)
+    pseudo = network.logits(network.embed(batch.x)).argmax(1)
+    raw = torch.tensor(
+        [
+            [
+                float(gradient(network(x[None], one[None, None]).sum(), network) @ meta)
+                for x, one in zip(batch.x, label, strict=True)
+            ]
+            for label in (batch.label, pseudo)
+        ],
+        dtype=torch.float64,
+    )
+    weight = raw.clamp_min(0) / raw.clamp_min(0).sum()
+    assert (weight > 0).any()
+    got = weighed.seen
+    assert torch.allclose(got["weight"], 6 * weight[0], atol=1e-3)
+    assert torch.allclose(got["beta"], 6 * weight[1], atol=1e-3)
+    assert torch.allclose(got["raw"], raw[0], atol=1e-3)
+    warm_up = l2b(network, batch_of(tool, epoch=2))
+    plain = tool.training.Plain()(network, batch)
+    assert torch.equal(warm_up.loss, plain.loss)
+
+
+def test_the_losses_of_both_heads_are_their_formulas(tool: SimpleNamespace) -> None:
+    x, label = (
+        torch.randn(4, 3, dtype=torch.float64),
+        torch.tensor([[0, 2], [1, 1], [2, 0], [1, 0]]),
+    )
+    identity = torch.nn.Identity()
+    linear = tool.networks.Classifier(identity, 3, 3).double()
+    margin = tool.networks.Classifier(
+        identity, 3, 3, HeadConfig(scale=8.0, cosine_margin=0.2)
+    ).double()
+    for network, taken in ((linear, 0.0), (margin, 8 * 0.2)):
+        logits = network.logits(x)
+        for column in range(2):
+            target = label[:, column]
+            moved = logits - taken * torch.nn.functional.one_hot(target, 3).double()
+            expected = torch.nn.functional.cross_entropy(moved, target, reduction="none")
+            assert torch.allclose(network(x, label)[:, column], expected, rtol=1e-9)
+        assert network.score(x, logits.argmax(1)) == 1
+    cosine = torch.nn.functional.cosine_similarity(x[:, None], margin.head.weight[None], dim=2)
+    assert torch.allclose(margin.logits(x), 8 * cosine, rtol=1e-9)
+
+
+def test_the_look_ahead_leaves_batch_normalisation_alone(tool: SimpleNamespace) -> None:
+    backbone, size = tool.networks.residual_network("tiny")
+    network = tool.networks.Classifier(backbone, size, 3)
+    x, label = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
+    seen = []
+    for warm_up in (10, 0):
+        copy = tool.networks.Classifier(*tool.networks.residual_network("tiny"), 3)
+        copy.load_state_dict(network.state_dict())
+        l2b = tool.training.Bootstrap(x + 1, label, 4, warm_up, seed=0)
+        l2b(copy, tool.training.Batch(x, label, torch.arange(4), 5))
+        seen.append(dict(copy.named_buffers()))
+    assert any(name.endswith("running_mean") for name in seen[0])
+    assert all(torch.equal(value, seen[1][name]) for name, value in seen[0].items())
+
+
+def test_the_learning_rate_begins_anew_in_every_cycle(tool: SimpleNamespace) -> None:
+    schedule = tool.training.Schedule(500, 64, 0.02, 0.001, cycle=10)
+    assert schedule.rate_at(0) == schedule.rate_at(10) == 0.02
+    assert schedule.rate_at(5) == pytest.approx((0.02 + 0.001) / 2)
+    assert schedule.rate_at(9.9999) == pytest.approx(0.001, rel=1e-4)
+    assert tool.training.Schedule(4, 1, 1.0).rate_at(1) == pytest.approx((1 + math.sqrt(0.5)) / 2)
+
+
+def test_crops_are_cut_out_of_the_padded_image(tool: SimpleNamespace) -> None:
+    torch.manual_seed(0)
+    x = torch.arange(1.0, 3 * 8 * 8 + 1).view(1, 3, 8, 8).expand(200, -1, -1, -1)
+    padded = torch.nn.functional.pad(x[0], (4, 4, 4, 4))
+    found = set()
+    for image in tool.images.crop_and_flip(x):
+        for mirrored in (False, True):
+            straight = image.flip(2) if mirrored else image
+            for top in range(9):
+                for left in range(9):
+                    if torch.equal(straight, padded[:, top : top + 8, left : left + 8]):
+                        found.add((mirrored, top, left))
+    assert len({where[1] for where in found}) == len({where[2] for where in found}) == 9
+    assert {where[0] for where in found} == {False, True}
+    assert len(found) > 100  # of 162 places; each of the 200 images has exactly one
+
+
+def test_shuffled_flags_separate_nothing(tool: SimpleNamespace) -> None:
+    is_clean = np.arange(4000) < 2400
+    weight = np.tile(is_clean + np.linspace(0, 0.5, 4000), (12, 1)).astype(np.float32)
+    weight[-1] *= -1
+    record = tool.training.Record({"weight": weight}, np.zeros(12), 0.0)
+    label = np.zeros(4000, np.int64)
+    areas = tool.runs.Outcome(record, is_clean, label, label, None).separation(0)
+    assert areas["weight mean"] == 1
+    assert areas["weight last"] == 0
+    # Standard deviation of an AUROC of 2400 against 1600 without any signal: 0.0093.
+    assert abs(areas["shuffled"] - 0.5) < 5 * 0.0093
+
+
+def write_cifar(folder: Path, num_classes: int) -> None:
+    """Files as the authors have them: protocol 2, names as bytes."""
+    generator = np.random.default_rng(0)
+    label = np.arange(40 if num_classes == 10 else 300) % num_classes
+
+    def write(name: str, key: bytes) -> None:
+        data = generator.integers(0, 256, (len(label), 3072)).astype(np.uint8)
+        content = {b"data": data, key: label.tolist(), b"coarse_labels": (label // 5).tolist()}
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+
+    names = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
+    for name in names if num_classes == 10 else ("train", "test"):
+        write(name, b"labels" if num_classes == 10 else b"fine_labels")
+
+
+def test_cifar_is_read_as_written(tool: SimpleNamespace, tmp_path: Path) -> None:
+    write_cifar(tmp_path, 100)
+    pool = tool.images.read_cifar(tmp_path, 100)
+    assert pool.x.shape == (600, 3, 32, 32)
+    assert pool.test.tolist() == [False] * 300 + [True] * 300
+    assert pool.label.tolist() == [*(np.arange(300) % 100), *(np.arange(300) % 100)]
+    assert np.abs(pool.x[:300].mean((0, 2, 3))).max() < 1e-4
+    assert np.abs(pool.x[:300].std((0, 2, 3)) - 1).max() < 1e-3
+    raw = pickle.loads((tmp_path / "train").read_bytes())[b"data"][7]
+    image = pool.x[7].reshape(-1)
+    assert np.corrcoef(raw[:1024], image[:1024])[0, 1] > 0.9999
+    # 0 to 4 are a superclass here, and so on.
+    assert [pool.confusions[one] for one in (0, 3, 4, 5, 99)] == [1, 4, 0, 6, 95]
+
+
+def test_a_cifar_file_that_is_a_program_is_refused(tool: SimpleNamespace, tmp_path: Path) -> None:
+    class Harmful:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return (Path.touch, (tmp_path / "was_run",))
+
+    write_cifar(tmp_path, 10)
+    (tmp_path / "test_batch").write_bytes(pickle.dumps({b"data": Harmful()}))
+    with pytest.raises(DataError, match="it was refused and nothing was run"):
+        tool.images.read_cifar(tmp_path, 10)
+    assert not (tmp_path / "was_run").exists()
+    (tmp_path / "test_batch").write_bytes(b"not a pickle")
+    with pytest.raises(DataError, match="Python version"):
+        tool.images.read_cifar(tmp_path, 10)
+    (tmp_path / "test_batch").unlink()
+    with pytest.raises(DataError, match=r"test_batch is missing.*www\.cs\.toronto\.edu"):
+        tool.images.read_cifar(tmp_path, 10)
+
+
+def write_mnist(folder: Path) -> np.ndarray:
+    images = np.random.default_rng(0).integers(0, 256, (80, 28, 28)).astype(np.uint8)
+    label = (np.arange(80) % 10).astype(np.uint8)
+    for name, pack in (("train", True), ("t10k", False)):
+        for kind, values in (("images-idx3", images), ("labels-idx1", label)):
+            header = struct.pack(f">{1 + values.ndim}I", 0x800 + values.ndim, *values.shape)
+            content = header + values.tobytes()
+            path = folder / f"{name}-{kind}-ubyte{'.gz' if pack else ''}"
+            path.write_bytes(gzip.compress(content) if pack else content)
+    return images
+
+
+def test_mnist_is_read_as_written(tool: SimpleNamespace, tmp_path: Path) -> None:
+    images = write_mnist(tmp_path)
+    pool = tool.images.read_mnist(tmp_path)
+    assert np.array_equal(pool.x[:80, 0], images.astype(np.float32) / 255)
+    assert np.array_equal(pool.x[80:], pool.x[:80])
+    assert pool.label.tolist() == list(range(10)) * 16
+    assert pool.test.sum() == 80
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x50" + bytes(79))
+    with pytest.raises(DataError, match=r"must hold \(80,\) bytes, holds 79"):
+        tool.images.read_mnist(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes", "rows"),
+    [
+        ("reproduce_superloss", 10, ["plain", "superloss"]),
+        ("reproduce_nal", 100, ["plain", "nal", "nal + targets"]),
+        ("reproduce_l2b", 100, ["plain", "plain + trusted", "l2b"]),
+    ],
+)
+def test_a_tool_runs_to_its_table_on_cifar(
+    tool: SimpleNamespace,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    num_classes: int,
+    rows: list[str],
+) -> None:
+    write_cifar(tmp_path, num_classes)
+    arguments = f"--dataset cifar{num_classes} --data {tmp_path} --network tiny --epochs 1"
+    arguments += f" --seeds 0 --rates 0.4 --json {tmp_path / 'found.json'}"
+    getattr(tool, name).main(arguments.split())
+    table = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert table[0] == "accuracy %"
+    assert table[2:] == rows
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert set(found) == {f"{method}, symmetric 0.4" for method in rows}
+
+
+def test_regression_runs_to_its_table(
+    tool: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_mnist(tmp_path)
+    arguments = f"--dataset mnist --data {tmp_path} --epochs 1 --seeds 0 1 --rates 0.4"
+    tool.reproduce_superloss.main(arguments.split())
+    table = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()][-4:]
+    assert table == [f"{a}, {b}" for a in ("l2", "smooth_l1") for b in ("plain", "superloss")]
+
+
+def test_without_a_folder_the_tool_says_where_the_data_is(tool: SimpleNamespace) -> None:
+    with pytest.raises(DataError, match="--data must name the folder in cifar-10-python"):
+        tool.reproduce_nal.main(["--dataset", "cifar10"])
+
+
+def test_weights_separate_and_shuffled_flags_do_not(tool: SimpleNamespace, pool: Any) -> None:
+    """On samples that a linear layer parts without error, 40 % noise cannot be fitted."""
+    schedule = tool.training.Schedule(12, 32, 0.1)
+
+    def network(seed: int) -> Any:
+        torch.manual_seed(seed)
+        return tool.networks.Classifier(torch.nn.Identity(), 5, 5)
+
+    setup = tool.runs.Setup(pool, network, schedule, num_trusted=3, meta_batch_size=15)
+    for method, settings in (
+        ("superloss", {"lam": 1.0}),
+        ("nal", {"boost": 0.5, "warm_up": 5, "estimation": {"start": 8}}),
+        ("l2b", {"warm_up": 2}),
+    ):
+        found = tool.runs.run(setup, method, settings, "symmetric", 0.4, 0)
+        areas = found.separation(0)
+        assert found.score == 1
+        assert areas["weight mean"] > 0.9, method
+        # Five standard deviations for 141 clean against 94 noisy samples.
+        assert abs(areas["shuffled"] - 0.5) < 5 * 0.0385, method

@@ -1,0 +1,223 @@
+r"""MvCoM against plain fine-tuning and class margins alone, on long-tailed faces.
+
+    python tools/bench_mvcom.py --seeds 5 --json F [--out FOLDER]
+    python tools/bench_mvcom.py --data LFW_FOLDER --seeds 5 --json F     real faces, planted tails
+
+For each seed: faces whose poses, occluders, blurs and groups have long tails are rendered, one
+network is trained on them, and from it each method is fine-tuned for the same steps on the same
+batches. The test set has other people and every level equally often; all its pairs are scored.
+
+  tail_tar       TAR at FAR 1e-3 over the pairs with an image of a tail level (under 10 % of the
+                 training images), threshold from these pairs' own impostors; mean over tail levels
+  overall_tar    TAR at FAR 1e-3 over all pairs
+
+`--set KEY=VALUE` changes the fine-tuning (`--set finetune.residual.size=0.2`).
+"""
+
+import argparse
+import copy
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from mvcom_cost import VARIANTS
+from mvcom_score import margin_rank_test, paired_line, score_test_set
+from mvcom_sets import level_shares, lfw_sets, synthetic_sets, tail_levels
+from numpy.typing import NDArray
+
+from facetrain.core.artifact import write_json
+from facetrain.core.config import parse_config
+from facetrain.core.log import configure_logging
+from facetrain.data.dataset import FaceDataset
+from facetrain.data.variation import VARIATION_FILE, load_variations
+from facetrain.dist.mesh import Mesh
+from facetrain.engine.sample_record import read_samples
+from facetrain.finetune import finetune
+from facetrain.finetune.settings import FinetuneStageConfig
+from facetrain.pretrain import train
+from facetrain.pretrain.train import TrainConfig
+from facetrain.report.table import format_table
+
+MESH = Mesh.single()
+METHODS = ("cosface", "class_margin", "mvcom")
+SIZES = (200, 80, 110)  # identities that are trained on, learned from, and tested on
+IMAGE_SIZE = 48
+COMMON: dict[str, Any] = {
+    "model": {
+        "name": "small", "image_size": IMAGE_SIZE, "embedding_size": 128, "width": 32,
+        "dropout": 0.1,
+    },
+    "head": {"margin": "cosface", "scale": 24, "cosine_margin": 0.2},
+    "augment": {"flip_probability": 0.5, "scale": [0.9, 1.1], "translate": 0.04, "brightness": 0.2},
+}  # fmt: skip
+LOOP: dict[str, Any] = {"batch_size": 96, "precision": "bfloat16", "channels_last": True}
+PRETRAIN: dict[str, Any] = {
+    "optimizer": {"learning_rate": 0.05},
+    "schedule": {"name": "cosine", "warmup_epochs": 1},
+    "train": {**LOOP, "epochs": 10, "margin_warmup_epochs": 3},
+}
+FINETUNE: dict[str, Any] = {
+    "optimizer": {"learning_rate": 0.01},
+    "schedule": {"name": "multistep", "milestones": [2, 3], "gamma": 0.1},
+    "train": {**LOOP, "epochs": 4},
+}
+
+
+def _set(data: dict[str, Any], override: str) -> None:
+    key, _, text = override.partition("=")
+    *parents, last = key.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+    data[last] = yaml.safe_load(text)
+
+
+def pretrain(data: Path, seed: int, out_dir: Path) -> Path:
+    """The checkpoint that every method of this seed starts from."""
+    recipe = {"seed": seed, "data": {"path": str(data), "workers": 0}, **COMMON, **PRETRAIN}
+    config = parse_config(TrainConfig, recipe, "pretrain")
+    train.run(config, FaceDataset.open(data), out_dir, MESH)
+    return out_dir
+
+
+def tune(
+    method: str, sets: Sequence[Path], seed: int, start: Path, out_dir: Path, change: Sequence[str]
+) -> Path:
+    """Fine-tune by one method."""
+    section: dict[str, Any] = {"method": method}
+    if method == "mvcom":
+        section["meta"] = {"path": str(sets[1]), "workers": 0}
+    recipe = copy.deepcopy({**COMMON, **FINETUNE})
+    recipe |= {"seed": seed, "data": {"path": str(sets[0]), "workers": 0}, "finetune": section}
+    for one in change:
+        if not (method == "cosface" and one.startswith("finetune.")) and not (
+            method == "class_margin" and one.startswith(("finetune.residual", "finetune.meta"))
+        ):
+            _set(recipe, one)
+    config = parse_config(FinetuneStageConfig, recipe, method)
+    finetune.run(config, FaceDataset.open(sets[0]), start, out_dir, MESH)
+    return out_dir
+
+
+def learned_margins(tuned: Path, data: Path) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Factor -> mean residual and share of each level of the training images."""
+    residual = np.nanmean(read_samples(tuned)["residual"], axis=0)  # (N,)
+    dataset = FaceDataset.open(data)
+    variations = load_variations(data / VARIATION_FILE, dataset.num_rows).take(dataset.row)
+    found = {}
+    for factor, level in variations.level.items():
+        share = level_shares(variations, factor)
+        means = [
+            np.nanmean(residual[level == one]) if (level == one).any() else np.nan
+            for one in range(len(share))
+        ]
+        found[factor] = {"residual": np.array(means), "share": share}
+    return found
+
+
+def one_seed(
+    seed: int, folder: Path, methods: Sequence[str], change: Sequence[str], data: Path | None
+) -> dict[str, Any]:
+    """Every number of one seed."""
+    sets = (
+        lfw_sets(data, folder / "sets", seed)
+        if data
+        else synthetic_sets(folder / "sets", seed, SIZES)
+    )
+    start = pretrain(sets[0], seed, folder / "pretrained")
+    tails = tail_levels(sets[0])
+    numbers: dict[str, Any] = {"pretrained": score_test_set(start, sets[2], tails)}
+    for method in methods:
+        name = method + "".join(f",{one}" for one in change) if method == "mvcom" else method
+        tuned = tune(method, sets, seed, start, folder / name.replace("/", "_"), change)
+        numbers[method] = score_test_set(tuned, sets[2], tails)
+        tail, overall = (numbers[method][key] for key in ("tail_tar", "overall_tar"))
+        print(f"seed {seed}  {name}  tail {tail:.4f}  overall {overall:.4f}", flush=True)
+        if method == "mvcom":
+            numbers["margins"] = learned_margins(tuned, sets[0])
+    return numbers
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation over seeds."""
+    deviation = f" +- {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4f}{deviation}"
+
+
+def costs() -> dict[str, dict[str, float]]:
+    """Seconds and megabytes of a step of each variant, each measured in a process of its own."""
+    found = {}
+    for variant in VARIANTS:
+        command = [sys.executable, str(Path(__file__).with_name("mvcom_cost.py"))]
+        done = subprocess.run(
+            [*command, "--variant", variant], check=True, capture_output=True, text=True
+        )
+        found[variant] = json.loads(done.stdout)
+    return found
+
+
+def main() -> None:
+    """Run the seeds, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--out", type=Path, help="keep sets and models here, and reuse them")
+    parser.add_argument("--data", type=Path, help="folder of train.rec with real faces")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="change")
+    parser.add_argument("--image-size", type=int, default=IMAGE_SIZE, help="pixels; 48")
+    parser.add_argument("--no-cost", action="store_true", help="do not time single steps")
+    arguments = parser.parse_args()
+    configure_logging()
+    COMMON["model"]["image_size"] = arguments.image_size
+    with tempfile.TemporaryDirectory() as temporary:
+        out: Path = arguments.out or Path(temporary)
+        runs = [
+            one_seed(seed, out / str(seed), arguments.methods, arguments.change, arguments.data)
+            for seed in range(arguments.seeds)
+        ]
+    numbers: dict[str, Any] = {
+        method: {key: [run[method][key] for run in runs] for key in ("tail_tar", "overall_tar")}
+        | {"levels": [run[method]["levels"] for run in runs]}
+        for method in ("pretrained", *arguments.methods)
+    }
+    rows = [
+        [method, *(spread(numbers[method][key]) for key in ("tail_tar", "overall_tar"))]
+        for method in numbers
+    ]
+    print(format_table(["method", "tail TAR", "overall TAR"], rows))
+    if "mvcom" in arguments.methods:
+        for other in arguments.methods:
+            for key in ("tail_tar", "overall_tar") if other != "mvcom" else ():
+                print(
+                    paired_line(
+                        f"mvcom - {other}, {key}", numbers["mvcom"][key], numbers[other][key]
+                    )
+                )
+        numbers["margin_and_rarity"] = margin_rank_test([run["margins"] for run in runs])
+        print(numbers["margin_and_rarity"]["text"])
+    if not arguments.no_cost:
+        numbers["cost"] = costs()
+        plain = numbers["cost"]["plain"]
+        rows = [
+            [
+                name,
+                f"{one['seconds'] * 1e3:.0f} ms ({one['seconds'] / plain['seconds']:.2f}x)",
+                f"{one['megabytes']:.0f} MB ({one['megabytes'] / plain['megabytes']:.2f}x)",
+            ]
+            for name, one in numbers["cost"].items()
+        ]
+        print(format_table(["step", "processor time", "memory"], rows))
+    if arguments.json:
+        write_json(arguments.json, numbers)
+
+
+if __name__ == "__main__":
+    main()
