@@ -12,7 +12,10 @@ for every method. Rows:
   plain             the mean loss
   plain + trusted   with L2B's trusted images among the training images
   trusted alone     plain training on those only
-  superloss, nal, nal + targets (estimated), l2b
+  superloss, l2b
+  nal               on digits with the paper's attention branch; on faces with attention where it
+                    would come to rest, the branch being a row of its own
+  nal + targets     with estimated targets
 
 recovered: the part of what plain training loses to the noise that is regained. AUROC of clean
 against noisy training samples: of the weight (sigma, gate, alpha) and of NAL's tau, L2B's alpha
@@ -29,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from robust_runs import METHODS, Outcome, Setup, digits_setup, faces_setup, run, shortened
+from robust_runs import Outcome, Setup, digits_setup, faces_setup, run, shortened
 from robust_tasks import Noise
 
 from facetrain.core.artifact import write_json
@@ -52,16 +55,27 @@ NOISES: dict[str, list[tuple[Noise, float]]] = {
     ],
     "faces": [("symmetric", 0.4)],
 }
-CHOSEN: dict[str, dict[str, Settings]] = {
+CONTROLS: dict[str, tuple[str, Settings]] = {
+    "plain": ("plain", {}),
+    "plain + trusted": ("plain + trusted", {}),
+    "trusted alone": ("trusted alone", {}),
+}
+DIGITS_NAL: Settings = {"boost": 0.1, "warm_up": 5}
+FACES_NAL: Settings = {"boost": 0.1, "warm_up": 5}
+BRANCH: Settings = {"first_logit": 4.0, "detached": True}
+CHOSEN: dict[str, dict[str, tuple[str, Settings]]] = {
     "digits": {
-        "superloss": {"lam": 0.03, "tau": "log_classes"},
-        "nal": {"boost": 0.1, "warm_up": 5, "estimation": {"start": 30}},
-        "l2b": {"warm_up": 1},
+        "superloss": ("superloss", {"lam": 0.03, "tau": "log_classes"}),
+        "nal": ("nal", DIGITS_NAL),
+        "nal + targets": ("nal", {**DIGITS_NAL, "estimation": {"start": 30}}),
+        "l2b": ("l2b", {"warm_up": 1}),
     },
     "faces": {
-        "superloss": {"lam": 0.1, "tau": "exponential", "scaled": True},
-        "nal": {"boost": 0.5, "warm_up": 5, "estimation": {"start": 12}},
-        "l2b": {"warm_up": 5},
+        "superloss": ("superloss", {"lam": 0.03, "tau": "exponential", "scaled": True}),
+        "nal, branch": ("nal", {**FACES_NAL, **BRANCH}),
+        "nal": ("nal", {**FACES_NAL, "equilibrium": True}),
+        "nal + targets": ("nal", {**FACES_NAL, "equilibrium": True, "estimation": {"start": 12}}),
+        "l2b": ("l2b", {"warm_up": 5}),
     },
 }
 TUNING_SEEDS = {"digits": (100, 101, 102), "faces": (100, 101)}
@@ -71,13 +85,9 @@ def grid(kind: str) -> dict[str, list[Settings]]:
     """Settings that are tried for each method."""
     lams = (0.01, 0.03, 0.1, 0.25, 1.0)
     boosts = (0.1, 0.5, 2.0, 10.0)
-    estimation = CHOSEN[kind]["nal"]["estimation"]  # nal without targets does not read it
     if kind == "faces":
         superloss = [{"lam": lam, "tau": "exponential", "scaled": True} for lam in lams]
-        attentions: list[Settings] = [
-            {"first_logit": 4.0, "detached": True},
-            {"equilibrium": True},
-        ]
+        attentions: list[Settings] = [BRANCH, {"equilibrium": True}]
         warm_ups: dict[str, tuple[int, ...]] = {"nal": (5,), "l2b": (1, 5)}
     else:
         taus = ("log_classes", "average", "exponential")
@@ -87,7 +97,7 @@ def grid(kind: str) -> dict[str, list[Settings]]:
     return {
         "superloss": superloss,
         "nal": [
-            {"boost": boost, "warm_up": warm_up, "estimation": estimation, **attention}
+            {"boost": boost, "warm_up": warm_up, **attention}
             for boost, warm_up, attention in itertools.product(boosts, warm_ups["nal"], attentions)
         ],
         "l2b": [{"warm_up": warm_up} for warm_up in warm_ups["l2b"]],
@@ -117,20 +127,18 @@ def without_noise(setup: Setup, seed: int) -> dict[str, Outcome]:
 
 def measure(setup: Setup, kind: str, noise: Noise, rate: float, seed: int) -> dict[str, Outcome]:
     """Every method under one noise."""
-    settings = CHOSEN[kind] | {"nal + targets": CHOSEN[kind]["nal"]}
     return {
-        method: run(setup, method, settings.get(method, {}), noise, rate, seed)
-        for method in METHODS
-        if method != "trusted alone"
+        row: run(setup, method, settings, noise, rate, seed)
+        for row, (method, settings) in (CONTROLS | CHOSEN[kind]).items()
+        if row != "trusted alone"
     }
 
 
 def rows(outcomes: dict[int, dict[str, Outcome]]) -> list[list[str]]:
     """A row a method: accuracy, recovered, AUROCs; means over the seeds."""
-    accuracy = {
-        method: np.array([one[method].score for one in outcomes.values()])
-        for method in ("clean", *METHODS)
-    }
+    names = ["clean", *CONTROLS]
+    names += [name for name in next(iter(outcomes.values())) if name not in names]
+    accuracy = {name: np.array([one[name].score for one in outcomes.values()]) for name in names}
     lost = (accuracy["clean"] - accuracy["plain"]).mean()
     table = []
     for method, values in accuracy.items():
@@ -191,6 +199,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("data", help="`digits`, or features .npz")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--epochs", type=int, help="instead of the setup's, for a quick look")
+    parser.add_argument("--noise", nargs="+", help="some of the table, e.g. symmetric:0.4")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--pictures", type=Path, help="of the first seed at 40 %% symmetric noise")
@@ -205,6 +214,8 @@ def main(arguments: list[str] | None = None) -> None:
     everything = {}
     noiseless = {seed: without_noise(setup, seed) for seed in given.seeds}
     for noise, rate in NOISES[kind]:
+        if given.noise and f"{noise}:{rate:g}" not in given.noise:
+            continue
         started = time.monotonic()
         outcomes = {
             seed: noiseless[seed] | measure(setup, kind, noise, rate, seed) for seed in given.seeds

@@ -32,7 +32,7 @@ def main(given: list[str] | None = None) -> None:
     arguments = arguments_of(parser, given, ("digits", "cifar10", "cifar100"), "preact_resnet18", 3)
     own: dict[str, Any]
     if arguments.dataset == "digits":
-        setup, own = digits_setup(), CHOSEN["digits"]["l2b"]
+        setup, (_, own) = digits_setup(), CHOSEN["digits"]["l2b"]
     else:
         ten = arguments.dataset == "cifar10"
         schedule = Schedule(300, 512 if ten else 256, 0.15, weight_decay=5e-4)
@@ -43,7 +43,11 @@ def main(given: list[str] | None = None) -> None:
         own = {"warm_up": 10}
     noises: list[tuple[Noise, float]]
     noises = [("symmetric", rate) for rate in arguments.rates or (0.2, 0.3, 0.4)]
-    methods = {"plain": {}, "plain + trusted": {}, "l2b": own}
+    methods: dict[str, tuple[str, dict[str, Any]]] = {
+        "plain": ("plain", {}),
+        "plain + trusted": ("plain + trusted", {}),
+        "l2b": ("l2b", own),
+    }
     found = accuracies(setup, methods, noises, arguments)
     if arguments.json:
         write_json(arguments.json, found)

@@ -14,7 +14,7 @@ most probable classes, all of CIFAR-10's. Last epoch, three seeds. Needs a GPU: 
 import argparse
 from typing import Any
 
-from bench_robust import CHOSEN
+from bench_robust import DIGITS_NAL
 from robust_runs import accuracies, arguments_of, cifar_setup, digits_setup
 from robust_tasks import Noise
 from robust_training import Schedule
@@ -39,7 +39,7 @@ def main(given: list[str] | None = None) -> None:
     arguments = arguments_of(parser, given, ("digits", "cifar10", "cifar100"), "resnet34", 3)
     own: dict[str, Any]
     if arguments.dataset == "digits":
-        setup, own = digits_setup(), CHOSEN["digits"]["nal"]
+        setup, own, estimation = digits_setup(), DIGITS_NAL, {"start": 30}
     else:
         num_classes = 10 if arguments.dataset == "cifar10" else 100
         schedule = Schedule(500, 64, 0.02, 0.001, weight_decay=1e-3, cycle=10)
@@ -48,11 +48,15 @@ def main(given: list[str] | None = None) -> None:
         )
         estimation = {"start": 60, "every": 10}
         boost = 0.5 if num_classes == 10 else 10.0
-        own = {"boost": boost, "warm_up": 0, "estimation": estimation}
+        own = {"boost": boost, "warm_up": 0}
     noises = NOISES
     if arguments.rates:
         noises = [("symmetric", rate) for rate in arguments.rates]
-    methods = {"plain": {}, "nal": own, "nal + targets": own}
+    methods: dict[str, tuple[str, dict[str, Any]]] = {
+        "plain": ("plain", {}),
+        "nal": ("nal", own),
+        "nal + targets": ("nal", {**own, "estimation": estimation}),
+    }
     found = accuracies(setup, methods, noises, arguments)
     if arguments.json:
         write_json(arguments.json, found)

@@ -120,9 +120,10 @@ def classification(arguments: argparse.Namespace) -> dict[str, Any]:
     schedule = Schedule(200, 128, 0.1, weight_decay=5e-4)
     setup = cifar_setup(arguments.data, num_classes, arguments.network, schedule, arguments.device)
     setup = replace(setup, num_trusted=0)
-    methods = {
-        "plain": {},
-        "superloss": {"lam": 1.0 if num_classes == 10 else 0.25, "tau": arguments.tau},
+    own = {"lam": 1.0 if num_classes == 10 else 0.25, "tau": arguments.tau}
+    methods: dict[str, tuple[str, dict[str, Any]]] = {
+        "plain": ("plain", {}),
+        "superloss": ("superloss", own),
     }
     noises = [(arguments.noise, rate) for rate in arguments.rates or RATES[arguments.noise]]
     return accuracies(setup, methods, noises, arguments)

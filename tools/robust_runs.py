@@ -32,15 +32,7 @@ from facetrain.heads.margin_head import HeadConfig
 from facetrain.metrics.noise import auroc
 from facetrain.report.table import format_table
 
-METHODS = (
-    "plain",
-    "plain + trusted",
-    "trusted alone",
-    "superloss",
-    "nal",
-    "nal + targets",
-    "l2b",
-)
+METHODS = ("plain", "plain + trusted", "trusted alone", "superloss", "nal", "l2b")
 _LAST_EPOCHS = 10
 
 
@@ -87,7 +79,7 @@ class Outcome:
         if self.is_clean.all():
             return areas
         for name, value in self.record.seen.items():
-            mean = value[-_LAST_EPOCHS:].mean(0)
+            mean = np.nanmean(value[-_LAST_EPOCHS:], axis=0)
             areas[f"{name} last"] = auroc(value[-1], self.is_clean) or 0.0
             areas[f"{name} mean"] = auroc(mean, self.is_clean) or 0.0
             if name == "weight":
@@ -166,7 +158,7 @@ def run(
     Args:
         setup: the data set.
         method: one of METHODS.
-        settings: the method's own.
+        settings: the method's own; NAL's `estimation` is that of estimated targets.
         noise: kind.
         rate: 0 to 1.
         seed: of everything.
@@ -218,13 +210,13 @@ def _module(
     if method == "superloss":
         num_classes = task.num_classes if settings.get("tau") == "log_classes" else None
         return SuperLoss(num_classes=num_classes, **settings)
-    if method in ("nal", "nal + targets"):
+    if method == "nal":
         own = dict(settings)
-        estimation = Estimation(folder, **own.pop("estimation"))
+        estimation = own.pop("estimation", None)
         return NoiseAttention(
             embedding_size=network.embedding_size,
             label=task.label.cpu(),
-            estimation=estimation if method == "nal + targets" else None,
+            estimation=None if estimation is None else Estimation(folder, **estimation),
             **own,
         )
     if method == "l2b":
@@ -269,7 +261,7 @@ def arguments_of(
 
 def accuracies(
     setup: Setup,
-    methods: dict[str, dict[str, Any]],
+    methods: dict[str, tuple[str, dict[str, Any]]],
     noises: list[tuple[Noise, float]],
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
@@ -277,7 +269,7 @@ def accuracies(
 
     Args:
         setup: the data set.
-        methods: name -> settings.
+        methods: what a row is called -> method and settings.
         noises: (kind, rate).
         arguments: `seeds` and `epochs` are read.
 
@@ -286,12 +278,12 @@ def accuracies(
     """
     setup = shortened(setup, arguments.epochs)
     rows, found = [], {}
-    for method, settings in methods.items():
+    for row, (method, settings) in methods.items():
         cells = []
         for noise, rate in noises:
             runs = []
             for seed in arguments.seeds:
-                label = f"{method}, {noise} {rate:g}, seed {seed}"
+                label = f"{row}, {noise} {rate:g}, seed {seed}"
 
                 def watch(epochs: Iterable[int], label: str = label) -> Iterable[int]:
                     return progress(epochs, label, unit="epoch")
@@ -299,11 +291,11 @@ def accuracies(
                 runs.append(run(setup, method, settings, noise, rate, seed, watch))
             scores = [one.score for one in runs]
             cells.append(f"{100 * np.mean(scores):.2f} ± {100 * np.std(scores):.2f}")
-            found[f"{method}, {noise} {rate:g}"] = [
+            found[f"{row}, {noise} {rate:g}"] = [
                 {"accuracy": one.score, **one.separation(seed)}
                 for seed, one in zip(arguments.seeds, runs, strict=True)
             ]
-        rows.append([method, *cells])
+        rows.append([row, *cells])
     print_table(["accuracy %", *(f"{noise} {100 * rate:g} %" for noise, rate in noises)], rows)
     return found
 

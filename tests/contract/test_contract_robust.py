@@ -30,7 +30,8 @@ def trusted(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (["robust.name=superloss", "robust.lam=0.25"], {"weight"}),
         (["robust.name=nal", "robust.warmup_epochs=1"], {"weight"}),
-        (["robust={name: nal, warmup_epochs: 0, targets: {count: 3}}"], {"weight", "estimated_label"}),
+        (["robust={name: nal, warmup_epochs: 0, targets: {count: 3}}"],
+         {"weight", "estimated_label"}),
         (["robust.name=l2b", "robust.batch_size=8", "robust.warmup_epochs=0"],
          {"alpha", "beta", "estimated_label"}),
     ],

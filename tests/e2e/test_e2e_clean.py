@@ -165,3 +165,31 @@ def test_the_demo_compares_three_trainings(
     assert seen["retrain"]["num_images"] == seen["clean"]["num_kept"] + moved
     page = (tmp_path / "report.html").read_text()
     assert page.index("noisy labels") < page.index("cleaned labels") < page.index("true labels")
+
+
+def test_a_further_round_starts_from_the_labels_as_given(
+    recipe: Path, finished: Path, tmp_path: Path
+) -> None:
+    """`rounds=2` on a finished run: its first training is kept, the final cleaning is made anew."""
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    before = manifests(out)
+    command("run", recipe, "--out", out, "rounds=2")
+    first, after = manifests(out / "round_1"), manifests(out)
+    assert sorted(first) == sorted(set(STAGES) - {"train", "evaluate"})
+    assert after["train"] == before["train"]
+    assert after["embed"] != before["embed"]
+    read = {name: json.loads(text) for name, text in {**after, "first": first["clean"]}.items()}
+    assert (
+        read["clean"]["inputs"]["data"] == read["first"]["inputs"]["data"]
+    )  # not round 1's labels
+    assert read["clean"]["inputs"]["embedding"] != read["first"]["inputs"]["embedding"]
+    # Round 1 is what the whole run was before, so it keeps the same images.
+    for name in ("clean_probability", "kept"):
+        with (
+            np.load(out / "round_1" / "clean" / "clean.npz") as now,
+            np.load(finished / "clean" / "clean.npz") as then,
+        ):
+            np.testing.assert_array_equal(now[name], then[name])
+    sets = json.loads((out / "summary.json").read_text())["verification"]
+    assert sorted(sets) == ["pairs, cleaned labels", "pairs, noisy labels", "pairs, round 1"]

@@ -153,6 +153,7 @@ def test_numbering_of_its_own_leaves_similar_people_out(root: Path, tmp_path: Pa
         ({"model": {"width": 8}}, "section 'model' must be what was trained"),
         ({"finetune": {"meta": None}}, "set finetune.meta.path"),
         ({"finetune": {"factors": ["hat"]}}, "must hold the factors hat, but holds pose"),
+        ({"finetune": {"residual": {"forget": ["hat"]}}}, "which are pose, .*; got 'hat'"),
         ({"finetune": {"meta_batch_size": 99}}, "holds 24 images, but a step needs 99"),
     ],
 )

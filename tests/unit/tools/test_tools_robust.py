@@ -19,6 +19,7 @@ from torch import Tensor
 from facetrain.core.errors import DataError
 from facetrain.heads.margin_head import HeadConfig
 from facetrain.robust.nal import noise_attention_loss
+from facetrain.robust.superloss import confidence
 
 FOLDER = Path(__file__).parents[3] / "tools"
 NAMES = ("tasks", "networks", "training", "images", "runs")
@@ -128,6 +129,29 @@ def test_nal_moves_the_network_as_its_whole_loss_does(tool: SimpleNamespace) -> 
     p = network.logits(embedding).softmax(1).gather(1, batch.label[:, None])
     whole = noise_attention_loss(p, torch.ones_like(p), nal.branch(embedding), 0.5).mean()
     assert torch.allclose(got, gradient(whole, network), rtol=1e-9, atol=1e-12)
+
+
+def test_nal_at_equilibrium_is_a_gate_of_p_alone(tool: SimpleNamespace) -> None:
+    network, batch = small_network(tool), batch_of(tool)
+    nal = tool.training.NoiseAttention(0.5, 8, 0, batch.label, equilibrium=True).double()
+    p = torch.exp(-network(batch.x, batch.label[:, None])[:, 0])
+    expected = (0.5 * p / (1 - p)).clamp_max(1)
+    assert torch.allclose(nal(network, batch).seen["weight"], expected, rtol=1e-5)
+
+
+def test_superloss_judges_by_the_loss_without_margin(tool: SimpleNamespace) -> None:
+    torch.manual_seed(0)
+    head = HeadConfig(scale=8.0, cosine_margin=0.3)
+    network = tool.networks.Classifier(torch.nn.Identity(), 5, 5, head).double()
+    batch = batch_of(tool)
+    got = tool.training.SuperLoss(0.25)(network, batch)
+    judged = torch.nn.functional.cross_entropy(
+        network.logits(batch.x), batch.label, reduction="none"
+    )
+    weight = confidence(judged, judged.mean(), 0.25)  # the first batch is its own threshold
+    assert torch.allclose(got.seen["weight"], weight, rtol=1e-6)
+    trained = network(batch.x, batch.label[:, None])[:, 0]
+    assert torch.allclose(got.loss, (weight * trained).mean(), rtol=1e-6)
 
 
 def test_nal_with_targets_is_the_dense_one(tool: SimpleNamespace, tmp_path: Path) -> None:
@@ -385,3 +409,22 @@ def test_weights_separate_and_shuffled_flags_do_not(tool: SimpleNamespace, pool:
         assert areas["weight mean"] > 0.9, method
         # Five standard deviations for 141 clean against 94 noisy samples.
         assert abs(areas["shuffled"] - 0.5) < 5 * 0.0385, method
+
+
+def test_the_bench_runs_to_its_table_on_features(
+    tool: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = np.random.default_rng(0)
+    label = np.repeat(np.arange(8), 12)
+    embedding = np.eye(8)[label] + 0.1 * generator.normal(size=(96, 8))
+    label[-3:] = 8  # too few images of one identity
+    np.savez(tmp_path / "features.npz", embedding=embedding.astype(np.float32), label=label)
+    arguments = f"{tmp_path / 'features.npz'} --seeds 0 --epochs 7 --json {tmp_path / 'a.json'}"
+    tool.bench_robust.main([*arguments.split(), "--pictures", str(tmp_path / "pictures")])
+    table = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    rows = ["clean", "plain", "plain + trusted", "trusted alone", "superloss"]
+    assert table[-9:] == [*rows, "nal, branch", "nal", "nal + targets", "l2b"]
+    found = json.loads((tmp_path / "a.json").read_text())["symmetric 0.4"]["0"]
+    assert found["clean"]["accuracy"] == 1
+    assert 0 <= found["superloss"]["weight mean"] <= 1
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 5
