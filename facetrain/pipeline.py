@@ -288,6 +288,7 @@ def run(recipe: Recipe, out_dir: Path, mesh: Mesh, true_labels: Recipe | None = 
 
     With a section `clean` the labels are cleaned by what the first training learned, and a second
     one starts from scratch on what was kept, and on what a person decided in `review` after that.
+    It takes as many steps as the first: its epochs are shorter, so there are more of them.
     With `rounds` above 1 that second training cleans the labels anew, and so on; earlier rounds
     stay in `round_1`, `round_2`, ...
 
@@ -330,12 +331,34 @@ def _clean_and_retrain(
     opinions = [cleaned / OVERLAY_FILE, *([reviewed] if layer.decides(reviewed) else ())]
     again = with_overlay(recipe, (*recipe.data.overlay, *opinions))
     retrained = folder / "retrain"
-    labels = _open_dataset(again, mesh).fingerprint
+    given, kept = _open_dataset(recipe, mesh), _open_dataset(again, mesh)
     if mesh.is_main:
-        make_way(retrained, labels)
+        make_way(retrained, kept.fingerprint)
     mesh.barrier()
+    again = _stretched(again, given.num_images / kept.num_images)
     _train_and_verify(again, retrained, folder / EVALUATE_RETRAIN, mesh)
     return retrained
+
+
+def _stretched(recipe: Recipe, factor: float) -> Recipe:
+    """The recipe with epochs and what is told in epochs times `factor`, where that is above 1.
+
+    Fewer images make shorter epochs; without this a training on cleaned labels would also be a
+    shorter one, and lose by that what it gains by them.
+    """
+    factor = max(factor, 1.0)
+    train, schedule = recipe.train, recipe.schedule
+    longer = train.model_copy(
+        update={
+            "epochs": round(train.epochs * factor),
+            "margin_warmup_epochs": train.margin_warmup_epochs * factor,
+        }
+    )
+    later: dict[str, Any] = {"warmup_epochs": schedule.warmup_epochs * factor}
+    if schedule.milestones:
+        later["milestones"] = tuple(one * factor for one in schedule.milestones)
+    update = {"train": longer, "schedule": schedule.model_copy(update=later)}
+    return recipe.model_copy(update=update)
 
 
 def with_overlay(recipe: Recipe, overlay: Sequence[Path]) -> Recipe:

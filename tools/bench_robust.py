@@ -68,7 +68,7 @@ CHOSEN: dict[str, dict[str, tuple[str, Settings]]] = {
         "superloss": ("superloss", {"lam": 0.03, "tau": "log_classes"}),
         "nal": ("nal", DIGITS_NAL),
         "nal + targets": ("nal", {**DIGITS_NAL, "estimation": {"start": 30}}),
-        "l2b": ("l2b", {"warm_up": 1}),
+        "l2b": ("l2b", {"warm_up": 1, "clip_norm": 0.8}),
     },
     "faces": {
         "superloss": ("superloss", {"lam": 0.03, "tau": "exponential", "scaled": True}),

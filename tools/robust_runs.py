@@ -158,7 +158,8 @@ def run(
     Args:
         setup: the data set.
         method: one of METHODS.
-        settings: the method's own; NAL's `estimation` is that of estimated targets.
+        settings: the method's own. NAL's `estimation` is that of estimated targets; `clip_norm`
+            of any method takes the place of the schedule's.
         noise: kind.
         rate: 0 to 1.
         seed: of everything.
@@ -177,14 +178,16 @@ def run(
         task = task.with_trusted()
     elif method == "trusted alone":
         task = task.only_trusted()
-    network = setup.network(seed)
+    network, schedule, own = setup.network(seed), setup.schedule, dict(settings)
+    if "clip_norm" in own:
+        schedule = replace(schedule, clip_norm=own.pop("clip_norm"))
     with tempfile.TemporaryDirectory() as folder:
-        module = _module(setup, method, settings, network, task, seed, Path(folder))
+        module = _module(setup, method, own, network, task, seed, Path(folder))
         record = train(
             network,
             module,
             task,
-            setup.schedule,
+            schedule,
             seed,
             augment=setup.augment,
             validate=setup.validate,
