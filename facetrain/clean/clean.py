@@ -123,10 +123,15 @@ def clean(
     limit = by_label(labelled, threshold)[labelled.label_of_row.clamp(min=0)]
     probability = torch.where(away, probability * limit, probability)
     kept &= ~away
-    unknown = undecided(labelled, probability, kept)  # (C,)
-    probability[graphs.row[unknown[graphs.label]]] = 0.5
-    probability[confirmed] = 1.0
-    return answer(labelled, probability, threshold.where(~unknown, 0.0), unknown, excluded)
+    unknown = undecided(labelled, probability, kept)
+    # Such a class keeps who claims it; of its others, who was dropped falls to its threshold, 0.
+    claimed = graphs.sum(unknown.claimants[graphs.row].long()) > 0  # (C,)
+    others = torch.zeros_like(kept)
+    others[graphs.row[claimed[graphs.label]]] = True
+    probability = probability.where(kept | ~others, 0.0)
+    probability[unknown.claimants & ~confirmed] = 0.5
+    threshold = threshold.where(~claimed, 0.0)
+    return answer(labelled, probability, threshold, unknown.classes, excluded)
 
 
 def _enough(known: Known) -> int:

@@ -1,5 +1,7 @@
 """Classes that no evidence can decide."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -14,14 +16,23 @@ _JOINS = 0.4
 _NODES_AT_ONCE = 1 << 14
 
 
-def undecided(labelled: LabelledSet, clean_probability: Tensor, kept: Tensor) -> Tensor:
-    """Whether nothing tells whose class it is, (C,) bool.
+class Undecided(NamedTuple):
+    """Classes that nothing decides."""
+
+    classes: Tensor  # (C,) bool
+    claimants: Tensor  # (num_images,) bool: the images that claim one of them with equal right
+
+
+def undecided(labelled: LabelledSet, clean_probability: Tensor, kept: Tensor) -> Undecided:
+    """The classes of which nothing tells whose they are, and who claims them.
 
     A class of one image; of two that are unlike; and one whose two largest groups differ by no
     more than _TIE of the class, unless the images of one of them, and only of one, have a home in
-    another class. Groups are what links of SAME_PERSON connect; images in neither of the two
-    largest join the one they are more like, from a mean level of _JOINS on. No guess is made
-    about such a class: it is for a person to see. A pass over the classes, n * K for n images.
+    another class. Those images are the claimants; others in the class are noise whoever the owner
+    is, or not, and where nobody is like anybody nobody has a claim. Groups are what links of
+    SAME_PERSON connect; images in neither of the two largest join the one they are more like, from
+    a mean level of _JOINS on. No guess is made between claimants: that is for a person to see. A
+    pass over the classes, n * K for n images.
 
     LFW, noise of `data.noise.plant` on identities of 5 or more images (20 and 40 % flips, 30 %
     structured, 20 % outliers, a mixture), the cleaner's answers, both embeddings: of the 80 to 129
@@ -36,12 +47,17 @@ def undecided(labelled: LabelledSet, clean_probability: Tensor, kept: Tensor) ->
         kept: (num_images,) bool; the images that make up the other classes.
     """
     centres, weight = kept_centres(labelled, kept), clean_probability * kept
-    pieces = (labelled.piece(classes) for classes in labelled.cut(_NODES_AT_ONCE))
-    return torch.cat([_undecided(piece, centres, weight) for piece in pieces])
+    flags, claimants = [], torch.zeros_like(kept)
+    for classes in labelled.cut(_NODES_AT_ONCE):
+        piece = labelled.piece(classes)
+        flag, claims = _undecided(piece, centres, weight)
+        flags.append(flag)
+        claimants[piece.graphs.row] = claims
+    return Undecided(torch.cat(flags), claimants)
 
 
-def _undecided(piece: Piece, centres: KeptCentres, weight: Tensor) -> Tensor:
-    """The same for one piece."""
+def _undecided(piece: Piece, centres: KeptCentres, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for one piece: its classes (C,) and nodes (N,)."""
     owner, graphs = piece.owner, piece.graphs
     group = _two_groups(piece)  # (N,)
     at_home = home(owner, centres, graphs.row, weight, own_speaks=False) >= 0
@@ -51,7 +67,9 @@ def _undecided(piece: Piece, centres: KeptCentres, weight: Tensor) -> Tensor:
         leaving.append(2 * graphs.sum(((group == number) & at_home).long()) > size[-1])
     tied = (size[0] - size[1]).abs() <= _TIE * graphs.size
     resolved = (leaving[0] != leaving[1]) & (graphs.size > 2)
-    return (tied & ~resolved) | (graphs.size == 1)
+    flag = (tied & ~resolved) | (graphs.size == 1)
+    groups = (size[0] > 1) | (graphs.size <= 2)
+    return flag, (flag & groups)[graphs.label] & (group >= 0)
 
 
 def _two_groups(piece: Piece) -> Tensor:

@@ -165,11 +165,13 @@ def test_ties_by_hand() -> None:
     person = np.concatenate([people(), *(np.array(who) for _, who in groups)])
     label = np.concatenate([people(), *(np.full(len(who), c) for c, who in groups)])
     data = labelled(embed(images_of(person)), label)
-    flag = undecided(data, torch.ones(len(label)), everyone(label))
+    flag, claimants = undecided(data, torch.ones(len(label)), everyone(label))
     assert data.classes.class_id[flag].tolist() == [30, 31, 33, 36, 37]
+    assert set(label[claimants.numpy()]) == {30, 31, 33, 36}
+    assert claimants.numpy()[np.isin(label, [30, 31, 33, 36])].all()
     # Whose label nobody believes cannot offer a home.
     doubted = torch.from_numpy(label != 0)
-    flag = undecided(data, torch.ones(len(label)), doubted)
+    flag = undecided(data, torch.ones(len(label)), doubted).classes
     assert 34 in data.classes.class_id[flag].tolist()
 
 
@@ -235,7 +237,7 @@ def test_lfw_homes_and_ties(faces: tuple[Features, EmbeddedSet], kind: str) -> N
     precision, recall = rates(found >= 0, right, int((~noisy.is_clean).sum()))
     assert precision > 0.98
     assert recall > 0.75
-    flag = undecided(data, probability, torch.from_numpy(kept))
+    flag = undecided(data, probability, torch.from_numpy(kept)).classes
     clean = data.classes.sum(torch.from_numpy(noisy.is_clean)[data.classes.row].long())
     clear = (data.classes.size >= 5) & (2 * clean > data.classes.size)
     assert not flag[clear].any()
