@@ -11,6 +11,7 @@ from facetrain.core.rng import torch_generator
 from facetrain.data.augment import AugmentConfig
 from facetrain.data.loader import Batch
 from facetrain.data.sampler import TrainSampler
+from facetrain.dist.collectives import all_gather_no_grad
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.loop import LoopConfig, Trainer
 from facetrain.engine.method import Method
@@ -80,3 +81,14 @@ def fit(trainer: Trainer) -> dict[str, Any]:
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     state = {name: value.clone() for name, value in trainer.backbone.state_dict().items()}
     return {**state, "head": trainer.head.weight.detach().clone()}
+
+
+def gathered_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """The same with the class centres of all ranks put together; a collective call."""
+    found = weights(trainer)
+    size = -(-trainer.head.num_classes // trainer.mesh.world_size)
+    padded = torch.zeros(size, found["head"].shape[1])
+    padded[: len(found["head"])] = found["head"]
+    gathered = all_gather_no_grad(padded, trainer.mesh)
+    found["head"] = gathered[: trainer.head.num_classes]
+    return found

@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from engine_parts import fit, make_trainer, weights
+from engine_parts import fit, gathered_weights, make_trainer
 from launch import Ranks
 
 from facetrain.core.errors import DivergenceError
-from facetrain.dist.collectives import all_gather_no_grad
 from facetrain.dist.mesh import Mesh
 
 STEPS = 10
@@ -19,12 +18,7 @@ def train(mesh: Mesh, folder: str, options: dict[str, Any]) -> dict[str, torch.T
     """Weights after training, the class centres of all ranks put together."""
     trainer = make_trainer(Path(folder), mesh, **options)
     fit(trainer)
-    found = weights(trainer)
-    size = -(-trainer.head.num_classes // mesh.world_size)
-    padded = torch.zeros(size, found["head"].shape[1])
-    padded[: len(found["head"])] = found["head"]
-    found["head"] = all_gather_no_grad(padded, mesh)[: trainer.head.num_classes]
-    return found
+    return gathered_weights(trainer)
 
 
 def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:

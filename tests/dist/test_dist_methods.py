@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine_parts import fit, make_trainer, weights
+from engine_parts import fit, gathered_weights, make_trainer
 from launch import Ranks
 from method_parts import METHODS, make
 
-from facetrain.dist.collectives import all_gather_no_grad
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.sample_record import read_samples
 
@@ -21,12 +20,7 @@ def train(mesh: Mesh, folder: str, name: str, options: dict[str, Any]) -> dict[s
     path.mkdir(parents=True, exist_ok=True)
     trainer = make_trainer(path, mesh, method=make(METHODS[name], path), **options)
     fit(trainer)
-    found = weights(trainer)
-    size = -(-trainer.head.num_classes // mesh.world_size)
-    padded = torch.zeros(size, found["head"].shape[1])
-    padded[: len(found["head"])] = found["head"]
-    found["head"] = all_gather_no_grad(padded, mesh)[: trainer.head.num_classes]
-    return found
+    return gathered_weights(trainer)
 
 
 @pytest.mark.parametrize("name", METHODS)
