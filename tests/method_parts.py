@@ -23,9 +23,12 @@ NUM_TRUSTED = 12
 METHODS: dict[str, dict[str, Any]] = {
     "superloss": {"name": "superloss"},
     "superloss log C": {"name": "superloss", "tau": "log_classes", "lam": 0.3},
-    "nal": {"name": "nal", "warmup_epochs": 0.4, "boost": 2.0},
-    "nal at rest": {"name": "nal", "warmup_epochs": 0, "attention": "equilibrium"},
-    "nal with targets": {"name": "nal", "warmup_epochs": 0, "targets": {"count": 3, "memory": 0.5}},
+    "nal": {"name": "nal", "attention": "branch", "warmup_epochs": 0.4, "boost": 2.0},
+    "nal at rest": {"name": "nal", "warmup_epochs": 0},
+    "nal with targets": {
+        "name": "nal", "attention": "branch", "warmup_epochs": 0, "boost": 10.0,
+        "targets": {"count": 3, "memory": 0.5},
+    },
     "l2b": {"name": "l2b", "trusted": ".", "batch_size": 6, "warmup_epochs": 0.2},
     "l2b now and then": {
         "name": "l2b", "trusted": ".", "batch_size": 6, "warmup_epochs": 0, "every": 3,

@@ -57,7 +57,7 @@ def make_method(
         return SuperLossMethod(SuperLossConfig(name="superloss"), head, mesh)
     if name.startswith("nal"):
         targets = TargetsConfig() if name == "nal, targets" else None
-        config = NalConfig(name="nal", warmup_epochs=0, targets=targets)
+        config = NalConfig(name="nal", attention="branch", warmup_epochs=0, targets=targets)
         label = torch.zeros(num_images, dtype=torch.int64)
         return NalMethod(config, head, mesh, label=label, steps_per_epoch=1000, folder=folder)
     every = 4 if name == "l2b, every 4" else 1

@@ -20,6 +20,7 @@ _EXACT_IS_WORTH = 2.0
 """IVF misses neighbours, so it must be this many times faster than exact search to be taken."""
 
 
+_PROBE_FROM = 1 << 14
 _IVF_FROM = 100_000
 """Rows; exact search of fewer takes a minute or two on one core."""
 
@@ -111,7 +112,9 @@ def choose(
 ) -> tuple[str, str, dict[str, float]]:
     """(backend, index, seconds that the whole graph should take by each way that was tried).
 
-    What is not `auto` is not tried, nor is IVF below 100,000 rows.
+    What is not `auto` is not tried, nor is IVF below 100,000 rows. Below _PROBE_FROM rows any
+    search takes moments: there nothing is measured and faiss is taken where it is installed, so
+    that equal runs give equal bits. The two round differently.
     """
     if index == "ivf":
         return "faiss", "ivf", {}
@@ -119,7 +122,7 @@ def choose(
     if backend == "auto" and not has_faiss():
         backends = ["torch"]
     try_ivf = index == "auto" and "faiss" in backends and len(rows) >= _IVF_FROM
-    if len(backends) == 1 and not try_ivf:
+    if not try_ivf and (len(backends) == 1 or len(rows) < _PROBE_FROM):
         return backends[0], "exact", {}
     # Small beside the graph; but faiss is at its speed from about a thousand queries on, and a GPU
     # from one of its tiles.

@@ -14,6 +14,7 @@ from facetrain.data.dataset import FaceDataset
 from facetrain.data.loader import TrainLoader
 from facetrain.data.trusted import TrustedImages
 from facetrain.dist.mesh import Mesh
+from facetrain.engine.loop import LoopConfig
 from facetrain.engine.method import Method
 from facetrain.heads.margin_head import HeadConfig, MarginHead
 from facetrain.methods.l2b import L2bConfig, L2bMethod
@@ -24,12 +25,13 @@ RobustConfig = Annotated[SuperLossConfig | NalConfig | L2bConfig, Field(discrimi
 """One of the methods; two that weigh the same samples down are never stacked."""
 
 
-def check_combination(robust: RobustConfig | None, head: HeadConfig, accumulate: int) -> None:
+def check_combination(robust: RobustConfig | None, head: HeadConfig, loop: LoopConfig) -> None:
     """Refuse what the formulas do not cover.
 
     Raises:
         ValueError: sampled negatives where a probability over all classes is needed; a batch that
-            comes in pieces where its weights are normalised as a whole.
+            comes in pieces where its weights are normalised as a whole, or unclipped gradients
+            where that may give all weight to a few samples.
     """
     if isinstance(robust, NalConfig | L2bConfig) and head.sample_rate < 1:
         raise ValueError(
@@ -37,10 +39,15 @@ def check_combination(robust: RobustConfig | None, head: HeadConfig, accumulate:
             f"head.sample_rate={head.sample_rate} leaves classes out; set it to 1, or take "
             "robust.name=superloss"
         )
-    if isinstance(robust, L2bConfig) and accumulate > 1:
+    if isinstance(robust, L2bConfig) and loop.accumulate > 1:
         raise ValueError(
             "robust.name=l2b normalises its weights over the whole batch, but "
-            f"train.accumulate={accumulate} cuts it; set it to 1"
+            f"train.accumulate={loop.accumulate} cuts it; set it to 1"
+        )
+    if isinstance(robust, L2bConfig) and loop.clip_norm is None:
+        raise ValueError(
+            "robust.name=l2b may give a batch's whole weight to a few samples and then collapses "
+            "without train.clip_norm; set it, e.g. to 0.8"
         )
 
 

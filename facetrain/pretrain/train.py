@@ -50,7 +50,7 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _robust_fits(self) -> "TrainConfig":
-        check_combination(self.robust, self.head, self.train.accumulate)
+        check_combination(self.robust, self.head, self.train)
         return self
 
 

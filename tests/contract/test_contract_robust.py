@@ -32,7 +32,8 @@ def trusted(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["robust.name=nal", "robust.warmup_epochs=1"], {"weight"}),
         (["robust={name: nal, warmup_epochs: 0, targets: {count: 3}}"],
          {"weight", "estimated_label"}),
-        (["robust.name=l2b", "robust.batch_size=8", "robust.warmup_epochs=0"],
+        (["robust.name=l2b", "robust.batch_size=8", "robust.warmup_epochs=0",
+          "train.clip_norm=0.8"],
          {"alpha", "beta", "estimated_label"}),
     ],
 )  # fmt: skip
@@ -60,7 +61,11 @@ def test_a_robust_training_leaves_a_backbone_and_its_weights_by_image(
         (["robust.name=nal", "head.sample_rate=0.5"], "set it to 1"),
         (["robust.name=l2b", "robust.trusted=.", "train.accumulate=2"], "accumulate"),
         (["robust.name=l2b"], "trusted"),
-        (["robust.name=l2b", "robust.trusted=nowhere.npz"], "there is no nowhere.npz"),
+        (["robust.name=l2b", "robust.trusted=."], "clip_norm"),
+        (
+            ["robust.name=l2b", "robust.trusted=nowhere.npz", "train.clip_norm=1"],
+            "there is no nowhere.npz",
+        ),
         (["robust.name=superloss", "robust.boost=3"], "boost"),
     ],
 )
@@ -76,7 +81,7 @@ def test_what_does_not_fit_is_refused_in_one_message(
 def test_too_few_trusted_images_are_refused(
     recipe: Path, trusted: Path, tmp_path: Path, call: Call
 ) -> None:
-    settings = ("robust.name=l2b", f"robust.trusted={trusted}")
+    settings = ("robust.name=l2b", f"robust.trusted={trusted}", "train.clip_norm=0.8")
     code, _, err = call("train", recipe, "--out", tmp_path / "train", *settings)
     assert code == 2
     assert "there are 16" in err

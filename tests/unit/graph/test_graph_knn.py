@@ -254,18 +254,25 @@ def test_auto_takes_the_fastest_of_the_probe(
         knn.time.sleep(0.5)
         return search(self, query)
 
+    monkeypatch.setattr(knn_choice, "_PROBE_FROM", 100)
     _, metrics = build(identities(200), tmp_path / "a", num_neighbours=5)
     assert metrics["backend"] == min(metrics["probe_seconds"], key=metrics["probe_seconds"].get)
     monkeypatch.setattr(TorchExact, "search", slow)
     _, metrics = build(identities(200), tmp_path / "b", num_neighbours=5)
     assert metrics["backend"] == "faiss"
     assert set(metrics["probe_seconds"]) == {"faiss", "torch"}
+    # Below it nothing is measured: equal runs must not differ by a stopwatch.
+    monkeypatch.setattr(knn_choice, "_PROBE_FROM", 1000)
+    _, metrics = build(identities(200), tmp_path / "c", num_neighbours=5)
+    assert metrics["backend"] == "faiss"
+    assert not metrics["probe_seconds"]
 
 
 def test_auto_weighs_ivf_on_many_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The recorded seconds must explain the choice: IVF has to be twice as fast as the best."""
     embedding = identities(3000)
     monkeypatch.setattr(knn_choice, "_IVF_FROM", 3000)
+    monkeypatch.setattr(knn_choice, "_PROBE_FROM", 1000)
     for worth in (2.0, 1e-9):
         monkeypatch.setattr(knn_choice, "_EXACT_IS_WORTH", worth)
         _, metrics = build(embedding, tmp_path / str(worth), num_neighbours=5)
