@@ -20,7 +20,8 @@ def _with_interval(value: float | None, interval: list[float] | None) -> str:
 
 def identification_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """The 1:N numbers, one gallery a line."""
-    ranks = [name for name in next(iter(found.values())) if name.startswith("rank_")]
+    names = next(iter(found.values()))
+    ranks = sorted((n for n in names if n.startswith("rank_")), key=lambda n: int(n[5:]))
     fpirs = list(next(iter(found.values()))["tpir_at_fpir"])
     header = ["gallery", *(name.replace("_", "-") for name in ranks)]
     header += [f"TPIR@FPIR {fpir}" for fpir in fpirs]
