@@ -92,7 +92,7 @@ class NalMethod(Method):
                 folder, label[start:stop], start=start, num_targets=config.targets.count
             )
         self._updates = False
-        self._sample = self._slot = self._target = torch.empty(0)
+        self._slot = self._target = torch.empty(0)
         self._weights: list[Tensor] = []
         self._estimated: list[Tensor] = []
 
@@ -107,9 +107,9 @@ class NalMethod(Method):
         if self._targets is None or self.config.targets is None or self._warm:
             return
         self._updates = epoch % self.config.targets.every_epochs == 0
-        self._sample = all_gather_no_grad(batch.index, self.mesh)  # (G,)
-        own = own_samples(len(self._sample), self.mesh)
-        label, target = self._targets.read(self._sample)  # (G, K)
+        sample = all_gather_no_grad(batch.index, self.mesh)  # (G,)
+        own = own_samples(len(sample), self.mesh)
+        label, target = self._targets.read(sample)  # (G, K)
         self._slot = all_reduce_sum(label, self.mesh)[own]
         self._target = all_reduce_sum(target, self.mesh)[own]
         # A record that could not be read is nobody, whatever is remembered of it.
