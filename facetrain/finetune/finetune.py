@@ -6,7 +6,7 @@ converge. The folder gets what `train` leaves, and `samples/` holds every image'
 residual of each epoch.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,17 @@ from facetrain.core.config import config_digest
 from facetrain.core.errors import CheckpointError, ConfigError
 from facetrain.core.log import logger
 from facetrain.data.dataset import DataConfig, FaceDataset
-from facetrain.data.loader import Batch, TrainLoader
 from facetrain.data.meta_sampler import MetaSampler
-from facetrain.data.sampler import TrainSampler
 from facetrain.data.variation import VARIATION_FILE, Variations, load_variations
 from facetrain.dist.collectives import gather_objects
 from facetrain.dist.distributed_checkpoint import ShardedRows, load_state
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import run_stage
-from facetrain.engine.loop import Evaluate, Trainer
+from facetrain.engine.loop import Evaluate
 from facetrain.engine.method import Method
-from facetrain.engine.optim import Optimizers
 from facetrain.engine.precision import autocast_dtype
 from facetrain.engine.schedule import learning_rate_factor
+from facetrain.engine.training import make_sampler, train_backbone
 from facetrain.finetune.margin_prior import class_margins
 from facetrain.finetune.meta_set import LevelBatch, MetaSet, check_other_people, known_people, tell
 from facetrain.finetune.mvcom import ClassMargin, Mvcom
@@ -38,7 +36,7 @@ from facetrain.finetune.settings import FinetuneStageConfig
 from facetrain.finetune.variation_heads import VariationHeads, fit_heads
 from facetrain.heads.margin_head import MarginHead
 from facetrain.models.backbone import build_backbone
-from facetrain.models.weights import BACKBONE_FILE, save_backbone
+from facetrain.models.weights import BACKBONE_FILE
 
 
 def _check(config: FinetuneStageConfig) -> None:
@@ -126,54 +124,19 @@ def run(
         load_state({**start, "head/weight": centres}, checkpoint, mesh)
         if config.train.channels_last:
             backbone.to(memory_format=torch.channels_last)
-        sampler = TrainSampler(dataset.num_images, config.train.batch_size, config.seed)
-        method, numbers = _method(config, dataset, backbone, head, sampler, mesh)
-        loader: TrainLoader | None = None
-
-        def batches(start_step: int) -> Iterable[Batch]:
-            nonlocal loader
-            loader = TrainLoader(
-                dataset,
-                config.model.image_size,
-                config.train.batch_size,
-                config.seed,
-                rank=mesh.rank,
-                world_size=mesh.world_size,
-                workers=config.data.workers,
-                start_step=start_step,
-                on_corrupt=config.data.on_corrupt,
-                pin_memory=mesh.device.type == "cuda",
-            )
-            return loader
-
-        trainer = Trainer(
-            config.train,
-            config.schedule,
-            config.augment,
-            seed=config.seed,
-            backbone=backbone,
-            method=method,
-            optimizers=Optimizers(config.optimizer, backbone, head, method.trained),
-            mesh=mesh,
+        method, numbers = _method(config, dataset, backbone, head, mesh)
+        trained_further = train_backbone(
+            config,
+            dataset,
+            backbone,
+            head,
+            method,
+            mesh,
             out_dir=out_dir,
-            num_images=dataset.num_images,
-            steps_per_epoch=sampler.steps_per_epoch,
             identity=_identity(config, inputs),
             evaluate=evaluate,
         )
-        metrics = trainer.fit(batches)
-        if mesh.is_main:
-            save_backbone(backbone, config.model, out_dir / BACKBONE_FILE)
-        return (
-            metrics
-            | numbers
-            | {
-                "steps": trainer.step,
-                "num_images": dataset.num_images,
-                "num_classes": dataset.num_classes,
-                "num_skipped": sum(gather_objects(loader.num_skipped if loader else 0, mesh)),
-            }
-        )
+        return trained_further | numbers
 
     logger.info("fine-tuning %s by %s", trained, tuned.method)
     return run_stage("finetune", config, inputs, out_dir, mesh, work)
@@ -184,7 +147,6 @@ def _method(
     dataset: FaceDataset,
     backbone: torch.nn.Module,
     head: MarginHead,
-    sampler: TrainSampler,
     mesh: Mesh,
 ) -> tuple[Method, dict[str, Any]]:
     """The method, and what is to be said about its beginning."""
@@ -225,6 +187,7 @@ def _method(
                 f"{', '.join(meta.names)}; got {factor!r}"
             )
         sign[list(meta.names).index(factor)] = -1.0
+    sampler = make_sampler(config, dataset)
     chosen = MetaSampler(
         meta.source.label,
         meta.level(),

@@ -6,17 +6,12 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from facetrain.core.config import Config
-from facetrain.data.augment import AugmentConfig
 from facetrain.data.dataset import DataConfig
 from facetrain.data.meta_sampler import Sampling
 from facetrain.data.variation_plant import PlantConfig
-from facetrain.engine.loop import LoopConfig
-from facetrain.engine.optim import OptimizerConfig
-from facetrain.engine.schedule import ScheduleConfig
+from facetrain.engine.training import TrainingConfig
 from facetrain.finetune.margin_prior import Prior
 from facetrain.finetune.mvcom import ResidualConfig
-from facetrain.heads.margin_head import HeadConfig
-from facetrain.models.backbone import ModelConfig
 
 
 class MetaConfig(DataConfig):
@@ -63,15 +58,7 @@ class FinetuneConfig(Config):
         return self
 
 
-class FinetuneStageConfig(Config):
+class FinetuneStageConfig(TrainingConfig):
     """Everything the weights depend on."""
 
-    seed: int = 0
-    data: DataConfig
-    model: ModelConfig
-    head: HeadConfig = HeadConfig()
-    augment: AugmentConfig = AugmentConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
-    train: LoopConfig
     finetune: FinetuneConfig

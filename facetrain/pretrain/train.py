@@ -4,7 +4,7 @@ The folder also keeps `checkpoints/` (with the class centres, for later fine-tun
 `tensorboard/`, and `manifest.json` once finished.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +13,24 @@ import torch
 from pydantic import model_validator
 
 from facetrain.core.artifact import Artifact, fingerprint
-from facetrain.core.config import Config, config_digest
+from facetrain.core.config import config_digest
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
-from facetrain.data.augment import AugmentConfig
-from facetrain.data.dataset import DataConfig, FaceDataset
-from facetrain.data.loader import Batch, TrainLoader
+from facetrain.data.dataset import FaceDataset
 from facetrain.data.overlay import overlay_file
-from facetrain.data.sampler import TrainSampler
-from facetrain.dist.collectives import gather_objects
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import run_stage
-from facetrain.engine.loop import Evaluate, LoopConfig, Trainer
-from facetrain.engine.optim import OptimizerConfig, Optimizers
-from facetrain.engine.schedule import ScheduleConfig
-from facetrain.heads.margin_head import HeadConfig, MarginHead
+from facetrain.engine.loop import Evaluate
+from facetrain.engine.training import TrainingConfig, make_sampler, train_backbone
+from facetrain.heads.margin_head import MarginHead
 from facetrain.methods.choose import RobustConfig, check_combination, make_method
 from facetrain.methods.l2b import L2bConfig
-from facetrain.models.backbone import ModelConfig, build_backbone
-from facetrain.models.weights import BACKBONE_FILE, save_backbone
+from facetrain.models.backbone import build_backbone
 
 
-class TrainConfig(Config):
+class TrainConfig(TrainingConfig):
     """Everything the weights depend on."""
 
-    seed: int = 0
-    data: DataConfig
-    model: ModelConfig
-    head: HeadConfig = HeadConfig()
-    augment: AugmentConfig = AugmentConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
-    train: LoopConfig
     robust: RobustConfig | None = None
     """A method against noisy labels; plain training without it."""
 
@@ -114,29 +100,10 @@ def run(
             dataset.num_classes,
             int((np.bincount(dataset.label) == 1).sum()),
         )
-        loader: TrainLoader | None = None
-
-        def batches(start_step: int) -> Iterable[Batch]:
-            nonlocal loader
-            loader = TrainLoader(
-                dataset,
-                config.model.image_size,
-                config.train.batch_size,
-                config.seed,
-                rank=mesh.rank,
-                world_size=mesh.world_size,
-                workers=config.data.workers,
-                start_step=start_step,
-                on_corrupt=config.data.on_corrupt,
-                pin_memory=mesh.device.type == "cuda",
-            )
-            return loader
-
         torch.manual_seed(config.seed)
         backbone = build_backbone(config.model).to(mesh.device)
         size = config.model.embedding_size
         head = MarginHead(config.head, dataset.num_classes, size, mesh, config.seed)
-        sampler = TrainSampler(dataset.num_images, config.train.batch_size, config.seed)
         method = make_method(
             config.robust,
             head,
@@ -146,35 +113,22 @@ def run(
             data_path=config.data.path,
             augment=config.augment,
             image_size=config.model.image_size,
-            steps_per_epoch=sampler.steps_per_epoch,
+            steps_per_epoch=make_sampler(config, dataset).steps_per_epoch,
             seed=config.seed,
             out_dir=out_dir,
             workers=config.data.workers,
         )
-        trainer = Trainer(
-            config.train,
-            config.schedule,
-            config.augment,
-            seed=config.seed,
-            backbone=backbone,
-            method=method,
-            optimizers=Optimizers(config.optimizer, backbone, head, method.trained),
-            mesh=mesh,
+        return train_backbone(
+            config,
+            dataset,
+            backbone,
+            head,
+            method,
+            mesh,
             out_dir=out_dir,
-            num_images=dataset.num_images,
-            steps_per_epoch=sampler.steps_per_epoch,
             identity=_identity(config, dataset),
             evaluate=evaluate,
         )
-        metrics = trainer.fit(batches)
-        if mesh.is_main:
-            save_backbone(backbone, config.model, out_dir / BACKBONE_FILE)
-        return metrics | {
-            "steps": trainer.step,
-            "num_images": dataset.num_images,
-            "num_classes": dataset.num_classes,
-            "num_skipped": sum(gather_objects(loader.num_skipped if loader else 0, mesh)),
-        }
 
     inputs = {"data": dataset.fingerprint, **_trusted(config)}
     return run_stage("train", config, inputs, out_dir, mesh, work)

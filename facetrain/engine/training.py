@@ -1,0 +1,105 @@
+"""What every stage that trains a backbone has in common: its settings, and the run itself."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from facetrain.core.config import Config
+from facetrain.data.augment import AugmentConfig
+from facetrain.data.dataset import DataConfig, FaceDataset
+from facetrain.data.loader import Batch, TrainLoader
+from facetrain.data.sampler import TrainSampler
+from facetrain.dist.collectives import gather_objects
+from facetrain.dist.mesh import Mesh
+from facetrain.engine.loop import Evaluate, LoopConfig, Trainer
+from facetrain.engine.method import Method
+from facetrain.engine.optim import OptimizerConfig, Optimizers
+from facetrain.engine.schedule import ScheduleConfig
+from facetrain.heads.margin_head import HeadConfig, MarginHead
+from facetrain.models.backbone import ModelConfig
+from facetrain.models.weights import BACKBONE_FILE, save_backbone
+
+
+class TrainingConfig(Config):
+    """What the weights depend on, whatever is trained."""
+
+    seed: int = 0
+    data: DataConfig
+    model: ModelConfig
+    head: HeadConfig = HeadConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    train: LoopConfig
+
+
+def make_sampler(config: TrainingConfig, dataset: FaceDataset) -> TrainSampler:
+    """The order in which a training sees the images."""
+    return TrainSampler(dataset.num_images, config.train.batch_size, config.seed)
+
+
+def train_backbone(
+    config: TrainingConfig,
+    dataset: FaceDataset,
+    backbone: nn.Module,
+    head: MarginHead,
+    method: Method,
+    mesh: Mesh,
+    *,
+    out_dir: Path,
+    identity: Mapping[str, str],
+    evaluate: Evaluate | None,
+) -> dict[str, Any]:
+    """Train to the end, from the newest checkpoint in `out_dir`, and save the backbone there.
+
+    Args:
+        identity: what must not change between a checkpoint and its continuation.
+        evaluate: backbone -> {set: verification numbers}, run during and after training.
+
+    Returns:
+        The trainer's metrics, `steps`, `num_images`, `num_classes`, `num_skipped`.
+    """
+    loader: TrainLoader | None = None
+
+    def batches(start_step: int) -> Iterable[Batch]:
+        nonlocal loader
+        loader = TrainLoader(
+            dataset,
+            config.model.image_size,
+            config.train.batch_size,
+            config.seed,
+            rank=mesh.rank,
+            world_size=mesh.world_size,
+            workers=config.data.workers,
+            start_step=start_step,
+            on_corrupt=config.data.on_corrupt,
+            pin_memory=mesh.device.type == "cuda",
+        )
+        return loader
+
+    trainer = Trainer(
+        config.train,
+        config.schedule,
+        config.augment,
+        seed=config.seed,
+        backbone=backbone,
+        method=method,
+        optimizers=Optimizers(config.optimizer, backbone, head, method.trained),
+        mesh=mesh,
+        out_dir=out_dir,
+        num_images=dataset.num_images,
+        steps_per_epoch=make_sampler(config, dataset).steps_per_epoch,
+        identity=identity,
+        evaluate=evaluate,
+    )
+    metrics = trainer.fit(batches)
+    if mesh.is_main:
+        save_backbone(backbone, config.model, out_dir / BACKBONE_FILE)
+    return metrics | {
+        "steps": trainer.step,
+        "num_images": dataset.num_images,
+        "num_classes": dataset.num_classes,
+        "num_skipped": sum(gather_objects(loader.num_skipped if loader else 0, mesh)),
+    }
