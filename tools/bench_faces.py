@@ -65,17 +65,17 @@ GRID: dict[str, list[list[str]]] = {
 class OneSeed:
     """Everything of one seed in a folder; what is finished there is used again."""
 
-    def __init__(self, folder: Path, seed: int, noise: str, num_pairs: int, rounds: int) -> None:
+    def __init__(self, folder: Path, seed: int, given: argparse.Namespace) -> None:
         self.folder, self.seed = folder, seed
         self.data = folder / "faces"
         self.pairs = folder / "pairs" / "pairs.bin"
         self.noise = folder / "noise"
-        kind, _, rate = noise.partition("=")
+        kind, _, rate = given.noise.partition("=")
         self.overrides = [
             f"seed={seed}", f"synthetic.seed={seed}", f"noise.seed={seed}", "noise.structured=0",
             f"noise.{kind}={rate}", f"data.path={self.data}", "data.workers=0",
             f"data.overlay=[{self.noise / OVERLAY_FILE}]", f"evaluate.bins=[{self.pairs}]",
-            "train.evaluate_every=1000", f"rounds={rounds}",
+            "train.evaluate_every=1000", f"rounds={given.rounds}", *given.change,
         ]  # fmt: skip
         recipe = self.recipe()
         render_stage(recipe.synthetic, self.data, MESH)
@@ -84,7 +84,7 @@ class OneSeed:
             first = recipe.synthetic.num_identities
             others = {"first_identity": first, "num_identities": NUM_TEST_IDENTITIES}
             self.pairs.parent.mkdir(exist_ok=True)
-            write_pairs(self.pairs, recipe.synthetic.model_copy(update=others), num_pairs)
+            write_pairs(self.pairs, recipe.synthetic.model_copy(update=others), given.pairs)
 
     def recipe(self, *more: str) -> DemoRecipe:
         """The demo's recipe on this seed's data."""
@@ -197,6 +197,7 @@ def main() -> None:
     parser.add_argument("--noise", default="structured=0.4", help="kind=share; or flip=, outlier=")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=12_000)
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="change")
     parser.add_argument("--out", type=Path, help="keep everything here, and go on from it")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--tune", action="store_true")
@@ -205,12 +206,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         out: Path = given.out or Path(temporary)
         if given.tune:
-            tune(OneSeed(out / "tune", TUNING_SEED, given.noise, given.pairs, 1))
+            given.rounds = 1
+            tune(OneSeed(out / "tune", TUNING_SEED, given))
             return
         runs = []
         for seed in given.seeds:
-            one = OneSeed(out / str(seed), seed, given.noise, given.pairs, given.rounds)
-            runs.append(bench(one))
+            runs.append(bench(OneSeed(out / str(seed), seed, given)))
             print(show(runs), flush=True)
     if given.json:
         write_json(given.json, {"noise": given.noise, "seeds": given.seeds, "runs": runs})

@@ -20,7 +20,6 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from process_memory import memory_mib
 from torch import Tensor, nn
 
 from facetrain.core.artifact import write_json
@@ -68,15 +68,10 @@ def _head_config(options: argparse.Namespace) -> HeadConfig:
     )
 
 
-def _resident_mib() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / MIB
-
-
 def _peak_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MIB
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
+    return memory_mib()
 
 
 def measure(options: argparse.Namespace, mesh: Mesh) -> dict[str, float]:
@@ -97,7 +92,7 @@ def measure(options: argparse.Namespace, mesh: Mesh) -> dict[str, float]:
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device) / MIB if cuda else _resident_mib()
+    before = torch.cuda.memory_allocated(device) / MIB if cuda else memory_mib("VmRSS")
     seconds, cpu_seconds = [], []
     for step in range(options.steps + 1):
         embedding.grad = None

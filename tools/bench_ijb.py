@@ -12,7 +12,6 @@ takes its share.
 
 import argparse
 import multiprocessing
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from process_memory import memory_mib
 
 from facetrain.core.artifact import atomic_path, write_json
 from facetrain.core.log import configure_logging
@@ -96,7 +96,7 @@ class Steps:
         """Run `function` as the step `name`."""
         started, used = time.perf_counter(), time.process_time()
         result = function()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+        peak = memory_mib() / 1024
         self.rows[name] = {
             "seconds": time.perf_counter() - started,
             "processor_seconds": time.process_time() - used,
@@ -108,7 +108,7 @@ class Steps:
 def run(out: Path, bootstrap: int, mesh: Mesh) -> dict[str, Any]:
     """Every step of the protocol, timed; see the module."""
     steps = Steps()
-    baseline = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    baseline = memory_mib() / 1024
     faces = steps.time("read faces", lambda: IjbMetadata.open(out, "ijbc"))
     features = np.load(out / "features.npy", mmap_mode="r")
     unit_template = steps.time(

@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import tempfile
 import threading
@@ -31,6 +30,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from process_memory import memory_mib
 from sklearn.neighbors import NearestNeighbors
 
 from facetrain.core.artifact import write_json
@@ -77,16 +77,12 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.1):
-            lines = Path("/proc/self/status").read_text().splitlines()
-            status = dict(line.split(":", 1) for line in lines if ":" in line)
-            anonymous = int(status["RssAnon"].split()[0]) * 1024 / GIB
-            self.anonymous_gib = max(self.anonymous_gib, anonymous)
+            self.anonymous_gib = max(self.anonymous_gib, memory_mib("RssAnon") / 1024)
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        self.resident_gib = peak_kib * 1024 / GIB
+        self.resident_gib = memory_mib() / 1024
 
 
 def _graph(path: Path, out_dir: Path, mesh: Mesh, **keys: Any) -> dict[str, Any]:

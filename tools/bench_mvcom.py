@@ -203,6 +203,8 @@ def main() -> None:
                 )
         numbers["margin_and_rarity"] = margin_rank_test([run["margins"] for run in runs])
         print(numbers["margin_and_rarity"]["text"])
+    if arguments.json:
+        write_json(arguments.json, numbers)
     if not arguments.no_cost:
         numbers["cost"] = costs()
         plain = numbers["cost"]["plain"]
@@ -215,8 +217,8 @@ def main() -> None:
             for name, one in numbers["cost"].items()
         ]
         print(format_table(["step", "processor time", "memory"], rows))
-    if arguments.json:
-        write_json(arguments.json, numbers)
+        if arguments.json:
+            write_json(arguments.json, numbers)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Prints a Markdown table. It leaves its decisions in OUT/run/review; each run of 
 import argparse
 import http.client
 import json
-import re
 import signal
 import statistics
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from headless_browser import browsing, find_browser
+from process_memory import memory_mib
 
 NUM_DECISIONS, NUM_KEYS = 300, 40
 FIRST_FACES = """
@@ -74,10 +74,7 @@ class Review:
 
     def anonymous_mib(self) -> float:
         """Memory of its own; the shards' mapped pages are the system's to take back."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(r"RssAnon:\s+(\d+)", status)
-        assert found
-        return int(found[1]) / 1024
+        return memory_mib("RssAnon", self.process.pid)
 
     def end(self, number: int) -> None:
         """Send a signal and wait."""

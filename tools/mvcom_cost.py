@@ -9,7 +9,6 @@ calls it for each.
 import argparse
 import itertools
 import json
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from process_memory import memory_mib
 from torch import Tensor
 from torch.func import functional_call
 
@@ -118,7 +118,7 @@ def measure(variant: str, model: ModelConfig, batch_size: int, steps: int) -> di
             torch.randint(0, CLASSES, (batch_size,)),
             torch.arange(batch_size),
         )
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = memory_mib()
         trainer.method.start(0)
         trainer._model.train()
         seconds = []
@@ -126,11 +126,11 @@ def measure(variant: str, model: ModelConfig, batch_size: int, steps: int) -> di
             started = time.process_time()
             trainer.train_step(batch)
             seconds.append(time.process_time() - started)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = memory_mib()
     return {
         "variant": variant,
         "seconds": float(np.median(seconds[1:])),
-        "megabytes": (peak - before) / 1024,
+        "megabytes": peak - before,
     }
 
 

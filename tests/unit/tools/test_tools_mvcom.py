@@ -1,5 +1,8 @@
 """The benchmark of MvCoM: its sets, its rank test, and what it scores."""
 
+import copy
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,8 +10,10 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
+import bench_mvcom
 import mvcom_score
 from mvcom_sets import lfw_sets, synthetic_sets, tail_levels
+from process_memory import memory_mib
 
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.variation import VARIATION_FILE, load_variations
@@ -97,3 +102,35 @@ def test_real_sets_share_nobody(lfw: Path, tmp_path: Path) -> None:
     people = [np.load(folder / "people.npy") for folder in folders]
     assert len(np.unique(np.concatenate(people))) == sum(map(len, people))
     assert [round(len(one) / sum(map(len, people)), 2) for one in people] == [0.6, 0.15, 0.25]
+
+
+def test_the_whole_benchmark_on_a_few_people(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its file holds both numbers of every method and seed, and the margins' rank test."""
+    monkeypatch.setattr(bench_mvcom, "SIZES", (8, 4, 8))
+    for section, epochs in ((bench_mvcom.PRETRAIN, 2), (bench_mvcom.FINETUNE, 1)):
+        loop = {**section["train"], "epochs": epochs, "batch_size": 32, "margin_warmup_epochs": 0}
+        monkeypatch.setitem(section, "train", loop)
+    monkeypatch.setattr(bench_mvcom, "COMMON", copy.deepcopy(bench_mvcom.COMMON))
+    file = tmp_path / "numbers.json"
+    words = ["--seeds", "2", "--image-size", "32", "--no-cost", "--json", str(file)]
+    monkeypatch.setattr(sys, "argv", ["bench_mvcom.py", *words])
+    bench_mvcom.main()
+    found = json.loads(file.read_text())
+    for method in ("pretrained", "cosface", "class_margin", "mvcom"):
+        for key in ("tail_tar", "overall_tar"):
+            assert len(found[method][key]) == 2
+            assert all(0 <= value <= 1 for value in found[method][key])
+    assert set(found["margin_and_rarity"]["spearman"]) == {"pose", "occlusion", "blur", "group"}
+    assert "mvcom - cosface, tail_tar" in capsys.readouterr().out
+
+
+def test_peak_memory_is_the_process_own() -> None:
+    """A child of a large process is small; `getrusage` would give it its parent's peak."""
+    large = np.ones(1 << 25)  # 256 MiB
+    assert memory_mib() > 256
+    code = "from process_memory import memory_mib; print(memory_mib())"
+    folder = Path(bench_mvcom.__file__).parent
+    child = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert float(child.stdout) < 128 < large.nbytes / 2**20
