@@ -43,9 +43,9 @@ MESH = Mesh.single()
 NUM_TEST_IDENTITIES = 400
 TUNING_SEED = 5
 SETTINGS: dict[str, list[str]] = {
-    "superloss": ["robust.lam=1"],
-    "nal": ["robust.boost=10", "robust.warmup_epochs=4"],
-    "l2b": ["robust.warmup_epochs=4", "robust.every=2", "train.clip_norm=0.8"],
+    "superloss": ["robust.lam=10"],
+    "nal": ["robust.boost=10", "robust.warmup_epochs=8"],
+    "l2b": ["robust.warmup_epochs=8", "robust.every=2", "train.clip_norm=5"],
 }
 GRID: dict[str, list[list[str]]] = {
     "superloss": [[f"robust.lam={lam}"] for lam in (0.3, 1, 3, 10)],
