@@ -7,6 +7,12 @@ For each seed: faces whose poses, occluders, blurs and groups have long tails ar
 network is trained on them, and from it each method is fine-tuned for the same steps on the same
 batches. The test set has other people and every level equally often; all its pairs are scored.
 
+  cosface        the training goes on as it was
+  class_margin   a margin for each class, n^(-1/4) (`ldam`)
+  mvcom          a learned margin for each sample, as `facetrain finetune` does by default; the
+                 paper's signs and a class-aware prior:
+                 --set "finetune.residual.forget=[]" finetune.prior=ldam
+
   tail_tar       TAR at FAR 1e-3 over the pairs with an image of a tail level (under 10 % of the
                  training images), threshold from these pairs' own impostors; mean over tail levels
   overall_tar    TAR at FAR 1e-3 over all pairs
@@ -90,6 +96,8 @@ def tune(
 ) -> Path:
     """Fine-tune by one method."""
     section: dict[str, Any] = {"method": method}
+    if method == "class_margin":
+        section["prior"] = "ldam"
     if method == "mvcom":
         section["meta"] = {"path": str(sets[1]), "workers": 0}
     recipe = copy.deepcopy({**COMMON, **FINETUNE})

@@ -93,6 +93,8 @@ def margin_rank_test(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     def rho(order: Mapping[str, NDArray[Any]]) -> list[float]:
         return [
             float(stats.spearmanr(one["residual"], -one["share"][order[factor]]).statistic)
+            if np.ptp(one["residual"]) > 0
+            else 0.0  # margins that do not differ follow nothing
             for factor, one in means.items()
         ]
 

@@ -6,7 +6,7 @@ converge. The folder gets what `train` leaves, and `samples/` holds every image'
 residual of each epoch.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from facetrain.engine.schedule import learning_rate_factor
 from facetrain.engine.training import make_sampler, train_backbone
 from facetrain.finetune.margin_prior import class_margins
 from facetrain.finetune.meta_set import LevelBatch, MetaSet, check_other_people, known_people, tell
-from facetrain.finetune.mvcom import ClassMargin, Mvcom
+from facetrain.finetune.mvcom import NUISANCES, ClassMargin, Mvcom, ResidualConfig
 from facetrain.finetune.settings import FinetuneStageConfig
 from facetrain.finetune.variation_heads import VariationHeads, fit_heads
 from facetrain.heads.margin_head import MarginHead
@@ -179,14 +179,7 @@ def _method(
     )  # fmt: skip
     accuracy = dict(zip(meta.names, heads.accuracy(embedding, level), strict=True))
     logger.info("variation heads, accuracy on what they were fitted to: %s", accuracy)
-    sign = torch.ones(len(meta.names))
-    for factor in tuned.residual.forget:
-        if factor not in meta.names:
-            raise ConfigError(
-                f"finetune.residual.forget: must name factors of the meta set, which are "
-                f"{', '.join(meta.names)}; got {factor!r}"
-            )
-        sign[list(meta.names).index(factor)] = -1.0
+    sign = signs(tuned.residual, tuple(meta.names))
     sampler = make_sampler(config, dataset)
     chosen = MetaSampler(
         meta.source.label,
@@ -228,6 +221,20 @@ def _method(
         "num_meta_identities": meta.num_identities,
         "variation_accuracy": accuracy,
     }
+
+
+def signs(residual: ResidualConfig, factors: Sequence[str]) -> torch.Tensor:
+    """Of each factor's variation loss, (K,): -1 where it is to be forgotten."""
+    forget = residual.forget
+    if forget is None:
+        forget = tuple(name for name in NUISANCES if name in factors)
+    for factor in forget:
+        if factor not in factors:
+            raise ConfigError(
+                f"finetune.residual.forget: must name factors of the meta set, which are "
+                f"{', '.join(factors)}; got {factor!r}"
+            )
+    return torch.tensor([-1.0 if factor in forget else 1.0 for factor in factors])
 
 
 def _open_meta(

@@ -28,6 +28,9 @@ from facetrain.finetune.variation_heads import VariationHeads, head_gradients
 from facetrain.heads.margin_head import MarginHead
 from facetrain.robust.l2b import Parameters, directional_derivative, step_size
 
+NUISANCES = ("pose", "occlusion", "blur")
+"""Factors of an image rather than of a person: what recognition has to be blind to."""
+
 
 class ResidualConfig(Config):
     """How the residual of a sample's margin is learned."""
@@ -42,9 +45,10 @@ class ResidualConfig(Config):
     pseudo_update: bool = True
     """Take the variation losses after the virtual update; without, before it: less exact by the
     length of one step, and a backward pass cheaper."""
-    forget: tuple[str, ...] = ()
-    """Factors whose variation loss counts negatively, against the paper: margins then grow for
-    images by which the backbone unlearns pose or blur. See docs/benchmarks/mvcom.md."""
+    forget: tuple[str, ...] | None = None
+    """Factors whose variation loss counts negatively: margins then grow for images by which the
+    backbone unlearns them. By default those of NUISANCES that the meta set has; the paper's sign
+    is [], which cost recognition where we measured it (docs/benchmarks/mvcom.md)."""
     distance: float | None = Field(None, gt=0)
     """Length of the central difference's step, in parameter space: by default 0.01 in float32 and
     0.1 in lower precision, where a shorter one drowns in rounding."""

@@ -31,7 +31,8 @@ class FinetuneConfig(Config):
 
     method: Literal["mvcom", "class_margin", "cosface"] = "mvcom"
     """`class_margin` is the prior alone, `cosface` goes on as the training did."""
-    prior: Prior = "ldam"
+    prior: Prior = "none"
+    """The class's part of the margin; `ldam` cost recognition where we measured it."""
     max_margin: float = Field(0.6, gt=0, lt=1)
     """Bound on a sample's whole margin, whose other bound is 0."""
     residual: ResidualConfig = ResidualConfig()

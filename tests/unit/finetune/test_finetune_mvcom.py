@@ -23,6 +23,8 @@ from torch.func import functional_call
 
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.optim import OptimizerConfig, Optimizers
+from facetrain.finetune.finetune import signs
+from facetrain.finetune.mvcom import ResidualConfig
 
 MESH = Mesh.single()
 
@@ -147,6 +149,14 @@ def test_a_factor_to_forget_turns_its_part_around() -> None:
         found.append(learned.residual)
     torch.testing.assert_close(found[0] + found[1], 2 * found[2], rtol=1e-5, atol=1e-10)
     assert float((found[0] - found[1]).abs().max()) > 1e-6
+
+
+def test_what_recognition_must_be_blind_to_is_forgotten_by_default() -> None:
+    """Pose, occlusion and blur where the set has them, nothing else, and nothing if so asked."""
+    factors = ("group", "blur", "age")
+    assert signs(ResidualConfig(), factors).tolist() == [1, -1, 1]
+    assert signs(ResidualConfig(forget=()), factors).tolist() == [1, 1, 1]
+    assert signs(ResidualConfig(forget=("age",)), factors).tolist() == [1, 1, -1]
 
 
 def test_total_margin_is_clipped() -> None:

@@ -37,6 +37,9 @@ def test_rank_test_finds_margins_that_rise_with_rarity_and_no_others() -> None:
     assert falling["p_value"] > 0.99
     both = mvcom_score.margin_rank_test([margins(1), margins(-1), margins(-1)])
     assert both["mean"] == pytest.approx(-1)  # of the mean residuals over seeds
+    constant = mvcom_score.margin_rank_test([margins(0)])
+    assert constant["mean"] == 0
+    assert constant["p_value"] == pytest.approx(1)
 
 
 def test_paired_line_by_hand() -> None:
