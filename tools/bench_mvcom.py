@@ -12,6 +12,7 @@ batches. The test set has other people and every level equally often; all its pa
   mvcom          a learned margin for each sample, as `facetrain finetune` does by default; the
                  paper's signs and a class-aware prior:
                  --set "finetune.residual.forget=[]" finetune.prior=ldam
+  shuffled       (where --methods asks for it) the control: mvcom's residuals, handed to other images of the batch
 
   tail_tar       TAR at FAR 1e-3 over the pairs with an image of a tail level (under 10 % of the
                  training images), threshold from these pairs' own impostors; mean over tail levels
@@ -22,6 +23,7 @@ batches. The test set has other people and every level equally often; all its pa
 
 import argparse
 import copy
+import itertools
 import json
 import subprocess
 import sys
@@ -29,8 +31,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
+import torch
 import yaml
 from mvcom_cost import VARIANTS
 from mvcom_score import margin_rank_test, paired_line, score_test_set
@@ -40,11 +44,14 @@ from numpy.typing import NDArray
 from facetrain.core.artifact import write_json
 from facetrain.core.config import parse_config
 from facetrain.core.log import configure_logging
+from facetrain.core.rng import torch_generator
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.variation import VARIATION_FILE, load_variations
 from facetrain.dist.mesh import Mesh
+from facetrain.engine.method import StepBatch
 from facetrain.engine.sample_record import read_samples
 from facetrain.finetune import finetune
+from facetrain.finetune.mvcom import Mvcom
 from facetrain.finetune.settings import FinetuneStageConfig
 from facetrain.pretrain import train
 from facetrain.pretrain.train import TrainConfig
@@ -52,6 +59,7 @@ from facetrain.report.table import format_table
 
 MESH = Mesh.single()
 METHODS = ("cosface", "class_margin", "mvcom")
+CONTROL = "shuffled"
 SIZES = (200, 80, 110)  # identities that are trained on, learned from, and tested on
 IMAGE_SIZE = 48
 COMMON: dict[str, Any] = {
@@ -75,6 +83,17 @@ FINETUNE: dict[str, Any] = {
 }
 
 
+class Shuffled(Mvcom):
+    """The control: the learned residuals, handed to other images of the batch."""
+
+    def begin_step(self, step: int, batch: StepBatch) -> None:
+        """Learn as ever, then shuffle."""
+        super().begin_step(step, batch)
+        order = torch.randperm(len(self.residual), generator=torch_generator(step, "control"))
+        self.margin = (self._prior() + self.residual[order]).clamp(0.0, self.max_margin)
+        self.residual = self.margin - self._prior()
+
+
 def _set(data: dict[str, Any], override: str) -> None:
     key, _, text = override.partition("=")
     *parents, last = key.split(".")
@@ -95,10 +114,11 @@ def tune(
     method: str, sets: Sequence[Path], seed: int, start: Path, out_dir: Path, change: Sequence[str]
 ) -> Path:
     """Fine-tune by one method."""
-    section: dict[str, Any] = {"method": method}
+    learns = method in ("mvcom", CONTROL)
+    section: dict[str, Any] = {"method": "mvcom" if learns else method}
     if method == "class_margin":
         section["prior"] = "ldam"
-    if method == "mvcom":
+    if learns:
         section["meta"] = {"path": str(sets[1]), "workers": 0}
     recipe = copy.deepcopy({**COMMON, **FINETUNE})
     recipe |= {"seed": seed, "data": {"path": str(sets[0]), "workers": 0}, "finetune": section}
@@ -108,7 +128,9 @@ def tune(
         ):
             _set(recipe, one)
     config = parse_config(FinetuneStageConfig, recipe, method)
-    finetune.run(config, FaceDataset.open(sets[0]), start, out_dir, MESH)
+    kind = Shuffled if method == CONTROL else Mvcom
+    with mock.patch.object(finetune, "Mvcom", kind):
+        finetune.run(config, FaceDataset.open(sets[0]), start, out_dir, MESH)
     return out_dir
 
 
@@ -141,7 +163,8 @@ def one_seed(
     tails = tail_levels(sets[0])
     numbers: dict[str, Any] = {"pretrained": score_test_set(start, sets[2], tails)}
     for method in methods:
-        name = method + "".join(f",{one}" for one in change) if method == "mvcom" else method
+        learns = method in ("mvcom", CONTROL)
+        name = method + "".join(f",{one}" for one in change) if learns else method
         tuned = tune(method, sets, seed, start, folder / name.replace("/", "_"), change)
         numbers[method] = score_test_set(tuned, sets[2], tails)
         tail, overall = (numbers[method][key] for key in ("tail_tar", "overall_tar"))
@@ -178,7 +201,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--out", type=Path, help="keep sets and models here, and reuse them")
     parser.add_argument("--data", type=Path, help="folder of train.rec with real faces")
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=[*METHODS, CONTROL])
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="change")
     parser.add_argument("--image-size", type=int, default=IMAGE_SIZE, help="pixels; 48")
     parser.add_argument("--no-cost", action="store_true", help="do not time single steps")
@@ -201,14 +224,10 @@ def main() -> None:
         for method in numbers
     ]
     print(format_table(["method", "tail TAR", "overall TAR"], rows))
+    for one, other in itertools.combinations(arguments.methods, 2):
+        for key in ("tail_tar", "overall_tar"):
+            print(paired_line(f"{other} - {one}, {key}", numbers[other][key], numbers[one][key]))
     if "mvcom" in arguments.methods:
-        for other in arguments.methods:
-            for key in ("tail_tar", "overall_tar") if other != "mvcom" else ():
-                print(
-                    paired_line(
-                        f"mvcom - {other}, {key}", numbers["mvcom"][key], numbers[other][key]
-                    )
-                )
         numbers["margin_and_rarity"] = margin_rank_test([run["margins"] for run in runs])
         print(numbers["margin_and_rarity"]["text"])
     if arguments.json:
