@@ -12,7 +12,8 @@ batches. The test set has other people and every level equally often; all its pa
   mvcom          a learned margin for each sample, as `facetrain finetune` does by default; the
                  paper's signs and a class-aware prior:
                  --set "finetune.residual.forget=[]" finetune.prior=ldam
-  shuffled       (where --methods asks for it) the control: mvcom's residuals, handed to other images of the batch
+  shuffled       the control, where --methods asks for it: mvcom's residuals, handed to other
+                 images of the batch
 
   tail_tar       TAR at FAR 1e-3 over the pairs with an image of a tail level (under 10 % of the
                  training images), threshold from these pairs' own impostors; mean over tail levels
