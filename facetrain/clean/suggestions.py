@@ -9,6 +9,10 @@ from facetrain.clean.relational import label_support, same_person_vote
 
 _MARGIN = 0.05
 _SLACK = 0.2
+_LEAST_SUPPLIED = 3
+_MOST_SUPPLIERS = 3
+_NEARER = 0.25
+_FITS = 0.5
 _ROWS_AT_ONCE = 1 << 12
 
 
@@ -17,8 +21,9 @@ def suggest(labelled: LabelledSet, clean_probability: Tensor, kept: Tensor) -> T
 
     The class with the most votes among the image's global neighbours, under `home`'s conditions;
     kept images of the image's own class speak against it. Where the votes say nothing, the class
-    where it is clearly at home when all classes look at once (`homes`). Costs K^2 for each image
-    not kept and one pass over the kept embeddings.
+    where it is clearly at home when all classes look at once (`homes`); else the one of those that
+    its class got most of its noise from. Costs K^2 for each image not kept and two passes over the
+    kept embeddings.
 
     LFW, identities of 5 or more images under noise, the rest as they are, half of the identities as
     the cleaner's source, its own p > 0.5 as `kept` (classes of one image kept); precision, and
@@ -43,7 +48,64 @@ def suggest(labelled: LabelledSet, clean_probability: Tensor, kept: Tensor) -> T
     staying = torch.bincount(place[stays], minlength=len(class_id))
     clear = homes.clear & ~kept & (suggested < 0)
     clear &= (2 * believed > staying)[homes.place.clamp(min=0)]
-    return torch.where(clear, class_id[homes.place.clamp(min=0)], suggested)
+    suggested = torch.where(clear, class_id[homes.place.clamp(min=0)], suggested)
+    return _among_suppliers(labelled, suggested, kept)
+
+
+def _among_suppliers(labelled: LabelledSet, suggested: Tensor, kept: Tensor) -> Tensor:
+    """`suggested`, and for the doubtful that have none the supplier of their class that they fit.
+
+    Noise of a class often comes from one or two other people, its suppliers: the classes to which
+    at least _LEAST_SUPPLIED of its images are suggested. Which of 300 people a face in profile
+    shows may be open where it is plain which of these two or three. So an image goes to a supplier
+    whose centre is nearer than its own class's and every other supplier's by _NEARER of one
+    person's cosine, and not below _FITS of it. Without these the hard images would be missing from
+    what is trained on, which costs more than the wrong labels that remain (docs/log.md).
+    """
+    class_id = labelled.classes.class_id.to(suggested.device)
+    known = labelled.label_of_row >= 0
+    place = torch.searchsorted(class_id, labelled.label_of_row.clamp(min=int(class_id[0])))
+    goes = torch.searchsorted(class_id, suggested.clamp(min=int(class_id[0])))
+    goes = goes.where(suggested >= 0, place)
+    supplier = _suppliers(place[suggested >= 0], goes[suggested >= 0], len(class_id))  # (C, S)
+    centre = torch.zeros_like(labelled.embedded.rows(place[:1])).repeat(len(class_id), 1)  # (C, D)
+    for row in torch.split(torch.nonzero(known & (kept | (suggested >= 0)))[:, 0], _ROWS_AT_ONCE):
+        centre.index_add_(0, goes[row], labelled.embedded.rows(row))
+    centre = torch.nn.functional.normalize(centre)
+    found = suggested.clone()
+    doubtful = known & ~kept & (suggested < 0) & (supplier[place, 0] >= 0)
+    for row in torch.split(torch.nonzero(doubtful)[:, 0], _ROWS_AT_ONCE):
+        among = torch.cat([place[row][:, None], supplier[place[row]]], dim=1)  # (n, 1 + S)
+        unit = labelled.embedded.rows(row)
+        cosine = torch.einsum("nsd,nd->ns", centre[among.clamp(min=0)], unit)
+        cosine = cosine.where(among >= 0, -1.0)
+        (best, second), slot = cosine.topk(2, dim=1).values.unbind(1), cosine.argmax(1)
+        person = labelled.scale.same
+        plain = (slot > 0) & (best - second >= _NEARER * person) & (best >= _FITS * person)
+        to = class_id[among.gather(1, slot[:, None])[:, 0]]
+        found[row] = to.where(plain, -1)
+    return found
+
+
+def _suppliers(place: Tensor, goes: Tensor, num_classes: int) -> Tensor:
+    """The classes to which most images of each are suggested, (C, _MOST_SUPPLIERS); -1 past them.
+
+    Args:
+        place: (n,) class of an image.
+        goes: (n,) class suggested for it.
+        num_classes: C.
+    """
+    pair, count = torch.unique(place * num_classes + goes, return_counts=True)
+    pair, count = pair[count >= _LEAST_SUPPLIED], count[count >= _LEAST_SUPPLIED]
+    order = count.argsort(descending=True, stable=True)
+    order = order[(pair[order] // num_classes).argsort(stable=True)]  # by class, the largest first
+    owner, supplier = pair[order] // num_classes, pair[order] % num_classes
+    number = torch.bincount(owner, minlength=num_classes)
+    rank = torch.arange(len(owner), device=owner.device) - (number.cumsum(0) - number)[owner]
+    table = torch.full((num_classes, _MOST_SUPPLIERS), -1, device=place.device)
+    first = rank < _MOST_SUPPLIERS
+    table[owner[first], rank[first]] = supplier[first]
+    return table
 
 
 def home(
