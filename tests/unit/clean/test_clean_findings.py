@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from facetrain.clean import overlapping as overlapping_module
+from facetrain.clean import suggestions as suggestions_module
 from facetrain.clean.embedded_set import EmbeddedSet
 from facetrain.clean.kept_centres import kept_centres
 from facetrain.clean.labelled_set import LabelledSet
@@ -294,3 +295,50 @@ def test_lfw_overlap(faces: tuple[Features, EmbeddedSet]) -> None:
     assert recall > 0.9
     control = overlapping(data, kept, features.embedding[np.isin(features.label, strangers)], none)
     assert control.flagged.sum() < 0.05 * len(absent)
+
+
+def among_suppliers_slowly(
+    data: LabelledSet, label: np.ndarray, suggested: np.ndarray, kept: np.ndarray
+) -> np.ndarray:
+    """What the docstring says, image by image."""
+    unit = data.embedded.rows(torch.arange(len(label))).numpy()
+    used = np.where(suggested >= 0, suggested, np.where(kept, label, -1))
+    centre = {one: unit[used == one].mean(0) for one in set(used.tolist()) - {-1}}
+    centre = {one: value / np.linalg.norm(value) for one, value in centre.items()}
+    found = suggested.copy()
+    for row in np.flatnonzero(~kept & (suggested < 0)):
+        sent = suggested[(label == label[row]) & (suggested >= 0)]
+        suppliers = [one for one in set(sent.tolist()) if (sent == one).sum() >= 3]
+        suppliers = sorted(suppliers, key=lambda one, sent=sent: -(sent == one).sum())[:3]
+        cosine = {one: unit[row] @ centre[one] for one in {*suppliers, int(label[row])}}
+        best, *others = sorted(cosine, key=lambda one, cosine=cosine: -cosine[one])
+        if others and best != label[row]:
+            near = cosine[best] - cosine[others[0]] >= 0.25 * data.scale.same
+            if near and cosine[best] >= 0.5 * data.scale.same:
+                found[row] = best
+    return found
+
+
+def test_hard_images_go_to_the_supplier_of_their_class() -> None:
+    """Of two people who may own a hard image one is plain; of twenty it was not."""
+    person = people()
+    rng = numpy_generator(0, "suppliers")
+    image = images_of(person)
+    strangers = images_of(rng.integers(20, 40, len(person)), seed=1)
+    label, kept = person.copy(), np.ones(len(person), np.bool_)
+    suggested = np.full(len(person), -1)
+    for owner in range(0, 20, 2):  # five images of the next person, three of them suggested
+        rows = np.flatnonzero(person == owner + 1)[:5]
+        label[rows], kept[rows] = owner, False
+        suggested[rows[: 2 if owner == 18 else 3]] = owner + 1
+        image[rows[3:]] = 0.5 * image[rows[3:]] + 0.5 * strangers[rows[3:]]
+        lost = np.flatnonzero(person == owner)[0]  # nobody's image
+        image[lost], kept[lost] = strangers[lost], False
+    data = labelled(embed(image), label)
+    given = torch.from_numpy(suggested), torch.from_numpy(kept)
+    found = suggestions_module._among_suppliers(data, *given).numpy()
+    np.testing.assert_array_equal(found, among_suppliers_slowly(data, label, suggested, kept))
+    new = (found >= 0) & (suggested < 0)
+    assert new.sum() >= 15
+    assert (found[new] == person[new]).all()
+    assert not new[label == 18].any()  # two suggestions make no supplier
