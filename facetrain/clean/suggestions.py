@@ -61,6 +61,10 @@ def _among_suppliers(labelled: LabelledSet, suggested: Tensor, kept: Tensor) -> 
     whose centre is nearer than its own class's and every other supplier's by _NEARER of one
     person's cosine, and not below _FITS of it. Without these the hard images would be missing from
     what is trained on, which costs more than the wrong labels that remain (docs/log.md).
+
+    Added on 6,000 rendered faces under 40 % structured noise, two sets: 390 and 398 right and 9 and
+    17 wrong in a first round, 289 and 269, 1 and 9 in a third; on LFW features of 125 people under
+    structured noise 9 and 8 right, none wrong; under uniform noise none.
     """
     class_id = labelled.classes.class_id.to(suggested.device)
     known = labelled.label_of_row >= 0
