@@ -9,7 +9,7 @@ demo's, trains from scratch. Rows:
   noisy            as given
   superloss, nal, l2b   as given, by the robust losses; L2B trusts what one round of cleaning kept
   round 1, 2, ...  on what each round of cleaning left (`facetrain run` with `rounds`)
-  control          the last round's answer handed to other images at random
+  control          the given labels of as many images as the last round kept, at random
   true             the true labels of all images
 
 All take the same number of steps. Verified on pairs of 400 other identities, every image in one

@@ -332,8 +332,11 @@ def test_hard_images_go_to_the_supplier_of_their_class() -> None:
         label[rows], kept[rows] = owner, False
         suggested[rows[: 2 if owner == 18 else 3]] = owner + 1
         image[rows[3:]] = 0.5 * image[rows[3:]] + 0.5 * strangers[rows[3:]]
-        lost = np.flatnonzero(person == owner)[0]  # nobody's image
-        image[lost], kept[lost] = strangers[lost], False
+        lost, own, between = np.flatnonzero(person == owner)[:3]
+        other = image[np.flatnonzero(person == owner + 1)[7]]
+        image[lost] = 0.9 * strangers[lost] + 0.35 * other  # a stranger, a little like the supplier
+        image[between] = 0.9 * image[own] + other
+        kept[[lost, own, between]] = False
     data = labelled(embed(image), label)
     given = torch.from_numpy(suggested), torch.from_numpy(kept)
     found = suggestions_module._among_suppliers(data, *given).numpy()
@@ -342,3 +345,4 @@ def test_hard_images_go_to_the_supplier_of_their_class() -> None:
     assert new.sum() >= 15
     assert (found[new] == person[new]).all()
     assert not new[label == 18].any()  # two suggestions make no supplier
+    assert not new[person == label].any()  # nor are the owner's own images sent, or open ones
