@@ -52,7 +52,10 @@ class Homes(NamedTuple):
 def find_homes(embedded: EmbeddedSet, given: Tensor, num_classes: int, person: float) -> Homes:
     """Reassign images among their given class and those of their global neighbours.
 
-    Only classes of _LEAST_IMAGES take part: nobody leaves a smaller one, or goes there.
+    Only classes of _LEAST_IMAGES take part: nobody leaves a smaller one, or goes there. Nor does
+    anybody leave where fewer than that would stay. With its last images a class loses its centre,
+    and two or three of the owner among dispersed noise, left at a cosine of 0, would be sent to
+    whomever is next (on LFW features with 40 % uniform noise up to 19 of 900 clean images were).
 
     A good cosine of one person, `person`, is the unit: an image leaves only for a class that is
     nearer by _STAY of it, and its new home is clear where it is nearer by _CLEAR than any third
@@ -80,6 +83,8 @@ def find_homes(embedded: EmbeddedSet, given: Tensor, num_classes: int, person: f
     for _ in range(_ROUNDS):
         near = _nearest(embedded, home, given, blocks, num_classes)
         goes = may_leave & (near.other > near.own + _STAY * person)
+        stays = torch.bincount(given[present[~goes[present]]], minlength=num_classes)
+        goes &= (stays >= _LEAST_IMAGES)[given.clamp(min=0)]
         moved = torch.where(goes, near.best, given)
         if torch.equal(moved, home):
             break

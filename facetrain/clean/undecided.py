@@ -27,12 +27,12 @@ def undecided(labelled: LabelledSet, clean_probability: Tensor, kept: Tensor) ->
     """The classes of which nothing tells whose they are, and who claims them.
 
     A class of one image; of two that are unlike; and one whose two largest groups differ by no
-    more than _TIE of the class, unless the images of one of them, and only of one, have a home in
-    another class. Those images are the claimants; others in the class are noise whoever the owner
-    is, or not, and where nobody is like anybody nobody has a claim. Groups are what links of
-    SAME_PERSON connect; images in neither of the two largest join the one they are more like, from
-    a mean level of _JOINS on. No guess is made between claimants: that is for a person to see. A
-    pass over the classes, n * K for n images.
+    more than _TIE of the class, unless half of the images of one of them, and only of one, have a
+    home in another class. Their images without such a home are the claimants; others in the class
+    are noise whoever the owner is, or not, and where nobody is like anybody nobody has a claim.
+    Groups are what links of SAME_PERSON connect; images in neither of the two largest join the one
+    they are more like, from a mean level of _JOINS on. No guess is made between claimants: that is
+    for a person to see. A pass over the classes, n * K for n images.
 
     LFW, noise of `data.noise.plant` on identities of 5 or more images (20 and 40 % flips, 30 %
     structured, 20 % outliers, a mixture), the cleaner's answers, both embeddings: of the 80 to 129
@@ -64,12 +64,15 @@ def _undecided(piece: Piece, centres: KeptCentres, weight: Tensor) -> tuple[Tens
     size, leaving = [], []
     for number in (0, 1):
         size.append(graphs.sum((group == number).long()))
-        leaving.append(2 * graphs.sum(((group == number) & at_home).long()) > size[-1])
+        leaves = graphs.sum(((group == number) & at_home).long())
+        leaving.append((2 * leaves >= size[-1]) & (leaves > 0))
     tied = (size[0] - size[1]).abs() <= _TIE * graphs.size
     resolved = (leaving[0] != leaving[1]) & (graphs.size > 2)
-    flag = (tied & ~resolved) | (graphs.size == 1)
+    alone = graphs.size == 1
+    flag = (tied & ~resolved) | alone
     groups = (size[0] > 1) | (graphs.size <= 2)
-    return flag, (flag & groups)[graphs.label] & (group >= 0)
+    claims = (group >= 0) & (~at_home | alone[graphs.label])
+    return flag, (flag & groups)[graphs.label] & claims
 
 
 def _two_groups(piece: Piece) -> Tensor:

@@ -35,7 +35,8 @@ def slow_place(unit: NDArray[Any], label: NDArray[Any]) -> NDArray[Any]:
             others = {c: v for c, v in cosine.items() if c != label[i] and len(centre[c]) >= 3}
             best = max(others, key=lambda c: others[c])
             moved[i] = best if others[best] > cosine[label[i]] + 0.2 * PERSON else label[i]
-        home = moved
+        staying = np.bincount(label[(label >= 0) & (moved == label)], minlength=len(size))
+        home = np.where(staying[label] < 3, label, moved)
     return home
 
 
@@ -67,6 +68,27 @@ def test_intruders_who_outnumber_the_owner_go_home() -> None:
     assert (found.place.numpy()[intruder] == 1).all()
     assert found.clear.numpy()[intruder].mean() > 0.7
     assert not found.away.numpy()[(label == 0) & (person == 0)].any()
+
+
+def test_two_of_the_owner_among_dispersed_noise_stay() -> None:
+    """Class 0 has two images of its own and one of each of six others, who have their classes.
+
+    Its centre is everybody's and nobody's, and a look-alike of the owner lives in class 7.
+    """
+    embedding, person = people(1, 8, (12, 13))
+    label = person.copy()
+    label[np.flatnonzero(person == 0)[2:]] = -1
+    for other in range(1, 7):
+        label[np.flatnonzero(person == other)[0]] = 0
+    owner = (label == 0) & (person == 0)
+    embedding[person == 7] += 1.2 * embedding[owner].mean(0)
+    found = homes_of(embedding, label)
+    assert not found.away.numpy()[label == 0].any()
+    # With six images of its own the class stands, and the others go.
+    label[np.flatnonzero(person == 0)[2:6]] = 0
+    away = homes_of(embedding, label).away.numpy()
+    assert away[(label == 0) & (person != 0)].all()
+    assert not away[(label == 0) & (person == 0)].any()
 
 
 def test_clean_labels_and_split_identities_stay() -> None:
