@@ -13,7 +13,7 @@ where a row says "hindsight": its threshold is the best one for that target. Row
   gcn                                   the same, inputs standardised by the source, as here
   + meta                                after meta-supervision; first order: less Eq. 5's last term
   + adapter                             with thresholds of the adapter instead of 0.5
-  gcn + meta + adapter                  what `facetrain clean` does
+  facetrain clean                       the stage itself: that, and its rules of homes and ties
   literal, canonical                    other inputs of the GCN, pre-trained, at 0.5
 """
 
@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 
 from facetrain.clean import baselines
-from facetrain.clean.clean import CleanConfig
+from facetrain.clean.clean import PRETRAINED_FILE, CleanConfig, clean, pretrained
 from facetrain.clean.cleaner import Cleaner, clean_probability
 from facetrain.clean.embedded_set import EmbeddedSet
 from facetrain.clean.labelled_set import LabelledSet
@@ -43,6 +43,7 @@ from facetrain.metrics.noise import best_f1, noise_detection, threshold_error
 
 MESH = Mesh.single()
 Row = tuple[str, float]
+_DIGEST = "bench"  # one source and one config: the stage takes up what was learned
 
 
 def f1(kept: NDArray[np.bool_], is_clean: NDArray[np.bool_]) -> float:
@@ -102,11 +103,13 @@ class Cleaners:
     def __init__(self, source: Features, config: CleanConfig, *, inputs: bool, drift: bool) -> None:
         assert source.is_clean is not None
         self.drift = drift
+        self._folder = tempfile.TemporaryDirectory()
+        self.folder = Path(self._folder.name)
         self.config, self.source = (
             config,
             Known(embedded(source.embedding, config), source.label, source.is_clean),
         )
-        self.base = pretrain(config.graph, config.pretrain, self.source, config.seed, show=False)
+        self.base = pretrained(config, self.source, self.folder / PRETRAINED_FILE, MESH, _DIGEST)
         self.others = {}
         for name, node_input in (("literal", "embedding"), ("canonical", "canonical")):
             if inputs:
@@ -165,6 +168,8 @@ class Cleaners:
             yield f"{prefix} + meta", f1(answer > 0.5, is_clean)
             threshold = thresholds(cleaner, answer, known)
             yield f"{prefix} + meta + adapter", f1(answer > threshold[target.label], is_clean)
+        stage = clean(config, images, target.label, self.source, (), self.folder, MESH, _DIGEST)
+        yield "facetrain clean", f1(stage.kept, is_clean)
         yield "meta, hindsight", best_f1(answer, is_clean)[0]
         for name, level in (("error of t=0.5", np.full_like(threshold, 0.5)),
                             ("error of the adapter's t", threshold)):  # fmt: skip

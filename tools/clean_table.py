@@ -23,7 +23,8 @@ PAIRS = (
     ("gcn + adapter", "gcn"),
     ("gcn + meta + adapter", "gcn + meta"),
     ("gcn + meta", "gcn + meta, first order"),
-    ("gcn + meta + adapter", "component, hindsight"),
+    ("facetrain clean", "gcn + meta + adapter"),
+    ("facetrain clean", "component, hindsight"),
 )
 
 

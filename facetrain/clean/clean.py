@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from safetensors import safe_open
 
-from facetrain.clean.answer import Cleaned, answer, by_label, numbers_of, overlay
+from facetrain.clean.answer import Cleaned, answer, numbers_of, overlay
 from facetrain.clean.cleaner import Cleaner, clean_probability
+from facetrain.clean.decision import decide
 from facetrain.clean.embedded_set import EmbeddedSet
 from facetrain.clean.evaluation_faces import excluded_embeddings
 from facetrain.clean.self_source import most_consistent
@@ -31,7 +32,6 @@ from facetrain.clean.training import (
     labelled_set,
     pretrain,
 )
-from facetrain.clean.undecided import undecided
 from facetrain.core.artifact import Artifact, atomic_path, fingerprint
 from facetrain.core.config import Config, Paths
 from facetrain.core.errors import ConfigError, DataError
@@ -45,7 +45,7 @@ from facetrain.graph.knn import KnnConfig, KnnGraph, knn_graph
 
 CLEAN_FILE = "clean.npz"
 OVERLAY_FILE = "overlay.npz"
-_PRETRAINED = "pretrained.safetensors"
+PRETRAINED_FILE = "pretrained.safetensors"
 _LEAST_SOURCE_CLASSES, _LEAST_SOURCE_IMAGES = 8, 4
 
 
@@ -92,7 +92,7 @@ def clean(
     own = source is None
     source = source or Known(target, label, most_consistent(labelled))
     _check_source(source, own=own)
-    cleaner = _pretrained(config, source, out_dir / _PRETRAINED, mesh, digest)
+    cleaner = pretrained(config, source, out_dir / PRETRAINED_FILE, mesh, digest)
     for _ in range(2 if own else 1):
         cleaner = adapt(
             config.graph, config.meta, cleaner, source, labelled, mesh, config.seed,
@@ -116,22 +116,8 @@ def clean(
         )
         with torch.no_grad():
             threshold = adapter.threshold(probability[graphs.row], graphs)
-    kept = probability > by_label(labelled, threshold)[labelled.label_of_row.clamp(min=0)]
-    # Who is at home in another class is no member of this one, however well the class holds
-    # together: below the threshold, in the order that the cleaner gives.
-    away = labelled.homes.away & ~confirmed
-    limit = by_label(labelled, threshold)[labelled.label_of_row.clamp(min=0)]
-    probability = torch.where(away, probability * limit, probability)
-    kept &= ~away
-    unknown = undecided(labelled, probability, kept)
-    # Such a class keeps who claims it; of its others, who was dropped falls to its threshold, 0.
-    claimed = graphs.sum(unknown.claimants[graphs.row].long()) > 0  # (C,)
-    others = torch.zeros_like(kept)
-    others[graphs.row[claimed[graphs.label]]] = True
-    probability = probability.where(kept | ~others, 0.0)
-    probability[unknown.claimants & ~confirmed] = 0.5
-    threshold = threshold.where(~claimed, 0.0)
-    return answer(labelled, probability, threshold, unknown.classes, excluded)
+    decision = decide(labelled, probability, threshold, confirmed)
+    return answer(labelled, *decision, excluded)
 
 
 def _enough(known: Known) -> int:
@@ -154,8 +140,8 @@ def _check_source(source: Known, *, own: bool) -> None:
         )
 
 
-def _pretrained(config: CleanConfig, source: Known, path: Path, mesh: Mesh, digest: str) -> Cleaner:
-    """The cleaner after its training on the source, from `path` if it was there before."""
+def pretrained(config: CleanConfig, source: Known, path: Path, mesh: Mesh, digest: str) -> Cleaner:
+    """The cleaner after its training on the source, from `path` if it lies there with `digest`."""
     if path.is_file():
         with safe_open(path, "pt") as file:
             same = (file.metadata() or {}).get("digest") == digest
