@@ -7,6 +7,8 @@ at least five images become the target, all others the source. The target's nois
 
   uniform20, uniform30, uniform40   images of one-image identities and of other target identities,
                                     half each, replace as many of a class's own
+  added20, added40                  the same noise beside all of a class's own images: each class
+                                    gets that share of strangers and of copies of others' images
   structured                        as `facetrain corrupt --structured 0.25`: each class its own
                                     rate up to 48 %, all of it from one or two other identities
   clean                             none
@@ -44,6 +46,26 @@ def plant_uniform(
     noisy[flips] = (label[flips] + step) % num_classes
     rows[outliers] = generator.permutation(outside)[: len(outliers)]
     return rows, noisy, is_clean
+
+
+def add_uniform(
+    inside: NDArray[np.int64],
+    label: NDArray[np.int64],
+    outside: NDArray[np.int64],
+    rate: float,
+    generator: np.random.Generator,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Like `plant_uniform`, but every class keeps its images and gets noise up to `rate` of it."""
+    size = np.bincount(label)
+    count = np.round(rate / (1 - rate) * size).astype(np.int64)
+    strangers = np.split(generator.permutation(outside), np.cumsum(count // 2))
+    rows, noisy = [inside], [label]
+    for one, total in enumerate(count):
+        flips = generator.permutation(inside[label != one])[: total - len(strangers[one])]
+        rows += [strangers[one], flips]
+        noisy.append(np.full(len(strangers[one]) + len(flips), one))
+    is_clean = np.arange(size.sum() + count.sum()) < len(inside)
+    return np.concatenate(rows), np.concatenate(noisy), is_clean
 
 
 def main() -> None:
@@ -86,6 +108,9 @@ def write_sets(features: Features, model: str, seed: int, out: Path) -> None:
     for percent in (20, 30, 40):
         uniform = plant_uniform(inside, label, outside, percent / 100, generator)
         sets[f"uniform{percent}"] = uniform
+    for percent in (20, 40):
+        added = add_uniform(inside, label, outside, percent / 100, generator)
+        sets[f"added{percent}"] = added
     structured = plant(label, NoiseConfig(structured=0.25, seed=seed))
     sets["structured"] = inside, structured.label, structured.is_clean
     for name, (rows, noisy, is_clean) in sets.items():
