@@ -1,6 +1,7 @@
 r"""Training on noisy labels, end to end: plain, by the robust losses, and after cleaning.
 
     python tools/bench_faces.py --seeds 0 1 2 --json F [--noise flip=0.4]
+    python tools/bench_faces.py --seeds 0 1 2 --methods          # cleaning alone
     python tools/bench_faces.py --tune
 
 For each seed faces of 300 identities are rendered, labels are made noisy, and one recipe, the
@@ -147,13 +148,13 @@ def numbers(verified: Path) -> dict[str, float]:
     return {"accuracy": found["accuracy"], "auc": found["auc"]}
 
 
-def bench(one: OneSeed) -> dict[str, dict[str, float]]:
-    """Row -> its numbers, of one seed."""
+def bench(one: OneSeed, methods: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Row -> its numbers, of one seed; the robust losses of `methods`."""
     rounds = one.clean()
     run = one.folder / "run"
     rows = {"noisy": numbers(run / EVALUATE)}
-    for method, settings in SETTINGS.items():
-        rows[method] = dict(one.robust(method, settings, rounds[0][1] / "clean"))
+    for method in methods:
+        rows[method] = dict(one.robust(method, SETTINGS[method], rounds[0][1] / "clean"))
     for name, folder in rounds:
         rows[name] = numbers(folder / EVALUATE_RETRAIN) | one.labels(folder)
     rows["control"] = dict(one.control(rounds[-1][1]))
@@ -199,6 +200,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=12_000)
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="change")
     parser.add_argument("--out", type=Path, help="keep everything here, and go on from it")
+    parser.add_argument("--methods", nargs="*", choices=SETTINGS, default=[*SETTINGS])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--tune", action="store_true")
     given = parser.parse_args()
@@ -211,7 +213,7 @@ def main() -> None:
             return
         runs = []
         for seed in given.seeds:
-            runs.append(bench(OneSeed(out / str(seed), seed, given)))
+            runs.append(bench(OneSeed(out / str(seed), seed, given), given.methods))
             print(show(runs), flush=True)
     if given.json:
         write_json(given.json, {"noise": given.noise, "seeds": given.seeds, "runs": runs})
