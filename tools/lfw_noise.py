@@ -18,6 +18,7 @@ The source gets 10 % flips, 10 % outliers and 5 % structured noise, planted once
 
 import argparse
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,14 +30,19 @@ from facetrain.data.noise import NoiseConfig, plant
 NUM_TARGET, LEAST_IMAGES = 125, 5
 
 
+class Target(NamedTuple):
+    """Rows of the features with the labels they are given, and the truth about these."""
+
+    row: NDArray[np.int64]
+    label: NDArray[np.int64]
+    is_clean: NDArray[np.bool_]
+
+
 def plant_uniform(
-    inside: NDArray[np.int64],
-    label: NDArray[np.int64],
-    outside: NDArray[np.int64],
-    rate: float,
-    generator: np.random.Generator,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Rows, labels and truth: half of the noise flips among `inside`, half rows of `outside`."""
+    clean: Target, outside: NDArray[np.int64], rate: float, generator: np.random.Generator
+) -> Target:
+    """Half of the noise flips inside the target, half rows `outside` of it in place of others."""
+    inside, label, _ = clean
     rows, noisy, is_clean = inside.copy(), label.copy(), np.ones(len(label), np.bool_)
     chosen = generator.permutation(len(label))[: round(rate * len(label))]
     is_clean[chosen] = False
@@ -45,17 +51,14 @@ def plant_uniform(
     step = generator.integers(1, num_classes, len(flips))
     noisy[flips] = (label[flips] + step) % num_classes
     rows[outliers] = generator.permutation(outside)[: len(outliers)]
-    return rows, noisy, is_clean
+    return Target(rows, noisy, is_clean)
 
 
 def add_uniform(
-    inside: NDArray[np.int64],
-    label: NDArray[np.int64],
-    outside: NDArray[np.int64],
-    rate: float,
-    generator: np.random.Generator,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    clean: Target, outside: NDArray[np.int64], rate: float, generator: np.random.Generator
+) -> Target:
     """Like `plant_uniform`, but every class keeps its images and gets noise up to `rate` of it."""
+    inside, label, _ = clean
     size = np.bincount(label)
     count = np.round(rate / (1 - rate) * size).astype(np.int64)
     strangers = np.split(generator.permutation(outside), np.cumsum(count // 2))
@@ -65,7 +68,7 @@ def add_uniform(
         rows += [strangers[one], flips]
         noisy.append(np.full(len(strangers[one]) + len(flips), one))
     is_clean = np.arange(size.sum() + count.sum()) < len(inside)
-    return np.concatenate(rows), np.concatenate(noisy), is_clean
+    return Target(np.concatenate(rows), np.concatenate(noisy), is_clean)
 
 
 def main() -> None:
@@ -104,15 +107,14 @@ def write_sets(features: Features, model: str, seed: int, out: Path) -> None:
     save_features(out / f"source_{model}_{seed}.npz", source)
 
     label = np.searchsorted(target, features.label[inside])
-    sets = {"clean": (inside, label, np.ones(len(label), np.bool_))}
+    clean = Target(inside, label, np.ones(len(label), np.bool_))
+    sets = {"clean": clean}
     for percent in (20, 30, 40):
-        uniform = plant_uniform(inside, label, outside, percent / 100, generator)
-        sets[f"uniform{percent}"] = uniform
+        sets[f"uniform{percent}"] = plant_uniform(clean, outside, percent / 100, generator)
     for percent in (20, 40):
-        added = add_uniform(inside, label, outside, percent / 100, generator)
-        sets[f"added{percent}"] = added
+        sets[f"added{percent}"] = add_uniform(clean, outside, percent / 100, generator)
     structured = plant(label, NoiseConfig(structured=0.25, seed=seed))
-    sets["structured"] = inside, structured.label, structured.is_clean
+    sets["structured"] = Target(inside, structured.label, structured.is_clean)
     for name, (rows, noisy, is_clean) in sets.items():
         noisy_set = Features(features.embedding[rows], noisy, is_clean)
         save_features(out / f"target_{model}_{name}_{seed}.npz", noisy_set)

@@ -24,7 +24,8 @@ def test_uniform_noise_is_what_it_says(added: bool) -> None:
     inside, outside = np.arange(200), np.arange(200, 700)
     label = inside // 10
     plant = lfw_noise.add_uniform if added else lfw_noise.plant_uniform
-    rows, noisy, is_clean = plant(inside, label, outside, 0.4, numpy_generator(0, "noise"))
+    clean = lfw_noise.Target(inside, label, np.ones(200, np.bool_))
+    rows, noisy, is_clean = plant(clean, outside, 0.4, numpy_generator(0, "noise"))
     truth = (rows < 200) & (rows // 10 == noisy)
     np.testing.assert_array_equal(is_clean, truth)
     assert np.mean(~is_clean) == pytest.approx(0.4, abs=0.02)
