@@ -191,7 +191,9 @@ def main() -> None:
     parser.add_argument("--source", type=Path, required=True)
     parser.add_argument("--target", type=Path, nargs="+", required=True)
     parser.add_argument("--truth", type=Path, help="npz with is_clean of the one target")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the cleaner")
+    parser.add_argument(
+        "--seeds", type=int, nargs="*", default=[0, 1, 2], help="of the cleaner; none: no cleaner"
+    )
     parser.add_argument("--cleanlab", action="store_true", help="slow: minutes a target")
     parser.add_argument("--drift", action="store_true", help="also with the target's statistics")
     parser.add_argument("--inputs", action="store_true", help="also the GCN's other inputs")
@@ -202,6 +204,8 @@ def main() -> None:
 
     def add(target: Path, seed: int | None, method: str, value: float) -> None:
         rows.append({"target": target.stem, "seed": seed, "method": method, "value": value})
+        if arguments.json:
+            write_json(arguments.json, {"source": arguments.source.stem, "rows": rows})
 
     def load(path: Path) -> Features:
         target = load_features(path, need_is_clean=arguments.truth is None)
@@ -220,8 +224,6 @@ def main() -> None:
         for path in arguments.target:
             for method, value in cleaners.rows(load(path)):
                 add(path, seed, method, value)
-            if arguments.json:
-                write_json(arguments.json, {"source": arguments.source.stem, "rows": rows})
     print(table(rows))
 
 
