@@ -115,7 +115,7 @@ def test_the_decision_keeps_the_owner_and_nobody_else() -> None:
     clean = torch.from_numpy(label == person)
     probability = clean.float() * 0.9 + 0.05
     inside, owner = label == 12, (label == 12) & (person == 12)
-    probability[torch.from_numpy(inside)] = 0.02
+    probability[torch.from_numpy(inside)] = 0.0
     stranger = np.flatnonzero((label == 12) & (person == 2))[0]
     probability[stranger] = 0.8
     threshold = torch.full((13,), 0.6)
