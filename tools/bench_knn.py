@@ -1,12 +1,10 @@
-"""kNN graph: against faiss and scikit-learn, IVF at a million rows, CUDA against its roofline.
+"""kNN graph: against faiss and scikit-learn, and IVF at a million rows.
 
     python tools/bench_knn.py --sizes 50000x128,20000x512 --threads 1 --json knn.json
     python tools/bench_knn.py --ivf 1000000 --dim 128 --json ivf.json
-    python tools/bench_knn.py --device cuda --roofline --rows 5000000 --dim 512 --json roofline.json
 
-The embeddings are synthetic identities: centres with a power-law spectrum and about 20 images of
-each around them, shuffled. `--spectrum 0.3` gives centres of 128 dimensions the effective dimension
-(83) that those of a small face network have on LFW; 0 is the uniform sphere, the hardest case.
+The embeddings are synthetic identities (tools/synthetic_embedding.py). What a GPU does is measured
+by tools/bench_scale.py.
 
 Every graph of ours starts at an `.npy` file and ends in two, checks and normalisation included; the
 peers get float32 unit rows in memory. Compared are medians of alternating repeats; `cpu_seconds` is
@@ -28,41 +26,14 @@ from typing import Any
 import faiss
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from process_memory import memory_mib
 from sklearn.neighbors import NearestNeighbors
+from synthetic_embedding import write_embedding
 
 from facetrain.core.artifact import write_json
-from facetrain.core.rng import numpy_generator, torch_generator
 from facetrain.dist.mesh import Mesh
 from facetrain.graph.knn import KnnConfig, knn_graph
-
-IMAGES_PER_IDENTITY = 20
-WITHIN = 0.6
-"""Length of an image's offset from its centre: two images of an identity have cosine 0.73."""
-GIB = 2.0**30
-
-
-def write_embedding(
-    path: Path, num_rows: int, size: int, dtype: str, spectrum: float, device: torch.device
-) -> None:
-    """Write unit rows (num_rows, size), a part at a time."""
-    generator = torch_generator(0, "bench knn", device=device)
-    num_identities = max(1, num_rows // IMAGES_PER_IDENTITY)
-    deviation = torch.arange(1, size + 1, device=device) ** (-spectrum / 2)
-    deviation /= deviation.norm()
-    centre = torch.randn(num_identities, size, generator=generator, device=device)
-    centre = F.normalize(centre * deviation, dim=1)
-    out = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(num_rows, size))
-    step = 1 << 17
-    for start in range(0, num_rows, step):
-        count = min(step, num_rows - start)
-        identity = torch.randint(num_identities, (count,), generator=generator, device=device)
-        offset = torch.randn(count, size, generator=generator, device=device) * deviation
-        rows = F.normalize(centre[identity] + WITHIN * offset, dim=1)
-        out[start : start + count] = rows.cpu().numpy()
-    out.flush()
 
 
 class PeakMemory:
@@ -179,69 +150,6 @@ def build_large(num_rows: int, options: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
-def product_rate(rows: int, base: int, size: int, out: torch.dtype) -> float:
-    """Products of float16 (rows, size) x (size, base) a second, in FLOP/s, on this CUDA device."""
-    x = torch.randn(rows, size, device="cuda", dtype=torch.float16)
-    y = torch.randn(base, size, device="cuda", dtype=torch.float16)
-    buffer = torch.empty(rows, base, device="cuda", dtype=out)
-    seconds = []
-    for _ in range(20):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        if out == torch.float16:
-            torch.mm(x, y.T, out=buffer)
-        else:
-            torch.mm(x, y.T, out_dtype=out, out=buffer)
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return 2 * rows * base * size / statistics.median(seconds[5:])
-
-
-def roofline(options: argparse.Namespace) -> dict[str, Any]:
-    """Exact search by torch on a CUDA device over the time of its matrix products alone.
-
-    The roofline is the better of two large float16 products, one that is written as float16 and one
-    as float32, which is what exact search needs.
-    """
-    mesh = Mesh.single("cuda")
-    num_rows, size = options.rows, options.dim
-    rates = {
-        "float16": product_rate(8192, 1 << 16, size, torch.float16),
-        "float32": product_rate(8192, 1 << 16, size, torch.float32),
-    }
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        path = Path(folder, "embedding.npy")
-        write_embedding(path, num_rows, size, "float16", options.spectrum, mesh.device)
-        keys = {"index": "exact", "backend": "torch", "num_neighbours": options.neighbours}
-        report = _graph(path, Path(folder, "graph"), mesh, **keys)
-        found = np.load(Path(folder, "graph", "neighbours.npy"), mmap_mode="r")
-        report["checked_recall"] = _check(np.load(path, mmap_mode="r"), found)
-    report["product_tflops"] = {name: rate / 1e12 for name, rate in rates.items()}
-    report["roofline_seconds"] = 2 * num_rows**2 * size / max(rates.values())
-    report["of_roofline"] = report["seconds"] / report["roofline_seconds"]
-    print(json.dumps(report, indent=2))
-    return report
-
-
-def _check(embedding: NDArray[Any], found: NDArray[Any]) -> float:
-    """Share of the neighbours of 64 rows that a search in float64 finds as well."""
-    query = np.sort(numpy_generator(0, "check").choice(len(embedding), 64, replace=False))
-    num_neighbours = found.shape[1]
-    unit = F.normalize(torch.from_numpy(embedding[query]).double(), dim=1)
-    parts = []
-    step = 1 << 17
-    for start in range(0, len(embedding), step):
-        rows = torch.from_numpy(np.array(embedding[start : start + step])).double()
-        parts.append((unit @ F.normalize(rows, dim=1).T).float())
-    similarity = torch.cat(parts, dim=1)
-    similarity[torch.arange(64), torch.from_numpy(query)] = -torch.inf
-    exact = similarity.topk(num_neighbours).indices.numpy()
-    right = [
-        len(set(a) & set(b)) for a, b in zip(exact.tolist(), found[query].tolist(), strict=True)
-    ]
-    return sum(right) / exact.size
-
-
 def main() -> None:
     """Parse, run, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -253,11 +161,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--ivf", type=int, metavar="ROWS", help="build one graph of so many rows")
     parser.add_argument("--index", choices=("auto", "exact", "ivf"), default="ivf")
-    parser.add_argument("--dim", type=int, default=128, help="of --ivf and --roofline")
+    parser.add_argument("--dim", type=int, default=128, help="of --ivf")
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float16")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--roofline", action="store_true", help="exact search on a CUDA device")
-    parser.add_argument("--rows", type=int, default=5_000_000, help="of --roofline")
     parser.add_argument("--folder", type=Path, help="for large files; the system's by default")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -273,9 +179,7 @@ def main() -> None:
         "num_neighbours": options.neighbours,
         "spectrum": options.spectrum,
     }
-    if options.roofline:
-        report["roofline"] = roofline(options)
-    elif options.ivf:
+    if options.ivf:
         report["ivf"] = build_large(options.ivf, options)
     else:
         for text in options.sizes.split(","):

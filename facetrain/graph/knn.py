@@ -8,6 +8,7 @@ embedding and the graph are memory maps.
 import shutil
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -142,13 +143,19 @@ class _Ivf:
 
 
 def _search(searcher: Searcher, blocks: Blocks, remaining: Sequence[int], mesh: Mesh) -> None:
-    """Search and write this rank's share of the blocks."""
+    """Search and write this rank's share of the blocks, one being written while one is searched."""
     start, stop = shard_range(len(remaining), mesh.rank, mesh.world_size)
     own = remaining[start:stop]
     shown = progress(own, "graph", total=len(own), unit="block", enabled=mesh.is_main)
-    for block in shown:
-        neighbours, similarity = searcher.search(blocks.rows(block))
-        blocks.write(block, neighbours.numpy(), similarity.numpy())
+    written: Future[None] | None = None
+    with ThreadPoolExecutor(1) as writer:
+        for block in shown:
+            neighbours, similarity = searcher.search(blocks.rows(block))
+            if written is not None:
+                written.result()
+            written = writer.submit(blocks.write, block, neighbours.numpy(), similarity.numpy())
+    if written is not None:
+        written.result()
 
 
 def knn_graph(

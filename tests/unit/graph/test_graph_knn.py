@@ -127,6 +127,27 @@ def test_tiles_that_do_not_divide(
     assert_nearest(found, embedding, 6)
 
 
+@pytest.mark.parametrize("tiles", [None, Tiles(64, 96, 16)])
+@pytest.mark.parametrize("size", [1, 13, 64])
+def test_half_precision_rows_nominate_and_float32_decides(size: int, tiles: Tiles | None) -> None:
+    """As on a GPU. Neighbours lie far closer together than float16 can tell apart."""
+    generator = np.random.default_rng(0)
+    embedding = 1 + 0.03 * generator.standard_normal((300, size)).astype(np.float32)
+    embedding[[7, 100, 200, 299]] = embedding[7]
+    rows = UnitRows(embedding, CPU)
+    rows.dtype = torch.float16
+    unit = rows.take(np.arange(300)).double().numpy()
+    exact = np.minimum(unit @ unit.T, 1.0)
+    np.fill_diagonal(exact, -2)
+    order = np.sort(exact, axis=1)[:, ::-1][:, :6]
+    assert np.median(order[:, 0] - order[:, 5]) < 2**-11 or size == 1
+    neighbours, similarity = TorchExact(rows, 6, tiles).search(np.arange(300))
+    np.testing.assert_allclose(similarity, order, rtol=0, atol=2e-6)
+    found = np.take_along_axis(exact, neighbours.numpy(), axis=1)
+    np.testing.assert_allclose(found, order, rtol=0, atol=2e-6)
+    assert neighbours[7, :3].tolist() == [100, 200, 299] or size == 1
+
+
 def test_base_blocks_by_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(knn_rows, "_CPU_BLOCK_BYTES", 16 * 4 * 37)
     embedding = identities(211)
