@@ -153,14 +153,26 @@ class _ShardedCosines(torch.autograd.Function):
                 _exclude(grad_cosine, column, inside)
                 grad_cosine.exp_().mul_(grad_rest * scale)  # softmax over the rest
                 grad_cosine.scatter_add_(1, column, grad_target * inside)
-                if grad_centre is not None:
+                rows = None if grad_centre is None else grad_centre[start:stop]
+                if rows is not None:
                     along = (grad_cosine * cosine).sum(0)  # b_k
-                grad_cosine.mul_(inverse)
-                if grad_x is not None:
-                    _matmul_add(grad_x, grad_cosine, w, gemm_dtype)
-                if grad_centre is not None:
-                    rows = grad_centre[start:stop]
-                    _matmul_into(rows, grad_cosine.t(), x_gemm, gemm_dtype)
+                if gemm_dtype == x.dtype:
+                    grad_cosine.mul_(inverse)
+                    if grad_x is not None:
+                        grad_x.addmm_(grad_cosine, w)
+                    if rows is not None:
+                        torch.mm(grad_cosine.t(), x, out=rows)
+                else:
+                    # New centres are short: times 1/|W| a gradient may leave float16's range.
+                    gradient = grad_cosine.to(gemm_dtype)
+                    if grad_x is not None:
+                        unit = w.new_empty(w.shape, dtype=gemm_dtype)
+                        torch.mul(w, inverse[:, None], out=unit)
+                        grad_x.add_(matmul(gradient, unit, x.dtype))
+                    if rows is not None:
+                        product = matmul(gradient.t(), x_gemm, x.dtype)
+                        torch.mul(product, inverse[:, None], out=rows)
+                if rows is not None:
                     rows.addcmul_(w, (along * inverse * inverse)[:, None], value=-1.0)
         if grad_centre is not None and sampled is not None:
             grad_centre = torch.sparse_coo_tensor(
@@ -205,17 +217,3 @@ def matmul(a: Tensor, b: Tensor, out_dtype: torch.dtype) -> Tensor:
     if a.device.type == "cuda":
         return torch.mm(a, b, out_dtype=out_dtype)
     return (a @ b).to(out_dtype)
-
-
-def _matmul_add(total: Tensor, a: Tensor, b: Tensor, gemm_dtype: torch.dtype) -> None:
-    if gemm_dtype == total.dtype:
-        total.addmm_(a, b)
-    else:
-        total.add_(matmul(a.to(gemm_dtype), b, total.dtype))
-
-
-def _matmul_into(out: Tensor, a: Tensor, b: Tensor, gemm_dtype: torch.dtype) -> None:
-    if gemm_dtype == out.dtype:
-        torch.mm(a, b, out=out)
-    else:
-        out.copy_(matmul(a.to(gemm_dtype), b, out.dtype))

@@ -188,6 +188,28 @@ def test_bf16_autocast_is_close_to_float32(chunk_size: int | None) -> None:
         assert F.cosine_similarity(came.flatten(), expected.flatten(), dim=0) > 0.99
 
 
+@pytest.mark.parametrize("chunk_size", [None, 16])
+def test_a_scaled_loss_over_new_centres_stays_in_float16(chunk_size: int | None) -> None:
+    """Centres begin with length 0.1 at D = 64; a scale of 2^13 on the gradient is far below 2^16.
+
+    The largest gradient of a cosine is s * 2^13 / B = 26,000; 1/|W| times that is no float16.
+    """
+    centre, label = 0.0125 * normal(50, 64).float(), torch.arange(20)
+    embedding = normal(20, 64, seed=1).float()
+    gradients = []
+    for enabled in (False, True):
+        head = make_head(centre, chunk_size=chunk_size)
+        leaf = embedding.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.float16, enabled=enabled):
+            loss = head(leaf, label).loss.mean()
+        (2**13 * loss).backward()
+        gradients.append((leaf.grad, head.weight.grad))
+    for came, expected in zip(*reversed(gradients), strict=True):
+        assert came is not None
+        assert expected is not None
+        assert 0 < (came - expected).norm() / expected.norm() < 0.01
+
+
 def test_initial_centres_do_not_depend_on_the_sharding() -> None:
     """Classes 0..8999 cross two blocks of the generator; std 0.01 within 5 sigma."""
     whole = MarginHead(HeadConfig(), 9000, 8, MESH, seed=3).weight.detach()
