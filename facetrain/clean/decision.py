@@ -1,9 +1,9 @@
 """From probabilities and thresholds to who stays: what all classes together know comes in.
 
 The cleaner judges an image inside its class. Where images are at home (`homes`), which class is
-left for whom (`elimination`) and where nothing can be told (`undecided`) show only from outside.
-All of it is expressed in probabilities and thresholds, so that `kept` stays what ADC makes it:
-clean_probability > threshold.
+left for whom (`elimination`) and where nothing can be told (`undecided`) show only from outside;
+that a class has one person (`strangers`) only from those who stay. All of it is expressed in
+probabilities and thresholds, so that `kept` stays what ADC makes it: clean_probability > threshold.
 """
 
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from facetrain.clean.elimination import left_over
 from facetrain.clean.labelled_set import LabelledSet
+from facetrain.clean.strangers import strangers
 from facetrain.clean.undecided import undecided
 
 _LEAST_CHANCE = 1e-3
@@ -29,7 +30,7 @@ class Decision(NamedTuple):
 def decide(
     labelled: LabelledSet, probability: Tensor, threshold: Tensor, confirmed: Tensor
 ) -> Decision:
-    """Apply the three rules to the cleaner's answer.
+    """Apply the four rules to the cleaner's answer.
 
     Args:
         labelled: C classes.
@@ -43,6 +44,8 @@ def decide(
     # Who is at home in another class is no member of this one, however well the class holds
     # together: below the threshold, in the order that the cleaner gives.
     away = labelled.homes.away & ~confirmed
+    # Nor are two people who are both strangers here.
+    away |= strangers(labelled, (probability > limit) & ~away) & ~confirmed
     # Whom only one class is left for owns it, and nobody else does.
     owner = left_over(labelled, (probability > limit) & ~away) & ~confirmed
     owned = graphs.sum(owner[graphs.row].long()) > 0  # (C,)
