@@ -31,7 +31,7 @@ def undecided(labelled: LabelledSet, clean_probability: Tensor, kept: Tensor) ->
     home in another class. Their images without such a home are the claimants; others in the class
     are noise whoever the owner is, or not, and where nobody is like anybody nobody has a claim.
     Groups are what links of SAME_PERSON connect; images in neither of the two largest join the one
-    they are more like, from a mean level of _JOINS on. No guess is made between claimants: that is
+    they are more like, from a mean level of _JOINS on, if it has a link. No guess is made between claimants: that is
     for a person to see. A pass over the classes, n * K for n images.
 
     LFW, noise of `data.noise.plant` on identities of 5 or more images (20 and 40 % flips, 30 %
@@ -94,6 +94,9 @@ def _two_groups(piece: Piece) -> Tensor:
     for number in (0, 1):
         inside = (group == number)[:, None]
         mean = graphs.sum(piece.unit_embedding * inside) / graphs.sum(inside.long()).clamp(min=1)
-        alike.append((piece.unit_embedding * mean[graphs.label]).sum(1))
-    level, nearer = scale(torch.stack(alike, 1)).max(1)
+        level = scale((piece.unit_embedding * mean[graphs.label]).sum(1))
+        # A single image is no group: who is a little like it has not joined anybody.
+        linked = graphs.sum(inside[:, 0].long()) > 1
+        alike.append(level.where(linked[graphs.label], -torch.inf))
+    level, nearer = torch.stack(alike, 1).max(1)
     return group.where((group >= 0) | (level < _JOINS), nearer)

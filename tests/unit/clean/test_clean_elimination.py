@@ -1,6 +1,7 @@
 """Who is left over, by hand and against a loop over images; and what the decision makes of it."""
 
 import numpy as np
+import pytest
 import torch
 from clean_parts import GRAPH, embedded, people
 from numpy.typing import NDArray
@@ -31,26 +32,39 @@ def scattered() -> tuple[LabelledSet, NDArray[np.int64], NDArray[np.int64]]:
 def slowly(data: LabelledSet, label: NDArray[np.int64], kept: NDArray[np.bool_]) -> set[int]:
     """What the docstring says, image by image, over all other images rather than the nearest."""
     unit = data.embedded.rows(torch.arange(len(label)))
-    level = data.scale(unit @ unit.T).numpy()
-    found = set()
-    for one in set(label.tolist()) - {-1}:
-        inside = np.flatnonzero(label == one)
-        if len(inside) < 3 or kept[inside].sum() > 1:
-            continue
-        owners = []
-        for i in inside:
-            others = [j for j in range(len(label)) if label[j] not in (-1, one)]
-            kin = [
-                level[i, j]
-                for j in others
-                if not kept[j] and kept[label == label[j]].sum() > 1 and level[i, j] >= 0.75
-            ]
-            rivals = [level[i, j] for j in others if kept[j]]
-            if kin and max(rivals) < max(kin) - 0.1:
-                owners.append(int(i))
-        if len(owners) == 1:
-            found.add(owners[0])
-    return found
+    cosine = (unit @ unit.T).numpy()
+
+    def level(cosines: NDArray[np.float32]) -> float:
+        return float(data.scale(torch.tensor(cosines).mean()))
+
+    def is_owner(i: int, owned: set[int], is_open: set[int]) -> bool:
+        others = [j for j in range(len(label)) if label[j] not in (-1, label[i])]
+        kin = [j for j in others if level(cosine[i, j]) >= 0.75]
+        classes = {int(label[j]) for j in kin}
+        if not classes & owned or classes & is_open:
+            return False
+        rival = max((j for j in others if kept[j]), key=lambda j: cosine[i, j])
+        its_class = np.flatnonzero((label == label[rival]) & kept)
+        if len(its_class) > 1:
+            pairs = np.array([cosine[j, k] for j in its_class for k in its_class if j < k])
+            if level(cosine[i, its_class]) >= level(pairs) - 0.2:
+                return False
+        return level(cosine[i, rival]) < max(level(cosine[i, j]) for j in kin) - 0.1
+
+    classes = set(label.tolist()) - {-1}
+    owned = {one for one in classes if kept[label == one].sum() > 1}
+    is_open = {one for one in classes if (label == one).sum() >= 3} - owned
+    found: set[int] = set()
+    while True:
+        owners = {
+            one: [int(i) for i in np.flatnonzero(label == one) if is_owner(i, owned, is_open)]
+            for one in is_open
+        }
+        new = {one for one, images in owners.items() if len(images) == 1}
+        if not new:
+            return found
+        found |= {owners[one][0] for one in new}
+        owned, is_open = owned | new, is_open - new
 
 
 def test_the_last_image_of_its_owner_is_found() -> None:
@@ -97,13 +111,42 @@ def test_only_classes_of_three_have_one_left_over() -> None:
     assert not left_over(pair, torch.from_numpy(kept)).any()
 
 
-def test_random_beliefs_against_the_loop() -> None:
+@pytest.mark.parametrize("elsewhere", [[12], [12, 7, 8]])
+def test_one_owner_found_tells_of_another(elsewhere: list[int]) -> None:
+    """Person 11's last image is in class 11, and one more in class 12: either might be theirs.
+
+    Person 12 can have class 12 alone; then class 11 is what is left for 11.
+    """
     data, label, person = scattered()
+    rows = np.flatnonzero(person == 11)
+    label[rows[1:]] = -1
+    label[rows[1 : 1 + len(elsewhere)]] = elsewhere
+    strangers = [np.flatnonzero(person == other)[1] for other in (0, 1)]
+    label[strangers] = 11
+    data = labelled_set(GRAPH, data.embedded, label)
+    kept = (label == person) & ~np.isin(label, [11, 12])
+    mine = np.flatnonzero((label == person) & np.isin(label, [11, 12]))
+    found = np.flatnonzero(left_over(data, torch.from_numpy(kept)).numpy())
+    assert found.tolist() == sorted(mine) == sorted(slowly(data, label, kept))
+    # Without person 12 nothing tells which of the two it is.
+    label[np.flatnonzero((label == 12) & (person == 12))] = -1
+    data = labelled_set(GRAPH, data.embedded, label)
+    assert not slowly(data, label, kept & (label >= 0))
+    assert not left_over(data, torch.from_numpy(kept & (label >= 0))).any()
+
+
+def test_random_beliefs_against_the_loop() -> None:
+    data, whole, person = scattered()
     spoke = 0
-    for seed in range(12):
+    for seed in range(16):
         generator = numpy_generator(seed, "beliefs")
-        ownerless = np.isin(label, generator.integers(13, size=3))
-        kept = (label == person) & ~ownerless & (generator.random(len(label)) < 0.9)
+        label = whole.copy()
+        for small in generator.integers(4, 7, size=seed % 4):  # classes of two own nobody
+            label[np.flatnonzero((label == small) & (person == small))[1:]] = -1
+        data = labelled_set(GRAPH, data.embedded, label)
+        ownerless = np.isin(label, [12, *generator.integers(13, size=2)])
+        doubt = generator.choice([0.1, 0.6])
+        kept = (label == person) & ~ownerless & (generator.random(len(label)) > doubt)
         found = np.flatnonzero(left_over(data, torch.from_numpy(kept)).numpy())
         assert set(found.tolist()) == slowly(data, label, kept)
         spoke += len(found)

@@ -14,12 +14,14 @@ from torch.nn.functional import normalize
 
 from facetrain.clean import overlapping as overlapping_module
 from facetrain.clean import suggestions as suggestions_module
+from facetrain.clean import undecided as undecided_module
 from facetrain.clean.embedded_set import EmbeddedSet
 from facetrain.clean.kept_centres import kept_centres
 from facetrain.clean.labelled_set import LabelledSet
 from facetrain.clean.links import linked_groups
 from facetrain.clean.near_duplicates import near_duplicates
 from facetrain.clean.overlapping import overlapping
+from facetrain.clean.relational import SAME_PERSON
 from facetrain.clean.split_identities import split_identities
 from facetrain.clean.suggestions import suggest
 from facetrain.clean.training import GraphConfig, labelled_set
@@ -162,13 +164,17 @@ def test_ties_by_hand() -> None:
         (35, [27] * 5 + [28] * 4),  # a majority
         (36, [1] * 4 + [2] * 4),  # both belong elsewhere: undecided, and nobody has a claim
         (37, [29, 40, 41, 42]),  # nobody like anybody: undecided
+        (39, [45, 45, 46, 47]),  # two of one person; the last two are a little alike
         (38, [43] * 2 + [44, 3]),  # the last looks like 44 too, but belongs to class 3
     ]
     person = np.concatenate([people(), *(np.array(who) for _, who in groups)])
     label = np.concatenate([people(), *(np.full(len(who), c) for c, who in groups)])
     image = images_of(person)
     image[-1] += 0.8 * image[-2]
+    image[-5] += 0.35 * image[-6]
     data = labelled(embed(image), label)
+    unit = data.embedded.rows(torch.arange(len(label)))
+    assert undecided_module._JOINS < data.scale(unit[-5] @ unit[-6]) < SAME_PERSON
     flag, claimants = undecided(data, torch.ones(len(label)), everyone(label))
     assert data.classes.class_id[flag].tolist() == [30, 31, 33, 36, 37]
     assert set(label[claimants.numpy()]) == {30, 31, 33}
