@@ -31,8 +31,8 @@ def undecided(labelled: LabelledSet, clean_probability: Tensor, kept: Tensor) ->
     home in another class. Their images without such a home are the claimants; others in the class
     are noise whoever the owner is, or not, and where nobody is like anybody nobody has a claim.
     Groups are what links of SAME_PERSON connect; images in neither of the two largest join the one
-    they are more like, from a mean level of _JOINS on, if it has a link. No guess is made between claimants: that is
-    for a person to see. A pass over the classes, n * K for n images.
+    they are more like, from a mean level of _JOINS on, if it has a link. No guess is made between
+    claimants: that is for a person to see. A pass over the classes, n * K for n images.
 
     LFW, noise of `data.noise.plant` on identities of 5 or more images (20 and 40 % flips, 30 %
     structured, 20 % outliers, a mixture), the cleaner's answers, both embeddings: of the 80 to 129
