@@ -2,8 +2,9 @@
 
 The cleaner judges an image inside its class. Where images are at home (`homes`), which class is
 left for whom (`elimination`) and where nothing can be told (`undecided`) show only from outside;
-that a class has one person (`strangers`) only from those who stay. All of it is expressed in
-probabilities and thresholds, so that `kept` stays what ADC makes it: clean_probability > threshold.
+that a class has one person (`strangers`), and who is a guest in it (`guests`), from who stays. All
+of it is expressed in probabilities and thresholds, so that `kept` stays what ADC makes it:
+clean_probability > threshold.
 """
 
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from facetrain.clean.elimination import left_over
+from facetrain.clean.guests import guests
 from facetrain.clean.labelled_set import LabelledSet
 from facetrain.clean.strangers import strangers
 from facetrain.clean.undecided import undecided
@@ -30,7 +32,7 @@ class Decision(NamedTuple):
 def decide(
     labelled: LabelledSet, probability: Tensor, threshold: Tensor, confirmed: Tensor
 ) -> Decision:
-    """Apply the four rules to the cleaner's answer.
+    """Apply the five rules to the cleaner's answer.
 
     Args:
         labelled: C classes.
@@ -44,7 +46,10 @@ def decide(
     # Who is at home in another class is no member of this one, however well the class holds
     # together: below the threshold, in the order that the cleaner gives.
     away = labelled.homes.away & ~confirmed
-    # Nor are two people who are both strangers here.
+    # Nor are the few whose home is elsewhere, though together they stayed; nor two people who are
+    # both strangers here.
+    kept = (probability > limit) & ~away
+    away |= guests(labelled, kept, probability * kept) & ~confirmed
     away |= strangers(labelled, (probability > limit) & ~away) & ~confirmed
     # Whom only one class is left for owns it, and nobody else does.
     owner = left_over(labelled, (probability > limit) & ~away) & ~confirmed

@@ -13,6 +13,7 @@ from facetrain.graph.class_graphs import components
 
 _TIE = 0.05
 _JOINS = 0.4
+_PAIR = 0.7
 _NODES_AT_ONCE = 1 << 14
 
 
@@ -30,9 +31,10 @@ def undecided(labelled: LabelledSet, clean_probability: Tensor, kept: Tensor) ->
     more than _TIE of the class, unless half of the images of one of them, and only of one, have a
     home in another class. Their images without such a home are the claimants; others in the class
     are noise whoever the owner is, or not, and where nobody is like anybody nobody has a claim.
-    Groups are what links of SAME_PERSON connect; images in neither of the two largest join the one
-    they are more like, from a mean level of _JOINS on, if it has a link. No guess is made between
-    claimants: that is for a person to see. A pass over the classes, n * K for n images.
+    Groups are what links of SAME_PERSON connect, of _PAIR where only two are linked; images in
+    neither of the two largest join the one they are more like, from a mean level of _JOINS on, if
+    it has a link. No guess is made between claimants: that is for a person to see. A pass over the
+    classes, n * K for n images.
 
     LFW, noise of `data.noise.plant` on identities of 5 or more images (20 and 40 % flips, 30 %
     structured, 20 % outliers, a mixture), the cleaner's answers, both embeddings: of the 80 to 129
@@ -75,12 +77,20 @@ def _undecided(piece: Piece, centres: KeptCentres, weight: Tensor) -> tuple[Tens
     return flag, (flag & groups)[graphs.label] & claims
 
 
+def _sizes(name: Tensor) -> Tensor:
+    """How many nodes have each name, (N,)."""
+    return torch.zeros_like(name).index_add_(0, name, torch.ones_like(name))
+
+
 def _two_groups(piece: Piece) -> Tensor:
     """0 and 1 for the nodes of a class's two largest groups, -1 for the rest, (N,)."""
     graphs, scale = piece.graphs, piece.owner.scale
-    linked = (piece.neighbour >= 0) & (scale(piece.similarity) >= SAME_PERSON)
-    name = components(piece.neighbour, linked)
-    size = torch.zeros_like(name).index_add_(0, name, torch.ones_like(name))
+    level = scale(piece.similarity).where(piece.neighbour >= 0, -torch.inf)  # (N, K)
+    name = components(piece.neighbour, level >= SAME_PERSON)
+    # Among six strangers there are fifteen pairs: a group of two takes more than a link.
+    alone = (_sizes(name)[name] == 2) & (level.amax(1) < _PAIR)
+    name = torch.arange(len(name), device=name.device).where(alone, name)
+    size = _sizes(name)
     root = torch.nonzero(size)[:, 0]
     root = root[size[root].argsort(descending=True, stable=True)]
     root = root[graphs.label[root].argsort(stable=True)]  # by class, the largest first

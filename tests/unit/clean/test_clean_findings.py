@@ -164,7 +164,8 @@ def test_ties_by_hand() -> None:
         (35, [27] * 5 + [28] * 4),  # a majority
         (36, [1] * 4 + [2] * 4),  # both belong elsewhere: undecided, and nobody has a claim
         (37, [29, 40, 41, 42]),  # nobody like anybody: undecided
-        (39, [45, 45, 46, 47]),  # two of one person; the last two are a little alike
+        (40, [48, 48, 49, 50]),  # two of one person; the last two pass for one, but hardly
+        (39, [45, 45, 46, 47]),  # the last two are a little alike
         (38, [43] * 2 + [44, 3]),  # the last looks like 44 too, but belongs to class 3
     ]
     person = np.concatenate([people(), *(np.array(who) for _, who in groups)])
@@ -172,9 +173,11 @@ def test_ties_by_hand() -> None:
     image = images_of(person)
     image[-1] += 0.8 * image[-2]
     image[-5] += 0.35 * image[-6]
+    image[-9] += 0.6 * image[-10]
     data = labelled(embed(image), label)
     unit = data.embedded.rows(torch.arange(len(label)))
     assert undecided_module._JOINS < data.scale(unit[-5] @ unit[-6]) < SAME_PERSON
+    assert SAME_PERSON < data.scale(unit[-9] @ unit[-10]) < undecided_module._PAIR
     flag, claimants = undecided(data, torch.ones(len(label)), everyone(label))
     assert data.classes.class_id[flag].tolist() == [30, 31, 33, 36, 37]
     assert set(label[claimants.numpy()]) == {30, 31, 33}
