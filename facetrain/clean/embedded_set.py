@@ -13,9 +13,9 @@ _ROWS_AT_ONCE = 1 << 16
 
 
 class _Rows:
-    """Rows of an array, on `device`: all of them held there where a quarter of what is free does.
+    """Rows of an array, on `device`: on CUDA held there if a quarter of what is free has room.
 
-    A host reads 4,096 rows of 5M in as long as a GPU takes for a hundred times as many.
+    Else they are read from the host, by rows, each time they are asked for.
     """
 
     def __init__(self, array: NDArray[Any], device: torch.device) -> None:
@@ -36,8 +36,8 @@ class EmbeddedSet:
     """N embeddings, centred: the mean unit embedding is subtracted before cosines are taken.
 
     Some embeddings lie in a narrow cone (two strangers have a cosine of 0.85 under dlib's). What
-    all faces share says nothing about who they are, and with it gone one scale fits all. The
-    arrays stay where they are; a memory map is read by rows.
+    all faces share says nothing about who they are, and with it gone one scale fits all. On
+    a CPU the arrays stay where they are, a memory map is read by rows; a GPU holds them if it can.
 
     Args:
         embedding: (N, D), rows of any length but zero.

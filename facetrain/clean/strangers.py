@@ -30,9 +30,9 @@ def strangers(labelled: LabelledSet, kept: Tensor) -> Tensor:
     """
     classes = labelled.classes.to(kept.device)
     centres = kept_centres(labelled, kept)
-    # Where the mean pair is alike some pair is: only the others are looked into.
-    doubtful = (centres.num_kept > 1) & (labelled.scale(centres.within) < _ALIKE)
-    doubtful &= classes.size >= _LEAST_IMAGES
+    # Where the mean pair is alike some pair is: only the others are looked into. Below two kept
+    # images it is NaN, which is under nothing.
+    doubtful = (labelled.scale(centres.within) < _ALIKE) & (classes.size >= _LEAST_IMAGES)
     found = torch.zeros_like(kept)
     for run in labelled.cut(_NODES_AT_ONCE):
         chosen = run[doubtful[run.to(kept.device)].to(run.device)]

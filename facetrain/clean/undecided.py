@@ -104,9 +104,9 @@ def _two_groups(piece: Piece) -> Tensor:
     for number in (0, 1):
         inside = (group == number)[:, None]
         mean = graphs.sum(piece.unit_embedding * inside) / graphs.sum(inside.long()).clamp(min=1)
-        level = scale((piece.unit_embedding * mean[graphs.label]).sum(1))
+        to_group = scale((piece.unit_embedding * mean[graphs.label]).sum(1))  # (N,)
         # A single image is no group: who is a little like it has not joined anybody.
         linked = graphs.sum(inside[:, 0].long()) > 1
-        alike.append(level.where(linked[graphs.label], -torch.inf))
-    level, nearer = torch.stack(alike, 1).max(1)
-    return group.where((group >= 0) | (level < _JOINS), nearer)
+        alike.append(to_group.where(linked[graphs.label], -torch.inf))
+    most_alike, nearer = torch.stack(alike, 1).max(1)
+    return group.where((group >= 0) | (most_alike < _JOINS), nearer)

@@ -142,8 +142,8 @@ class TorchExact:
         rows = self._rows
         queries = rows.take(query)  # (B, D)
         own = torch.from_numpy(query).to(rows.device)
-        parts = range(0, len(query), self._tiles.num_queries)
         step = self._tiles.num_queries
+        parts = range(0, len(query), step)
         nearest = [
             _Nearest(own[start : start + step], queries[start : start + step], self._num_neighbours)
             for start in parts

@@ -120,6 +120,4 @@ def test_gradient_checkpointing_saves_memory_and_nothing_else(
     stored = take_step(tmp_path / "stored", **options)
     checkpointed = take_step(tmp_path / "checkpointed", checkpointing=True, **options)
     assert_same_step(checkpointed, stored, least_cosine=0.9999)
-    # A compiled backward pass already computes again what is cheap: 0.81 of it is left (H200).
-    most = 0.9 if compiled else 0.8
-    assert checkpointed.peak_bytes < most * stored.peak_bytes
+    assert checkpointed.peak_bytes < 0.8 * stored.peak_bytes
