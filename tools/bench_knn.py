@@ -132,8 +132,8 @@ def build_large(num_rows: int, options: argparse.Namespace) -> dict[str, Any]:
     mesh = Mesh.single(options.device)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         path = Path(folder, "embedding.npy")
-        size, dtype = options.dim, options.dtype
-        write_embedding(path, num_rows, size, dtype, options.spectrum, mesh.device)
+        size, dtype, images = options.dim, options.dtype, options.images
+        write_embedding(path, num_rows, size, dtype, options.spectrum, mesh.device, images=images)
         start = time.perf_counter()
         with PeakMemory() as memory:
             report = _graph(
@@ -162,6 +162,7 @@ def main() -> None:
     parser.add_argument("--ivf", type=int, metavar="ROWS", help="build one graph of so many rows")
     parser.add_argument("--index", choices=("auto", "exact", "ivf"), default="ivf")
     parser.add_argument("--dim", type=int, default=128, help="of --ivf")
+    parser.add_argument("--images", type=int, default=20, help="of an identity, of --ivf")
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float16")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--folder", type=Path, help="for large files; the system's by default")
@@ -178,6 +179,7 @@ def main() -> None:
         },
         "num_neighbours": options.neighbours,
         "spectrum": options.spectrum,
+        "images": options.images,
     }
     if options.ivf:
         report["ivf"] = build_large(options.ivf, options)

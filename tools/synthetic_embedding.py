@@ -1,6 +1,6 @@
 """Embeddings of identities that nobody has, as large as they need be.
 
-Centres with a power-law spectrum and about 20 images of each around them, shuffled. A spectrum of
+Centres with a power-law spectrum and some images of each around them, shuffled. A spectrum of
 0.3 gives centres of 128 dimensions the effective dimension (83) that those of a small face network
 have on LFW; 0 is the uniform sphere, the hardest case for an index.
 """
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from facetrain.core.rng import torch_generator
 
-IMAGES_PER_IDENTITY = 20
 WITHIN = 0.6
 """Length of an image's offset from its centre: two images of an identity have cosine 0.73."""
 _ROWS_AT_ONCE = 1 << 17
@@ -27,11 +26,16 @@ def write_embedding(
     dtype: str,
     spectrum: float,
     device: torch.device,
+    *,
     seed: int = 0,
+    images: int = 20,
 ) -> NDArray[np.int64]:
-    """Write unit rows (num_rows, size) to an `.npy`, a part at a time; identities (num_rows,)."""
+    """Write unit rows (num_rows, size) to an `.npy`, a part at a time; identities (num_rows,).
+
+    `images` is how many an identity has in the mean.
+    """
     generator = torch_generator(seed, "synthetic embedding", device=device)
-    num_identities = max(1, num_rows // IMAGES_PER_IDENTITY)
+    num_identities = max(1, num_rows // images)
     deviation = torch.arange(1, size + 1, device=device) ** (-spectrum / 2)
     deviation /= deviation.norm()
     centre = torch.randn(num_identities, size, generator=generator, device=device)
