@@ -5,9 +5,9 @@
 Embeddings are synthetic identities (tools/synthetic_embedding.py) in float16, under planted noise.
 The graph is compared with the time of its matrix products alone (roofline: the rate of a large
 float16 product, measured here) and with the usual way, a product and `torch.topk` of each tile.
-Cleaning is the stage itself on that graph, once with a small source of other identities whose noise
-is known and once (`--self-source`) without; how well it finds the noise only shows that it works,
-for these identities are easy.
+Cleaning is the stage itself on that graph, with a small source of other identities whose noise is
+known or (`--self-source`) with none; how well it finds the noise only shows that it works, for
+these identities are easy.
 """
 
 import argparse
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--neighbours", type=int, default=80)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
-    parser.add_argument("--self-source", action="store_true", help="clean once more, no source")
+    parser.add_argument("--self-source", action="store_true", help="clean without a source")
     parser.add_argument("--folder", type=Path, help="for large files; the system's by default")
     options = parser.parse_args()
     mesh = Mesh.single(options.device)
@@ -179,6 +179,7 @@ def main() -> None:
     report: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if on_cuda else platform.processor(),
         "torch": torch.__version__,
+        "self_source": options.self_source,
     }
 
     def note(name: str, numbers: dict[str, Any]) -> None:
@@ -193,9 +194,7 @@ def main() -> None:
         truth = write_embedding(path, options.rows, options.dim, "float16", _SPECTRUM, mesh.device)
         embedding = np.load(path, mmap_mode="r")
         note("graph", build_graph(embedding, folder / "graph", options, mesh))
-        note("clean", clean_set(embedding, truth, folder, mesh, own=False))
-        if options.self_source:
-            note("clean, self-source", clean_set(embedding, truth, folder, mesh, own=True))
+        note("clean", clean_set(embedding, truth, folder, mesh, own=options.self_source))
 
 
 if __name__ == "__main__":

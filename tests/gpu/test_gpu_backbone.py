@@ -1,5 +1,6 @@
 """What the options of a GPU run do to one step of a real backbone: speed and memory alone."""
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,8 @@ class Step:
 
 
 def take_step(folder: Path, checkpointing: bool = False, **options: object) -> Step:
+    torch._dynamo.reset()
+    gc.collect()  # or an earlier model, freed during this step, would count as memory saved
     mesh = Mesh.single("cuda")
     torch.manual_seed(0)
     model = ModelConfig(

@@ -34,7 +34,10 @@ def test_synthetic_identities_are_as_near_as_they_say(tmp_path: Path) -> None:
     assert (again != identity).any()
 
 
-def test_graph_and_cleaning_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("source", [[], ["--self-source"]], ids=["known", "own"])
+def test_graph_and_cleaning_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: list[str]
+) -> None:
     config = CleanConfig(
         graph=GRAPH,
         pretrain=PRETRAIN,
@@ -46,12 +49,12 @@ def test_graph_and_cleaning_are_reported(tmp_path: Path, monkeypatch: pytest.Mon
     options = {"--rows": 600, "--dim": 32, "--neighbours": 20, "--device": "cpu"}
     options["--json"] = tmp_path / "out.json"
     arguments = [str(part) for option in options.items() for part in option]
-    monkeypatch.setattr(sys, "argv", ["bench_scale.py", *arguments, "--self-source"])
+    monkeypatch.setattr(sys, "argv", ["bench_scale.py", *arguments, *source])
     bench_scale.main()
     report = json.loads((tmp_path / "out.json").read_text())
     assert report["graph"]["checked_recall"] == pytest.approx(1, abs=2e-3)
     assert report["graph"]["of_roofline"] > 0
-    for name in ("clean", "clean, self-source"):
-        assert report[name]["num_images"] == 600
-        assert report[name]["num_noise"] == 180
-        assert report[name]["f1"] > 0.9
+    assert report["self_source"] == bool(source)
+    assert report["clean"]["num_images"] == 600
+    assert report["clean"]["num_noise"] == 180
+    assert report["clean"]["f1"] > 0.9
