@@ -117,12 +117,14 @@ def draw_noise(
     """`known` under freshly planted noise, and the classes that it was planted in.
 
     All classes, or random ones with some 100,000 trusted images where there are more: the others
-    stay as they are believed to be, and no draw costs more for them than being looked at.
+    stay as they are believed to be, and no draw costs more for them than being looked at. Classes
+    so large that a few would be all of a draw are then left as they are.
     """
     planted = known.trusted
-    if known.trusted.sum() > _MOST_IMAGES:
-        size = np.bincount(known.label[known.trusted])
-        order = numpy_generator(seed, "planted", *parts).permutation(np.flatnonzero(size))
+    size = np.bincount(known.label[known.trusted])
+    small = np.flatnonzero((size > 0) & (size <= _MOST_IMAGES // 10))
+    if size[small].sum() > _MOST_IMAGES:
+        order = numpy_generator(seed, "planted", *parts).permutation(small)
         some = _up_to_most(*map(torch.from_numpy, (order, size[order])))
         planted = known.trusted & np.isin(known.label, some.numpy(), kind="table")
     label, is_clean = fresh_noise(known.label, planted, seed, *parts)

@@ -180,10 +180,11 @@ def test_a_piece_of_a_large_set_is_a_part_of_it(monkeypatch: pytest.MonkeyPatch)
 
 def test_noise_is_planted_in_a_part_of_a_large_source(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other classes are there as they are believed; what is not believed is absent."""
-    source = known(0, 40)
+    source = known(0, 80)
     trusted = np.random.default_rng(0).random(len(source.label)) < 0.8
-    source = source._replace(trusted=trusted)
-    monkeypatch.setattr(training, "_MOST_IMAGES", 60)
+    one_class = np.isin(source.label, [0, 1, 2, 3])  # larger than a tenth of a draw
+    source = source._replace(trusted=trusted, label=np.where(one_class, 0, source.label))
+    monkeypatch.setattr(training, "_MOST_IMAGES", 160)
     seen = set()
     for seed in range(8):
         noisy, classes = draw_noise(GRAPH, source, seed, "test")
@@ -192,15 +193,16 @@ def test_noise_is_planted_in_a_part_of_a_large_source(monkeypatch: pytest.Monkey
         planted = noisy.classes.class_id[classes].numpy()
         touched = trusted & (label != source.label)
         part = np.isin(source.label, [*planted, *source.label[touched]])
-        assert 30 < (part & trusted).sum() <= 60
+        assert 140 < (part & trusted).sum() <= 160
         assert touched.any()
         assert set(label[part & (label >= 0)]) == set(planted)
         assert (label[~trusted] == -1).all()
         assert is_clean[trusted & ~part].all()
         seen |= set(planted)
-    assert len(seen) > 15
+    assert len(seen) > 60
+    assert 0 not in seen
     everything = known(0, 40)
-    monkeypatch.setattr(training, "_MOST_IMAGES", len(everything.label))
+    monkeypatch.setattr(training, "_MOST_IMAGES", len(everything.label))  # as large as a draw
     noisy, classes = draw_noise(GRAPH, everything, 0, "test")
     assert len(classes) == noisy.classes.num_classes
     expected, _ = fresh_noise(everything.label, everything.trusted, 0, "test")
