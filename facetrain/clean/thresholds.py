@@ -39,8 +39,7 @@ def learn_thresholds(
     judged = []
     draws = range(config.num_draws)
     for draw in progress(draws, "clean: thresholds", total=len(draws), enabled=show):
-        noisy, classes = draw_noise(graph, source, seed, "adapter", draw)
-        piece = draw_piece(noisy, classes, seed, "adapter", draw)
+        piece = draw_piece(draw_noise(graph, source, seed, "adapter", draw), seed, "adapter", draw)
         weight = piece.owner.certain()
         for _ in range(NUM_PASSES):
             chance = one_pass(cleaner, piece, weight)

@@ -111,43 +111,18 @@ def labelled_set(
     )
 
 
-def draw_noise(
-    config: GraphConfig, known: Known, seed: int, *parts: int | str
-) -> tuple[LabelledSet, Tensor]:
-    """`known` under freshly planted noise, and the classes that it was planted in.
-
-    All classes, or random ones with some 100,000 trusted images where there are more: the others
-    stay as they are believed to be, and no draw costs more for them than being looked at. Classes
-    so large that a few would be all of a draw are then left as they are.
-    """
-    planted = known.trusted
-    size = np.bincount(known.label[known.trusted])
-    small = np.flatnonzero((size > 0) & (size <= _MOST_IMAGES // 10))
-    if size[small].sum() > _MOST_IMAGES:
-        order = numpy_generator(seed, "planted", *parts).permutation(small)
-        some = _up_to_most(*map(torch.from_numpy, (order, size[order])))
-        planted = known.trusted & np.isin(known.label, some.numpy(), kind="table")
-    label, is_clean = fresh_noise(known.label, planted, seed, *parts)
-    labelled = labelled_set(
-        config,
-        known.embedded,
-        np.where(known.trusted & ~planted, known.label, label),
-        is_clean,
-    )
-    class_id = labelled.classes.class_id
-    return labelled, torch.isin(class_id, torch.from_numpy(label[planted])).nonzero()[:, 0]
+def draw_noise(config: GraphConfig, known: Known, seed: int, *parts: int | str) -> LabelledSet:
+    """`known` under freshly planted noise."""
+    label, is_clean = fresh_noise(known.label, known.trusted, seed, *parts)
+    return labelled_set(config, known.embedded, label, is_clean)
 
 
-def draw_piece(labelled: LabelledSet, classes: Tensor, seed: int, *parts: int | str) -> Piece:
-    """These classes, or random ones of them with some 100,000 images where there are more."""
-    order = classes[numpy_generator(seed, "piece", *parts).permutation(len(classes))]
-    return labelled.piece(_up_to_most(order, labelled.classes.size[order]))
-
-
-def _up_to_most(classes: Tensor, size: Tensor) -> Tensor:
-    """The first of these classes, up to some 100,000 images."""
-    images = size.cumsum(0)
-    return classes[(images <= _MOST_IMAGES) | (images == images[0])]
+def draw_piece(labelled: LabelledSet, seed: int, *parts: int | str) -> Piece:
+    """All classes, or random ones with some 100,000 images where there are more."""
+    order = numpy_generator(seed, "piece", *parts).permutation(labelled.classes.num_classes)
+    classes = torch.from_numpy(order)
+    images = labelled.classes.size[classes].cumsum(0)
+    return labelled.piece(classes[(images <= _MOST_IMAGES) | (images == images[0])])
 
 
 def batches(graphs: ClassGraphs, size: int, seed: int, *parts: int | str) -> tuple[Tensor, ...]:
@@ -165,8 +140,7 @@ def pretrain(
     cleaner: Cleaner | None = None
     draws = range(config.num_draws)
     for draw in progress(draws, "clean: learn", total=len(draws), unit="draw", enabled=show):
-        noisy, classes = draw_noise(graph, source, seed, "pretrain", draw)
-        piece = draw_piece(noisy, classes, seed, draw)
+        piece = draw_piece(draw_noise(graph, source, seed, "pretrain", draw), seed, draw)
         truth, weight = piece.truth().float(), piece.owner.certain()
         for number in range(NUM_PASSES):
             features = piece.features(weight)
@@ -216,8 +190,7 @@ def _source_draws(
     """Fresh noise without end, its second pass by the cleaner as it then is."""
     draw = 0
     while True:
-        noisy, classes = draw_noise(graph, source, seed, *parts, draw)
-        piece = draw_piece(noisy, classes, seed, *parts, draw)
+        piece = draw_piece(draw_noise(graph, source, seed, *parts, draw), seed, *parts, draw)
         certain = piece.owner.certain()
         weights = [certain, next_weight(cleaner, piece, certain)]
         truth = piece.truth().float()
@@ -231,7 +204,7 @@ def _pseudo_labelled(
 ) -> _Supervised:
     """The target with the cleaner's own answers as labels, the ambiguous ones left out."""
     answers = clean_probability(cleaner, target, mesh)
-    piece = draw_piece(target, torch.arange(target.classes.num_classes), seed)
+    piece = draw_piece(target, seed)
     row = piece.graphs.row
     weights = [target.certain(), believed(target, row, answers[0][row])]
     answer = answers[-1][row]

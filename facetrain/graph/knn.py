@@ -22,22 +22,15 @@ from facetrain.core.config import Config, config_digest
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
 from facetrain.core.progress import progress
-from facetrain.core.rng import numpy_generator
 from facetrain.dist.collectives import gather_objects
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
 from facetrain.graph.knn_blocks import NEIGHBOURS, SIMILARITY, Blocks
-from facetrain.graph.knn_choice import (
-    BackendChoice,
-    IndexChoice,
-    Searcher,
-    choose,
-    exact_searcher,
-    recall,
-    tune_probes,
-)
-from facetrain.graph.knn_faiss import FaissIvf, load_faiss, num_lists, train_centroids
+from facetrain.graph.knn_choice import BackendChoice, IndexChoice, choose
+from facetrain.graph.knn_faiss import load_faiss
+from facetrain.graph.knn_ivf import Ivf
 from facetrain.graph.knn_rows import UnitRows, check_rows
+from facetrain.graph.knn_search import Searcher, exact_searcher, recall
 
 
 class KnnConfig(Config):
@@ -101,47 +94,6 @@ class KnnGraph:
         return cls(*arrays)
 
 
-class _Ivf:
-    """IVF search over all rows, the same on every rank and after an interruption."""
-
-    def __init__(self, rows: UnitRows, num_neighbours: int, config: KnnConfig, folder: Path):
-        self._rows, self._config = rows, config
-        self._num_neighbours = num_neighbours
-        self._centroids, self._probes = folder / "centroids.npy", folder / "num_probes.json"
-        generator = numpy_generator(0, "knn recall")
-        count = min(config.num_recall_queries, len(rows))
-        self.query = np.sort(generator.choice(len(rows), count, replace=False))
-        self._exact: NDArray[Any] | None = None
-
-    def exact(self) -> NDArray[Any]:
-        """True neighbours (Q, K) of the rows on which recall is measured."""
-        if self._exact is None:
-            searcher = exact_searcher("torch", self._rows, self._num_neighbours)
-            self._exact = searcher.search(self.query)[0].numpy()
-        return self._exact
-
-    def metrics(self) -> dict[str, int]:
-        """How many lists there are, and how many of them a query looks into."""
-        num_probes: int = read_json(self._probes)
-        return {"num_lists": num_lists(len(self._rows)), "num_probes": num_probes}
-
-    def searcher(self, mesh: Mesh) -> FaissIvf:
-        """Rank 0 trains, every rank fills its lists, rank 0 finds how many to probe."""
-        if mesh.is_main and not self._centroids.is_file():
-            logger.info("graph: training %d inverted lists", num_lists(len(self._rows)))
-            centroids = train_centroids(self._rows, num_lists(len(self._rows)))
-            with atomic_path(self._centroids) as temporary, open(temporary, "wb") as file:
-                np.save(file, centroids)
-        mesh.barrier()
-        searcher = FaissIvf(self._rows, self._num_neighbours, np.load(self._centroids))
-        if mesh.is_main and not self._probes.is_file():
-            tune_probes(searcher, self.query, self.exact(), self._config.recall_target)
-            write_json(self._probes, searcher.num_probes)
-        mesh.barrier()
-        searcher.num_probes = read_json(self._probes)
-        return searcher
-
-
 def _search(searcher: Searcher, blocks: Blocks, remaining: Sequence[int], mesh: Mesh) -> None:
     """Search and write this rank's share of the blocks, one being written while one is searched."""
     start, stop = shard_range(len(remaining), mesh.rank, mesh.world_size)
@@ -192,10 +144,9 @@ def knn_graph(
     rows = UnitRows(embedding, mesh.device)
     num_neighbours = min(config.num_neighbours, len(rows) - 1)
     blocks = Blocks(out_dir, len(rows), num_neighbours, config.dtype, config.block_size)
-    plan = _prepare(rows, num_neighbours, config, blocks, mesh)
-    ivf = None
-    if plan["index"] == "ivf":
-        ivf = _Ivf(rows, num_neighbours, config, blocks.folder)
+    ivf = Ivf(rows, num_neighbours, config.recall_target, config.num_recall_queries, blocks.folder)
+    plan = _prepare(rows, num_neighbours, config, ivf, blocks, mesh)
+    by_ivf = plan["index"] == "ivf"
     remaining = blocks.remaining() if num_neighbours else []
     mesh.barrier()  # nobody notes a block before everybody has read the notes
     num_remaining = sum(len(blocks.rows(block)) for block in remaining)
@@ -204,7 +155,7 @@ def knn_graph(
     start = time.perf_counter()
     if remaining:
         searcher: Searcher = (
-            ivf.searcher(mesh) if ivf else exact_searcher(plan["backend"], rows, num_neighbours)
+            ivf.searcher(mesh) if by_ivf else exact_searcher(plan["backend"], rows, num_neighbours)
         )
         start = time.perf_counter()
         _search(searcher, blocks, remaining, mesh)
@@ -222,7 +173,7 @@ def knn_graph(
         "num_resumed": len(rows) - num_remaining,
         "probe_seconds": plan["probe_seconds"],
     }
-    if ivf is not None and mesh.is_main:
+    if by_ivf and mesh.is_main:
         metrics["recall"] = recall(np.asarray(graph.neighbours[ivf.query]), ivf.exact())
         metrics.update(ivf.metrics())
         metrics["num_short"] = int((graph.neighbours[:, -1] < 0).sum())
@@ -234,22 +185,22 @@ def knn_graph(
 
 
 def _prepare(
-    rows: UnitRows, num_neighbours: int, config: KnnConfig, blocks: Blocks, mesh: Mesh
+    rows: UnitRows, num_neighbours: int, config: KnnConfig, ivf: Ivf, blocks: Blocks, mesh: Mesh
 ) -> dict[str, Any]:
     """What rank 0 planned, now or before an interruption: `backend`, `index`, `probe_seconds`."""
     if mesh.is_main:
         state = blocks.folder / "state.json"
         identity = {"config": config_digest(config), "embedding": rows.digest()}
         if not (state.is_file() and read_json(state)["identity"] == identity):
+            blocks.create()
             backend, index, seconds = choose(
                 rows,
                 num_neighbours,
                 config.index if num_neighbours else "exact",
                 config.backend if num_neighbours else "torch",  # one row: nothing to search
-                config.recall_target,
+                ivf,
                 mesh.world_size,
             )
-            blocks.create()
             plan = {"backend": backend, "index": index, "probe_seconds": seconds}
             write_json(state, {"identity": identity, "plan": plan})
     mesh.barrier()

@@ -90,8 +90,6 @@ class FaissExact:
     search is repeated by `TorchExact`, so that here, too, the smaller rows stay.
     """
 
-    backend, index = "faiss", "exact"
-
     def __init__(self, rows: UnitRows, num_neighbours: int) -> None:
         """Raises ConfigError: faiss is not installed."""
         self._faiss = load_faiss()
@@ -176,8 +174,6 @@ class FaissIvf:
     size here. Codes only nominate: the rows that they find are read again and compared in float32.
     Fewer than K found leave -1 at the end.
     """
-
-    backend, index = "faiss", "ivf"
 
     def __init__(self, rows: UnitRows, num_neighbours: int, centroids: NDArray[np.float32]) -> None:
         """Put all rows into lists. Raises ConfigError: faiss is not installed."""

@@ -128,8 +128,6 @@ class TorchExact:
     those from 1 - 2^-20 on count as 1. Equal ones are ordered by row. O(N D) a query.
     """
 
-    backend, index = "torch", "exact"
-
     def __init__(self, rows: UnitRows, num_neighbours: int, tiles: Tiles | None = None) -> None:
         """`num_neighbours` at least 1, less than the number of rows."""
         assert 1 <= num_neighbours < len(rows), (num_neighbours, len(rows))

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.dist.mesh import Mesh
-from facetrain.graph import knn, knn_choice, knn_faiss, knn_rows, knn_stage
+from facetrain.graph import knn, knn_choice, knn_faiss, knn_ivf, knn_rows, knn_stage
 from facetrain.graph.knn import KnnConfig, KnnGraph, knn_graph
-from facetrain.graph.knn_choice import recall
 from facetrain.graph.knn_faiss import FaissExact
 from facetrain.graph.knn_rows import UnitRows
+from facetrain.graph.knn_search import recall
 from facetrain.graph.knn_torch import Tiles, TorchExact
 
 EXACT = ("torch", "faiss")
@@ -219,7 +219,7 @@ def test_ivf_of_a_handful(tmp_path: Path, num_rows: int) -> None:
 
 def test_too_few_found_leaves_padding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """One list is probed, and lists hold about 40 rows: 60 neighbours cannot be found."""
-    monkeypatch.setattr(knn, "tune_probes", lambda *_: None)
+    monkeypatch.setattr(knn_ivf, "tune_probes", lambda *_: None)
     graph, metrics = build(identities(1000), tmp_path, index="ivf", num_neighbours=60)
     short = (graph.neighbours < 0).any(axis=1)
     assert metrics["num_short"] == short.sum() > 0
@@ -317,21 +317,42 @@ def test_auto_takes_the_fastest_of_the_probe(
     assert not metrics["probe_seconds"]
 
 
-def test_auto_weighs_ivf_on_many_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_auto_weighs_ivf_where_exact_is_slow(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """The recorded seconds must explain the choice: IVF has to be twice as fast as the best."""
     embedding = identities(3000)
-    monkeypatch.setattr(knn_choice, "_IVF_FROM", 3000)
     monkeypatch.setattr(knn_choice, "_PROBE_FROM", 1000)
-    for worth in (2.0, 1e-9):
+    monkeypatch.setattr(knn_choice, "_IVF_FROM", 0.0)
+    for worth in (2.0, 1e-9, 1e9):
         monkeypatch.setattr(knn_choice, "_EXACT_IS_WORTH", worth)
-        _, metrics = build(embedding, tmp_path / str(worth), num_neighbours=5)
+        graph, metrics = build(embedding, tmp_path / str(worth), num_neighbours=5)
         seconds = metrics["probe_seconds"]
         ivf = seconds["ivf"] * worth < min(seconds["faiss"], seconds["torch"])
         assert metrics["index"] == ("ivf" if ivf else "exact")
-    assert metrics["index"] == "ivf"
-    assert metrics["recall"] >= 0.95
-    _, metrics = build(embedding[:2999], tmp_path / "few", num_neighbours=5)
+        assert metrics["index"] == {1e-9: "ivf", 1e9: "exact"}.get(worth, metrics["index"])
+        assert metrics["recall"] >= 0.95
+        assert recall(graph.neighbours, slow_graph(embedding, 5)[0]) > 0.93
+    monkeypatch.setattr(knn_choice, "_IVF_FROM", 1e9)
+    _, metrics = build(embedding, tmp_path / "fast", num_neighbours=5)
     assert set(metrics["probe_seconds"]) == {"faiss", "torch"}
+
+
+def test_ivf_is_tried_on_the_whole_embedding(tmp_path: Path) -> None:
+    """And what it learned is kept: the search that follows starts from the same lists."""
+    embedding = identities(3000)
+    ivf = knn_ivf.Ivf(UnitRows(embedding, CPU), 5, 0.95, 500, tmp_path)
+    assert ivf.seconds(1) > 0
+    names = ("centroids.npy", "num_probes.json")
+    first = [(tmp_path / name).read_bytes() for name in names]
+    assert ivf.metrics()["num_lists"] == 76
+    searcher = ivf.searcher(Mesh.single())
+    assert [(tmp_path / name).read_bytes() for name in names] == first
+    found = searcher.search(ivf.query)[0].numpy()
+    assert recall(found, ivf.exact()) >= 0.95
+    np.testing.assert_array_equal(
+        np.sort(ivf.exact()), np.sort(slow_graph(embedding, 5)[0][ivf.query])
+    )
 
 
 def test_without_faiss(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

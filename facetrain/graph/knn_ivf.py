@@ -1,0 +1,100 @@
+"""Approximate search of a whole embedding: how its lists are made, and how many are looked into."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facetrain.core.artifact import atomic_path, read_json, write_json
+from facetrain.core.log import logger
+from facetrain.core.rng import numpy_generator
+from facetrain.dist.mesh import Mesh
+from facetrain.graph.knn_faiss import FaissIvf, num_lists, train_centroids
+from facetrain.graph.knn_rows import UnitRows
+from facetrain.graph.knn_search import exact_searcher, recall, search_seconds
+
+
+def tune_probes(
+    searcher: FaissIvf, query: NDArray[np.int64], exact: NDArray[Any], target: float
+) -> None:
+    """Raise `searcher.num_probes` by a quarter at a time until its recall reaches `target`."""
+    searcher.num_probes = 1
+    while recall(searcher.search(query)[0].numpy(), exact) < target:
+        if searcher.num_probes == searcher.num_lists:
+            return
+        more = max(searcher.num_probes + 1, searcher.num_probes * 5 // 4)
+        searcher.num_probes = min(more, searcher.num_lists)
+
+
+class Ivf:
+    """IVF search over all rows, the same on every rank and after an interruption.
+
+    Args:
+        rows: the embedding.
+        num_neighbours: K.
+        recall_target: share of the true neighbours that must be found.
+        num_queries: rows on which that is measured.
+        folder: where what was found is kept.
+    """
+
+    def __init__(
+        self,
+        rows: UnitRows,
+        num_neighbours: int,
+        recall_target: float,
+        num_queries: int,
+        folder: Path,
+    ) -> None:
+        self._rows, self._num_neighbours = rows, num_neighbours
+        self._recall_target = recall_target
+        self._centroids, self._probes = folder / "centroids.npy", folder / "num_probes.json"
+        count = min(num_queries, len(rows))
+        chosen = numpy_generator(0, "knn recall").choice(len(rows), count, replace=False)
+        self.query = np.sort(chosen)
+        self._exact: NDArray[Any] | None = None
+
+    def exact(self) -> NDArray[Any]:
+        """True neighbours (Q, K) of the rows on which recall is measured."""
+        if self._exact is None:
+            searcher = exact_searcher("torch", self._rows, self._num_neighbours)
+            self._exact = searcher.search(self.query)[0].numpy()
+        return self._exact
+
+    def metrics(self) -> dict[str, int]:
+        """How many lists there are, and how many of them a query looks into."""
+        num_probes: int = read_json(self._probes)
+        return {"num_lists": num_lists(len(self._rows)), "num_probes": num_probes}
+
+    def _tuned(self) -> FaissIvf:
+        """Lists trained, filled, and so many of them probed as the recall takes."""
+        if not self._centroids.is_file():
+            logger.info("graph: training %d inverted lists", num_lists(len(self._rows)))
+            centroids = train_centroids(self._rows, num_lists(len(self._rows)))
+            with atomic_path(self._centroids) as temporary, open(temporary, "wb") as file:
+                np.save(file, centroids)
+        searcher = FaissIvf(self._rows, self._num_neighbours, np.load(self._centroids))
+        if not self._probes.is_file():
+            tune_probes(searcher, self.query, self.exact(), self._recall_target)
+            write_json(self._probes, searcher.num_probes)
+        searcher.num_probes = read_json(self._probes)
+        return searcher
+
+    def seconds(self, world_size: int) -> float:
+        """What the whole graph should take, by a search of the rows that measure recall.
+
+        The lists are those of the whole embedding: a sample of it has few images of each identity,
+        and strangers are far harder to find. Their centroids are kept for the search itself.
+        """
+        start = time.perf_counter()
+        searcher = self._tuned()
+        made = time.perf_counter() - start
+        taken = search_seconds([searcher], self.query)[0]
+        return made + taken * len(self._rows) / len(self.query) / world_size
+
+    def searcher(self, mesh: Mesh) -> FaissIvf:
+        """Rank 0 trains and tunes, every rank fills lists of its own."""
+        tuned = self._tuned() if mesh.is_main else None
+        mesh.barrier()
+        return tuned or self._tuned()
