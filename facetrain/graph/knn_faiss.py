@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facetrain.core.errors import ConfigError
+from facetrain.core.progress import progress
 from facetrain.core.rng import derive_seed, numpy_generator
 from facetrain.graph.knn_keys import NOTHING, pack, snap, unpack
 from facetrain.graph.knn_rows import UnitRows
@@ -21,6 +22,7 @@ from facetrain.graph.knn_torch import TorchExact
 _TRAINING_ROWS_PER_LIST = 64
 _TRAINING_ITERATIONS = 10
 _CODE_ROWS = 1 << 14
+_FILLED_AT_ONCE = 1 << 16
 _NOMINATED = 4
 """Candidates that IVF's codes nominate for a neighbour. With 2, one in a hundred neighbours is lost
 to the codes where the nearest are strangers, all about equally far; with 4, one in a thousand."""
@@ -175,7 +177,14 @@ class FaissIvf:
     Fewer than K found leave -1 at the end.
     """
 
-    def __init__(self, rows: UnitRows, num_neighbours: int, centroids: NDArray[np.float32]) -> None:
+    def __init__(
+        self,
+        rows: UnitRows,
+        num_neighbours: int,
+        centroids: NDArray[np.float32],
+        *,
+        show: bool = False,
+    ) -> None:
         """Put all rows into lists. Raises ConfigError: faiss is not installed."""
         faiss = load_faiss()
         self._rows = UnitRows(rows.embedding, torch.device("cpu"))
@@ -191,9 +200,9 @@ class FaissIvf:
         level = sample.mean(0)[:, None] + sample.std(0)[:, None] * _LEVELS  # (D, 16)
         faiss.copy_array_to_vector(level.astype(np.float32).ravel(), self._index.pq.centroids)
         self._index.is_trained = True
-        step = 1 << 16
-        for start in range(0, len(rows), step):
-            part = np.arange(start, min(start + step, len(rows)))
+        parts = range(0, len(rows), _FILLED_AT_ONCE)
+        for start in progress(parts, "graph: lists", total=len(parts), unit="part", enabled=show):
+            part = np.arange(start, min(start + _FILLED_AT_ONCE, len(rows)))
             self._index.add(self._rows.take(part).numpy())
         self.num_probes = 1
 

@@ -67,14 +67,15 @@ class Ivf:
         num_probes: int = read_json(self._probes)
         return {"num_lists": num_lists(len(self._rows)), "num_probes": num_probes}
 
-    def _tuned(self) -> FaissIvf:
+    def _tuned(self, *, show: bool) -> FaissIvf:
         """Lists trained, filled, and so many of them probed as the recall takes."""
         if not self._centroids.is_file():
             logger.info("graph: training %d inverted lists", num_lists(len(self._rows)))
             centroids = train_centroids(self._rows, num_lists(len(self._rows)))
             with atomic_path(self._centroids) as temporary, open(temporary, "wb") as file:
                 np.save(file, centroids)
-        searcher = FaissIvf(self._rows, self._num_neighbours, np.load(self._centroids))
+        centroids = np.load(self._centroids)
+        searcher = FaissIvf(self._rows, self._num_neighbours, centroids, show=show)
         if not self._probes.is_file():
             tune_probes(searcher, self.query, self.exact(), self._recall_target)
             write_json(self._probes, searcher.num_probes)
@@ -88,13 +89,13 @@ class Ivf:
         and strangers are far harder to find. Their centroids are kept for the search itself.
         """
         start = time.perf_counter()
-        searcher = self._tuned()
+        searcher = self._tuned(show=True)
         made = time.perf_counter() - start
         taken = search_seconds([searcher], self.query)[0]
         return made + taken * len(self._rows) / len(self.query) / world_size
 
     def searcher(self, mesh: Mesh) -> FaissIvf:
         """Rank 0 trains and tunes, every rank fills lists of its own."""
-        tuned = self._tuned() if mesh.is_main else None
+        tuned = self._tuned(show=True) if mesh.is_main else None
         mesh.barrier()
-        return tuned or self._tuned()
+        return tuned or self._tuned(show=False)
