@@ -5,6 +5,8 @@
 FEATURES_FOLDER holds `features_<model>.npz` (embedding, label). For each seed 125 identities with
 at least five images become the target, all others the source. The target's noise:
 
+  flip20, flip40                    as `facetrain corrupt --flip 0.2`: images of other target
+                                    identities, each class its own rate
   uniform20, uniform30, uniform40   images of one-image identities and of other target identities,
                                     half each, replace as many of a class's own
   added20, added40                  the same noise beside all of a class's own images: each class
@@ -113,8 +115,13 @@ def write_sets(features: Features, model: str, seed: int, out: Path) -> None:
         sets[f"uniform{percent}"] = plant_uniform(clean, outside, percent / 100, generator)
     for percent in (20, 40):
         sets[f"added{percent}"] = add_uniform(clean, outside, percent / 100, generator)
-    structured = plant(label, NoiseConfig(structured=0.25, seed=seed))
-    sets["structured"] = Target(inside, structured.label, structured.is_clean)
+    for name, noise in (
+        ("flip20", NoiseConfig(flip=0.2, seed=seed)),
+        ("flip40", NoiseConfig(flip=0.4, seed=seed)),
+        ("structured", NoiseConfig(structured=0.25, seed=seed)),
+    ):
+        planted = plant(label, noise)
+        sets[name] = Target(inside, planted.label, planted.is_clean)
     for name, (rows, noisy, is_clean) in sets.items():
         noisy_set = Features(features.embedding[rows], noisy, is_clean)
         save_features(out / f"target_{model}_{name}_{seed}.npz", noisy_set)
