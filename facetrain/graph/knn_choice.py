@@ -33,7 +33,7 @@ def choose(
     """(backend, index, seconds that the whole graph should take by each way that was tried).
 
     What is not `auto` is not tried. IVF is tried, in earnest, where exact search is slow: making
-    its lists costs a hundredth of exact search at a million rows, and less beyond. On a GPU it is
+    its lists costs a fiftieth of exact search at a million rows, and less beyond. On a GPU it is
     not, for faiss's works on the CPU. Below _PROBE_FROM rows nothing is measured and faiss is taken
     where it is installed, so that equal runs give equal bits; the two round differently.
     """
