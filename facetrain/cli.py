@@ -10,6 +10,12 @@ import facetrain
 from facetrain.commands import data_sets, evaluation, results, review, stages
 from facetrain.core.errors import UserError
 
+_NOT_WRITABLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES,
+    # a file where a folder should be, or a folder where a file
+    errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+)  # fmt: skip
+
 
 class _Commands(click.Group):
     """Lists commands in the order of a pipeline rather than of the alphabet."""
@@ -69,10 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in _NOT_WRITABLE:
             raise
+        path = error.filename2 or error.filename or "output"  # of a renaming, what it should become
         click.echo(
-            f"facetrain: {error.filename or 'output'}: must be writable, but {error.strerror}; "
+            f"facetrain: {path}: must be writable, but {error.strerror}; "
             "free space or choose another --out, then run the same command again: finished work "
             "is kept",
             err=True,

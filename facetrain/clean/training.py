@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -84,6 +84,16 @@ class MetaConfig(Config):
     """Keep the Hessian's term of Eq. 5."""
     ambiguous: tuple[float, float] = (0.35, 0.65)
     """Probabilities that give no pseudo-label in the first round; later every image has one."""
+
+    @field_validator("ambiguous")
+    @classmethod
+    def _low_before_high(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        low, high = bounds
+        if not 0 <= low <= high <= 1:
+            raise ValueError(
+                f"must be two probabilities, the lower first, got {low:g} and {high:g}"
+            )
+        return bounds
 
 
 class Known(NamedTuple):

@@ -128,7 +128,11 @@ def load_config(model: type[ConfigT], path: Path, overrides: Sequence[str] = ())
     """
     if not path.is_file():
         raise ConfigError(f"{path}: must be a YAML recipe, but there is no such file")
-    data = _parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: must be a YAML recipe; {error}") from None
+    data = _parse_yaml(text, str(path))
     if data is None:
         data = {}
     if not isinstance(data, dict):

@@ -1,6 +1,5 @@
 """Similarity alignment of a face to the ArcFace five-point template."""
 
-import csv
 from pathlib import Path
 from typing import cast
 
@@ -9,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
+from facetrain.data.csv_file import csv_rows
 
 # Eyes, nose tip, mouth corners (image left first) in a 112 x 112 crop (insightface).
 ARCFACE_POINTS = np.array(
@@ -73,21 +73,17 @@ def read_landmarks(path: Path) -> dict[str, NDArray[np.float64]]:
     Raises:
         DataError: no such file, or a line that does not hold a path and ten numbers.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: must be a CSV of landmarks, but there is no such file")
     points: dict[str, NDArray[np.float64]] = {}
-    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        rows = csv.reader(file)
-        for number, row in enumerate(filter(None, rows)):
-            try:
-                coordinates = np.array([float(cell) for cell in row[1:11]]).reshape(5, 2)
-            except ValueError:
-                if number == 0:
-                    continue  # the header
-                raise DataError(
-                    f"{path}: line {rows.line_num} must be path,x1,y1,...,x5,y5; got {row!r:.80}"
-                ) from None
-            points[row[0].strip().removeprefix("./")] = coordinates
+    for place, (number, row) in enumerate(csv_rows(path, "landmarks")):
+        try:
+            coordinates = np.array([float(cell) for cell in row[1:11]]).reshape(5, 2)
+        except ValueError:
+            if place == 0:
+                continue  # the header
+            raise DataError(
+                f"{path}: line {number} must be path,x1,y1,...,x5,y5; got {row!r:.80}"
+            ) from None
+        points[row[0].strip().removeprefix("./")] = coordinates
     if not points:
         raise DataError(f"{path}: must hold lines of path,x1,y1,...,x5,y5, but has none")
     return points

@@ -1,6 +1,5 @@
 """Attributes of images from a CSV: categories by image name or by row."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
+from facetrain.data.csv_file import csv_table
 
 UNKNOWN = -1
 
@@ -40,25 +40,8 @@ def read_attributes(path: Path, images: Sequence[str] | int) -> dict[str, Attrib
         DataError: no such file, no columns, a line of another length, or no line that is about
             one of the images.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file)
-            header, *lines = [(rows.line_num, row) for row in rows if row] or [(0, [])]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: must be a CSV of attributes; {error}") from None
-    columns = [name.strip() for name in header[1][1:]]
-    if not columns or len(set(columns)) < len(columns) or not lines:
-        raise DataError(
-            f"{path}: must have a header image,attribute,... with distinct attributes, and lines "
-            f"below it; got {','.join(header[1])!r:.80} and {len(lines)} lines"
-        )
-    for number, row in lines:
-        if len(row) != len(columns) + 1:
-            raise DataError(
-                f"{path}: line {number} must have {len(columns) + 1} cells as the header, got "
-                f"{','.join(row)!r:.80}"
-            )
-    keys = [row[0].strip().removeprefix("./") for _, row in lines]
+    header, lines = csv_table(path, "attributes")
+    keys = [row[0].strip().removeprefix("./") for row in lines]
     names = [] if isinstance(images, int) else images
     num_images = images if isinstance(images, int) else len(images)
     places: dict[str, list[int]] = {}
@@ -73,8 +56,8 @@ def read_attributes(path: Path, images: Sequence[str] | int) -> dict[str, Attrib
             f"from 0 to {num_images - 1}, but none of its {len(keys)} lines does ({keys[0]!r})"
         )
     return {
-        name: _column(keys, [row[column].strip() for _, row in lines], places, num_images)
-        for column, name in enumerate(columns, 1)
+        name: _column(keys, [row[column].strip() for row in lines], places, num_images)
+        for column, name in enumerate(header[1:], 1)
     }
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import DataError
+from facetrain.data.npz_file import read_npz
 
 MOST_LABEL = 1 << 27  # arrays over all classes up to the largest label must fit in memory
 _ROWS = 1 << 16
@@ -48,7 +49,7 @@ def load_features(path: Path, need_is_clean: bool = False) -> Features:
             shape, type or value than `Features` says.
     """
     path = Path(path)
-    arrays = _read(path)
+    arrays = read_npz(path, "a features .npz")
     for name in ("embedding", "label", *(("is_clean",) if need_is_clean else ())):
         if name not in arrays:
             advice = (
@@ -73,7 +74,7 @@ def load_embedding(path: Path) -> NDArray[Any]:
     Raises:
         DataError: as `load_features`.
     """
-    arrays = _read(Path(path))
+    arrays = read_npz(Path(path), "a features .npz")
     if "embedding" not in arrays:
         found = ", ".join(sorted(arrays)) or "no array"
         raise DataError(f"{path}: must hold embedding, but holds {found}")
@@ -106,24 +107,6 @@ def unit_rows(embedding: NDArray[Any]) -> NDArray[np.float32]:
         part = slice(start, start + _ROWS)
         unit_embedding[part] = embedding[part] / norm[part, None]
     return unit_embedding
-
-
-def _read(path: Path) -> dict[str, NDArray[Any]]:
-    if not path.is_file():
-        raise DataError(f"{path}: must be a features .npz, but there is no such file")
-    name = None
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array or something else")
-        with archive:
-            arrays = {}
-            for name in archive.files:
-                arrays[name] = archive[name]
-            return arrays
-    except Exception as error:  # a damaged archive may raise anything
-        where = f"array {name}: " if name else ""
-        raise DataError(f"{path}: must be an .npz of plain arrays; {where}{error}") from None
 
 
 def _check_column(

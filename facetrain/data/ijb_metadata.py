@@ -6,7 +6,6 @@ In `meta/`: `<protocol>_face_tid_mid.txt` (image, template, media), `..._name_5p
 The images are in `loose_crop/` beside it.
 """
 
-import csv
 import dataclasses
 import math
 from array import array
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
 from facetrain.data.align import align
+from facetrain.data.csv_file import csv_rows
 from facetrain.data.images import decode_image
 from facetrain.data.integer_table import read_integers
 
@@ -221,23 +221,21 @@ class IjbMetadata:
     def _subjects(self, path: Path) -> Subjects:
         """Templates and subjects of a CSV: its first two columns, repeated lines once."""
         subject_of: dict[int, int] = {}
-        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = csv.reader(file)
-            for row in filter(None, rows):
-                try:
-                    template, subject = int(row[0]), int(row[1])
-                except (ValueError, IndexError):
-                    if rows.line_num == 1:
-                        continue  # the header
-                    raise DataError(
-                        f"{path}: line {rows.line_num} must begin with template,subject in whole "
-                        f"numbers; got {','.join(row)!r:.80}"
-                    ) from None
-                if subject_of.setdefault(template, subject) != subject:
-                    raise DataError(
-                        f"{path}: a template must show one subject, but template {template} is of "
-                        f"{subject_of[template]} and of {subject}; get the file again"
-                    )
+        for number, row in csv_rows(path, "templates and subjects"):
+            try:
+                template, subject = (int(np.int64(int(cell))) for cell in row[:2])
+            except (ValueError, OverflowError):
+                if number == 1:
+                    continue  # the header
+                raise DataError(
+                    f"{path}: line {number} must begin with template,subject in whole numbers; "
+                    f"got {','.join(row)!r:.80}"
+                ) from None
+            if subject_of.setdefault(template, subject) != subject:
+                raise DataError(
+                    f"{path}: a template must show one subject, but template {template} is of "
+                    f"{subject_of[template]} and of {subject}; get the file again"
+                )
         if not subject_of:
             raise DataError(f"{path}: must hold lines template,subject, but has none")
         template_id = np.fromiter(subject_of, np.int64)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import DataError
+from facetrain.data.npz_file import read_npz
 
 
 def overlay_file(path: Path) -> Path:
@@ -106,7 +107,7 @@ class LabelOverlay:
         """
         path = Path(path)
         path = overlay_file(path)
-        arrays = _read_npz(path)
+        arrays = read_npz(path, "an overlay .npz")
         known = [field.name for field in dataclasses.fields(cls)]
         if set(arrays) - set(known) or not {"label", "kept"} <= set(arrays):
             raise DataError(
@@ -180,16 +181,6 @@ class LabelOverlay:
         touched = (self.source > 0) | ~self.kept | (self.label != base_label)
         touched &= ~self.kept | (self.label >= 0)
         return np.where(touched, self.label, label), np.where(touched, self.kept, kept)
-
-
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise DataError(f"{path}: must be an overlay .npz, but there is none") from None
-    except Exception as error:  # a damaged archive may raise anything
-        raise DataError(f"{path}: must be an .npz of plain arrays; {error}") from None
 
 
 def _text(path: Path, array: NDArray[Any], ndim: int) -> list[str]:

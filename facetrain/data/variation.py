@@ -6,7 +6,6 @@ its levels.
 """
 
 import dataclasses
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import DataError
+from facetrain.data.npz_file import read_npz
 
 VARIATION_FILE = "variation.npz"
 UNKNOWN = -1
@@ -99,13 +99,7 @@ def load_variations(path: Path, num_rows: int) -> Variations:
         DataError: no such file, another layout, a level that has no name, or another number of
             images.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{path}: must be a variation file; {error}; make one with `facetrain variations`"
-        ) from None
+    arrays = read_npz(path, "a variation file (`facetrain variations` makes it)")
     level, names = {}, {}
     for name, column in arrays.items():
         if name.endswith(_LEVELS):

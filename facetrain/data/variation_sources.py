@@ -1,6 +1,5 @@
 """Where variation labels come from: the renderer, five landmarks, a table, how sharp it is."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
+from facetrain.data.align import read_landmarks
+from facetrain.data.csv_file import csv_table
 from facetrain.data.images import Image
 from facetrain.data.synthetic import BLUR_SIGMAS, OCCLUSIONS, POSE_EDGES, read_labels
 from facetrain.data.variation import UNKNOWN, Variations
@@ -27,6 +28,7 @@ _HEAD = np.array(
     [[-0.5, 0.0, 0.0], [0.5, 0.0, 0.0], [0.0, 0.57, -0.55], [-0.4, 1.13, -0.07], [0.4, 1.13, -0.07]]
 )
 _FOCAL_LENGTH = 12.0  # in sizes of the face: nearly parallel rays, as in a portrait
+_LEAST_SIZE, _MOST_PIXELS = 1e-3, 1e6
 
 
 def synthetic_variations(labels: Path) -> Variations:
@@ -56,15 +58,20 @@ def yaw_of_landmarks(landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
 
     Eyes, nose tip, mouth corners, the image's left ones first, before or after a similarity
     alignment (which does not change the yaw). Off by about 5 degrees within +-45, more beyond,
-    where detectors are unsure of the points themselves.
+    where detectors are unsure of the points themselves. NaN where points are not finite, all on
+    one spot, or of no head.
 
     Args:
         landmarks: (N, 5, 2) pixels.
     """
     yaw = np.full(len(landmarks), np.nan)
     for number, points in enumerate(np.asarray(landmarks, np.float64)):
+        if not np.abs(points).max() < _MOST_PIXELS:
+            continue
         middle = points.mean(0)
         size = np.linalg.norm(points - middle, axis=1).mean()
+        if size < _LEAST_SIZE:
+            continue  # all on one spot: the solver would answer its first guess, a frontal face
         camera = np.array([[_FOCAL_LENGTH * size, 0, 0], [0, _FOCAL_LENGTH * size, 0], [0, 0, 1.0]])
         found, turn, shift = cv2.solvePnP(
             _HEAD, points - middle, camera, None,
@@ -118,8 +125,8 @@ def read_attributes(path: Path, names: Sequence[str] | None, num_rows: int) -> V
     Raises:
         DataError: no such file, no factor, or an image that the data set does not have.
     """
-    header, *lines = _csv_rows(path)
-    if len(header) < 2 or header[0] not in ("image", "path"):
+    header, lines = csv_table(path, "attributes")
+    if header[0] not in ("image", "path"):
         raise DataError(f"{path}: must begin with the line image,<factor>,...; got {header}")
     row_of = None if names is None else {name: row for row, name in enumerate(names)}
     rows = np.array([_row(path, line[0], row_of, num_rows) for line in lines], np.int64)
@@ -141,27 +148,12 @@ def read_poses(path: Path, names: Sequence[str] | None, num_rows: int) -> Variat
     Raises:
         DataError: as `read_attributes`, or other than ten numbers an image.
     """
-    lines = [line for line in _csv_rows(path) if line[0] not in ("image", "path")]
+    points = read_landmarks(path)
     row_of = None if names is None else {name: row for row, name in enumerate(names)}
-    rows = np.array([_row(path, line[0], row_of, num_rows) for line in lines], np.int64)
-    try:
-        points = np.array([line[1:11] for line in lines], np.float64).reshape(-1, 5, 2)
-    except ValueError as error:
-        raise DataError(f"{path}: must hold ten numbers an image; {error}") from None
+    rows = np.array([_row(path, image, row_of, num_rows) for image in points], np.int64)
     level = np.full(num_rows, UNKNOWN, np.int8)
-    level[rows] = pose_levels(yaw_of_landmarks(points))
+    level[rows] = pose_levels(yaw_of_landmarks(np.stack([*points.values()])))
     return Variations({"pose": level}, {"pose": POSE_NAMES})
-
-
-def _csv_rows(path: Path) -> list[list[str]]:
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: must be a CSV file; {error}") from None
-    if len(rows) < 2 or len({len(row) for row in rows}) != 1:
-        raise DataError(f"{path}: must hold a header and lines of the same number of columns")
-    return rows
 
 
 def _row(path: Path, image: str, row_of: Mapping[str, int] | None, num_rows: int) -> int:

@@ -166,6 +166,7 @@ def test_stages_that_do_not_belong_together_are_refused(
         (("--target", "{blind}", "--exclude", "{tmp}/none.bin"), "none.bin"),
         (("--target", "{blind}", "sed=1"), "did you mean 'seed'?"),
         (("--target", "{blind}", "seed=x"), "seed='x'"),
+        (("--target", "{blind}", "meta.ambiguous=[0.9,0.1]"), "the lower first, got 0.9 and 0.1"),
         (("{recipe}",), "--embeddings: must be the folder of a finished stage embed"),
         (("{recipe}", "--embeddings", "{tmp}"), "--embeddings DIR"),
         (("{recipe}", "clean.sed=1"), "did you mean 'seed'?"),

@@ -118,5 +118,5 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         ("empty.npz", b""),
     ):
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(DataError, match="plain arrays"):
+        with pytest.raises(DataError, match="plain arrays, but is no"):
             load_features(tmp_path / name)

@@ -54,7 +54,7 @@ def test_a_folder_stands_for_its_overlay(tmp_path: Path) -> None:
     LabelOverlay.make(LABEL, KEPT, merge_label=LABEL + 7).save(tmp_path / "overlay.npz")
     assert LabelOverlay.load(tmp_path).merge_label.tolist() == [7, 8, 9]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty/overlay\.npz: .* there is none"):
+    with pytest.raises(DataError, match=r"empty/overlay\.npz: .* there is no such file"):
         LabelOverlay.load(tmp_path / "empty")
 
 
@@ -104,7 +104,7 @@ def test_a_dropped_row_may_have_any_label(tmp_path: Path) -> None:
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is none"):
+    with pytest.raises(DataError, match="there is no such file"):
         LabelOverlay.load(tmp_path / "o.npz")
     for name, data in (("empty", b""), ("text", b"label"), ("zip", b"PK\x03\x04 broken")):
         (tmp_path / name).write_bytes(data)

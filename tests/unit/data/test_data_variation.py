@@ -119,6 +119,12 @@ def test_pose_bins() -> None:
     np.testing.assert_array_equal(pose_levels(yaw), [0, 1, 2, 3, 4, 5, 6, -1])
 
 
+def test_points_of_no_face_have_no_yaw() -> None:
+    points = np.zeros((5, 5, 2)) + np.array([0, np.nan, np.inf, 1e300, -5])[:, None, None]
+    assert np.isnan(yaw_of_landmarks(points)).all()
+    assert (pose_levels(yaw_of_landmarks(points)) == -1).all()
+
+
 def test_sharpness_falls_with_blur_and_not_with_light() -> None:
     config = SyntheticConfig(difficulty=0.5)
     image, _ = render(config, 3, 0, draw_nuisance(config, 3, 0, pose=3, occlusion=0, blur=0))

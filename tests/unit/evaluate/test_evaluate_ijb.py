@@ -206,6 +206,7 @@ def edit(path, line, text):
         ("1N_gallery_S1.csv", 2, "99999,3,", r"gallery_S1.csv: every template .*template 99999"),
         ("1N_gallery_S2.csv", 3, "one,3,", r"line 3 must begin with template,subject"),
         ("1N_probe_mixed.csv", 4, "7", r"line 4 must begin with template,subject"),
+        ("1N_probe_mixed.csv", 3, f"{2**63},1", r"line 3 must begin with template,subject"),
     ],
 )
 def test_bad_lines_are_named(noise, tmp_path, name, line, text, message):
