@@ -16,8 +16,8 @@ BackendChoice = Literal["auto", "faiss", "torch"]
 _EXACT_IS_WORTH = 2.0
 """IVF misses neighbours, so it must be this many times faster than exact search to be taken."""
 
-_PROBE_FROM = 1 << 14
-"""Rows; any search of fewer takes moments."""
+_PROBE_FROM = 1 << 15
+"""Rows; any search of fewer takes seconds, of which a probe would be a noticeable part."""
 _IVF_FROM = 120.0
 """Seconds of the exact search; IVF is not tried where that takes less."""
 
