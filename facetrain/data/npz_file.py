@@ -22,9 +22,9 @@ def read_npz(path: Path, content: str) -> dict[str, NDArray[Any]]:
     """
     if not path.is_file():
         raise DataError(f"{path}: must be {content}, but there is no such file")
-    must = f"{path}: must be {content} of plain arrays"
+    must = f"{path}: must be {content}, whole and of plain arrays"
     if not zipfile.is_zipfile(path):  # NumPy would go on to ask for trust in a pickle
-        raise DataError(f"{must}, but is no .npz, or not a whole one; copy or write it again")
+        raise DataError(f"{must}, but is no .npz archive; copy or write it again")
     where = ""
     try:
         with np.load(path, allow_pickle=False) as archive:

@@ -28,7 +28,7 @@ _HEAD = np.array(
     [[-0.5, 0.0, 0.0], [0.5, 0.0, 0.0], [0.0, 0.57, -0.55], [-0.4, 1.13, -0.07], [0.4, 1.13, -0.07]]
 )
 _FOCAL_LENGTH = 12.0  # in sizes of the face: nearly parallel rays, as in a portrait
-_LEAST_SIZE, _MOST_PIXELS = 1e-3, 1e6
+_LEAST_SIZE, _MOST_PIXELS = 1e-3, 1e6  # pixels
 
 
 def synthetic_variations(labels: Path) -> Variations:
