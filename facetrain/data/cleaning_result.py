@@ -1,0 +1,133 @@
+"""What a cleaning says of a labelled set, image by image: the answer of the stage `clean`.
+
+Written and read here and nowhere else. Labels are the given ones, as the set has them.
+"""
+
+import dataclasses
+import enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facetrain.core.artifact import atomic_path
+from facetrain.core.errors import DataError
+from facetrain.data.npz_file import read_npz
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float32]
+
+
+class Reason(enum.IntEnum):
+    """Why an image is kept or dropped."""
+
+    NOT_JUDGED = 0
+    """It has no embedding or no label, or a person has decided."""
+    CLEAN = 1
+    OTHER_IDENTITY = 2
+    """Closed-set noise: it belongs to the identity `suggested_label`."""
+    NOBODY = 3
+    """Open-set noise: it belongs to no identity of the set."""
+    HARD = 4
+    """Its own identity explains it best, though far off (profile, blur, cover): kept."""
+    AMBIGUOUS = 5
+    """Two identities, `suggested_label` the other, have about an equal claim to it."""
+    COPY = 6
+    """The very image `duplicate_of` under this label once more, or under another one."""
+
+
+REASON_NAMES = (
+    "not judged",
+    "clean",
+    "another identity",
+    "nobody in the set",
+    "hard image",
+    "ambiguous",
+    "copy",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class CleaningResult:
+    """Decisions about N images under the labels of C classes."""
+
+    clean_probability: Floats  # (N,) in [0, 1], that the given label is right
+    kept: Bools  # (N,) clean_probability > its class's threshold, or not judged
+    suggested_label: Ints  # (N,) the other label that the image belongs to, or -1
+    suggested_probability: Floats  # (N,) of that label; 0 where there is none
+    reason: NDArray[np.uint8]  # (N,) a Reason, index into reason_names
+    merge_label: Ints  # (N,) the label its whole class should take (the same person), or -1
+    duplicate_of: Ints  # (N,) an earlier image that this one copies, or -1
+    overlap: Bools  # (N,) its identity also occurs in an evaluation set
+    class_id: Ints  # (C,) the given labels, ascending
+    threshold: Floats  # (C,) of each class, on clean_probability
+    reason_names: tuple[str, ...] = REASON_NAMES
+
+    def save(self, path: Path) -> None:
+        """Write the `.npz`, atomically."""
+        arrays: dict[str, Any] = dict(vars(self))
+        arrays["reason_names"] = np.array(self.reason_names, np.str_)
+        with atomic_path(Path(path)) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> "CleaningResult":
+        """Read an `.npz`.
+
+        Raises:
+            DataError: not an `.npz`, an array missing, of another type or length, out of range.
+        """
+        path = Path(path)
+        arrays = read_npz(path, "the answer of a cleaning (.npz)")
+        names = [field.name for field in dataclasses.fields(cls)]
+        if missing := [name for name in names if name not in arrays]:
+            raise DataError(f"{path}: must hold {', '.join(names)}, but lacks {missing[0]}")
+        reason_names = arrays.pop("reason_names")
+        if reason_names.dtype.kind != "U" or reason_names.ndim != 1:
+            raise DataError(f"{path}: reason_names must be text, got {reason_names.dtype}")
+        lengths = {"class_id": len(arrays["threshold"]), "threshold": len(arrays["threshold"])}
+        num_images = len(np.atleast_1d(arrays["kept"]))
+        columns = {}
+        for name in names[:-1]:
+            array, length = arrays[name], lengths.get(name, num_images)
+            kind = _KINDS[name]
+            if array.shape != (length,) or array.dtype.kind not in kind:
+                raise DataError(
+                    f"{path}: {name} must be ({length},) of kind {kind!r}, got {array.shape} of "
+                    f"{array.dtype}"
+                )
+            columns[name] = array
+        bounds = {
+            "clean_probability": (0, 1),
+            "suggested_probability": (0, 1),
+            "suggested_label": (-1, _LARGEST),
+            "merge_label": (-1, _LARGEST),
+            "class_id": (0, _LARGEST),
+            "duplicate_of": (-1, num_images - 1),
+            "reason": (0, len(reason_names) - 1),
+        }
+        for name, (low, high) in bounds.items():
+            wrong = np.flatnonzero(~((columns[name] >= low) & (columns[name] <= high)))
+            if len(wrong):
+                came = columns[name][wrong[0]]
+                raise DataError(
+                    f"{path}: {name} must be from {low} to {high}, got {came} at {wrong[0]}"
+                )
+        return cls(**columns, reason_names=tuple(map(str, reason_names)))
+
+
+_LARGEST = 1 << 62
+_KINDS = {
+    "clean_probability": "f",
+    "kept": "b",
+    "suggested_label": "iu",
+    "suggested_probability": "f",
+    "reason": "u",
+    "merge_label": "iu",
+    "duplicate_of": "iu",
+    "overlap": "b",
+    "class_id": "iu",
+    "threshold": "f",
+}
