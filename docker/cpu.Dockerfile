@@ -3,8 +3,10 @@
 # Run the demo, its output left in ./demo:
 #   docker run --rm -v "$PWD/demo:/facetrain/demo" facetrain:cpu demo --out /facetrain/demo
 FROM python:3.12-slim
-COPY docker/requirements.txt /tmp/requirements.txt
-RUN pip install --no-cache-dir -r /tmp/requirements.txt
+# First what pyproject.toml asks for, a layer that a change of the code leaves as it is.
+COPY pyproject.toml setup.py README.md LICENSE /src/
+COPY facetrain/__init__.py /src/facetrain/
+RUN pip install --no-cache-dir '/src[onnx]' && pip uninstall --yes facetrain
 COPY . /src
 RUN pip install --no-cache-dir --no-deps /src && rm -r /src
 RUN useradd --create-home facetrain

@@ -8,8 +8,10 @@ RUN apt-get update && apt-get install -y --no-install-recommends python3 python3
     python3-dev && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/facetrain
 ENV PATH=/opt/facetrain/bin:$PATH
-COPY docker/requirements.txt /tmp/requirements.txt
-RUN pip install --no-cache-dir -r /tmp/requirements.txt
+# First what pyproject.toml asks for, a layer that a change of the code leaves as it is.
+COPY pyproject.toml setup.py README.md LICENSE /src/
+COPY facetrain/__init__.py /src/facetrain/
+RUN pip install --no-cache-dir '/src[onnx]' && pip uninstall --yes facetrain
 COPY . /src
 RUN pip install --no-cache-dir --no-deps /src && rm -r /src
 RUN useradd --create-home facetrain
