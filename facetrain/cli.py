@@ -1,17 +1,18 @@
-"""The command line: its commands in order, and what a user error looks like: exit status 2."""
+"""The command line: its commands in order, and how an error ends: one message, one exit status."""
 
 import errno
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
 import facetrain
 from facetrain.commands import data_sets, evaluation, results, review, stages
-from facetrain.core.errors import UserError
+from facetrain.core.errors import BAD_INPUT, INTERRUPTED, NOT_WRITABLE, UserError
 
-_NOT_WRITABLE = (
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES,
+_OUTPUT_ERRORS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
     # a file where a folder should be, or a folder where a file
     errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
 )  # fmt: skip
@@ -24,7 +25,19 @@ class _Commands(click.Group):
         return list(self.commands)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+_EPILOG = """\b
+Exit status:
+    0  success
+    2  usage, or input that is not what it should be
+    3  training diverged
+    4  output cannot be written: no space, no permission
+  130  interrupted (Ctrl-C); the same command continues
+"""
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG
+)
 @click.version_option(facetrain.__version__, package_name="facetrain")
 def cli() -> None:
     """Turn a face-image set into a verified face-recognition model.
@@ -61,27 +74,36 @@ for _command in (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; the console script's entry point."""
     try:
-        cli.main(args=arguments, prog_name="facetrain", standalone_mode=True)
+        status = cli.main(args=arguments, prog_name="facetrain", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(BAD_INPUT)
+    except (click.Abort, KeyboardInterrupt) as error:
+        if isinstance(error.__cause__, EOFError):  # click takes one for the end of a terminal
+            raise error.__cause__ from None
+        _end("interrupted; the same command continues where this one stopped", INTERRUPTED)
     except UserError as error:
-        click.echo(f"facetrain: {error}", err=True)
-        sys.exit(2)
+        _end(str(error), error.exit_status)
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):  # torch reports one that dies by a signal
             raise
-        click.echo(
-            f"facetrain: every loader worker must live as long as the run, but one died: {error}; "
-            "when it was killed for memory, lower data.workers; run the same command to continue",
-            err=True,
+        _end(
+            f"every loader worker must live as long as the run, but one died: {error}; when it "
+            "was killed for memory, lower data.workers; run the same command to continue",
+            BAD_INPUT,
         )
-        sys.exit(2)
     except OSError as error:
-        if error.errno not in _NOT_WRITABLE:
+        if error.errno not in _OUTPUT_ERRORS:
             raise
         path = error.filename2 or error.filename or "output"  # of a renaming, what it should become
-        click.echo(
-            f"facetrain: {path}: must be writable, but {error.strerror}; "
-            "free space or choose another --out, then run the same command again: finished work "
-            "is kept",
-            err=True,
+        _end(
+            f"{path}: must be writable, but {error.strerror}; free space or choose another --out, "
+            "then run the same command again: finished work is kept",
+            NOT_WRITABLE,
         )
-        sys.exit(2)
+    sys.exit(status if isinstance(status, int) else 0)  # --help and --version give a number
+
+
+def _end(message: str, status: int) -> NoReturn:
+    click.echo(f"facetrain: {message}", err=True)
+    sys.exit(status)

@@ -1,12 +1,17 @@
-"""Errors a user can act on: the command line prints their text and exits with status 2.
+"""Errors a user can act on: the command line prints their text and exits with their status.
 
 The text says what must hold, what came, and what to change. Broken invariants of our own are
 `assert`s, never these.
 """
 
+BAD_INPUT, DIVERGED, NOT_WRITABLE, INTERRUPTED = 2, 3, 4, 130
+"""Exit statuses; 0 is success, and 130 what a shell gives a command that Ctrl-C ended."""
+
 
 class UserError(ValueError):
     """Bad input; `str(error)` is the whole message."""
+
+    exit_status = BAD_INPUT
 
 
 class ConfigError(UserError):
@@ -23,3 +28,11 @@ class CheckpointError(UserError):
 
 class DivergenceError(UserError):
     """Training produced a loss that is not finite, or left every sensible range."""
+
+    exit_status = DIVERGED
+
+
+class OutputError(UserError):
+    """Output that cannot be written: no space, no permission, or something else in its place."""
+
+    exit_status = NOT_WRITABLE

@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from facetrain.core.errors import CheckpointError
+from facetrain.core.errors import CheckpointError, OutputError, UserError
 from facetrain.dist.collectives import any_rank
 from facetrain.dist.mesh import LostRankError, Mesh
 from facetrain.dist.shard import shard_range
@@ -52,10 +52,10 @@ def save_state(state: State, folder: Path, mesh: Mesh) -> None:
     every rank has returned; renaming it into place is the caller's part.
 
     Raises:
-        CheckpointError: the disk refused (full, read-only).
+        OutputError: the disk refused (full, read-only).
         LostRankError: another rank is gone.
     """
-    with _named_failures(folder, "could not be written", mesh):
+    with _named_failures(folder, "could not be written", mesh, OutputError):
         save(
             _as_tensors(state, mesh),
             storage_writer=FileSystemWriter(folder),
@@ -244,7 +244,9 @@ def _checked_metadata(folder: Path) -> Metadata:
 
 
 @contextmanager
-def _named_failures(folder: Path, what: str, mesh: Mesh) -> Iterator[None]:
+def _named_failures(
+    folder: Path, what: str, mesh: Mesh, kind: type[UserError] = CheckpointError
+) -> Iterator[None]:
     """DCP reports a failure of any rank on every rank; name the first in one line."""
     try:
         with warnings.catch_warnings():
@@ -253,7 +255,7 @@ def _named_failures(folder: Path, what: str, mesh: Mesh) -> Iterator[None]:
     except CheckpointException as failure:
         rank, (error, _) = next(iter(failure.failures.items()))
         text = f"{type(error).__name__} on rank {rank}: {error}"
-        raise CheckpointError(
+        raise kind(
             f"{folder}: {what} ({text}); check the disk, or load an earlier checkpoint"
         ) from None
     except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
@@ -262,7 +264,7 @@ def _named_failures(folder: Path, what: str, mesh: Mesh) -> Iterator[None]:
                 f"rank {mesh.rank} of {mesh.world_size}: {folder} {what}: a rank died ({error}); "
                 "start the same command again to resume"
             ) from None
-        raise CheckpointError(
+        raise kind(
             f"{folder}: {what} ({type(error).__name__}: {error}); "
             "check the disk, or load an earlier checkpoint"
         ) from None

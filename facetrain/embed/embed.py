@@ -23,7 +23,7 @@ from facetrain.core.artifact import (
     write_json,
 )
 from facetrain.core.config import Config, config_digest
-from facetrain.core.errors import DataError, UserError
+from facetrain.core.errors import DataError, OutputError
 from facetrain.core.log import logger
 from facetrain.core.progress import progress
 from facetrain.data.dataset import FaceDataset
@@ -60,7 +60,7 @@ def _create(path: Path, shape: tuple[int, ...], dtype: str) -> None:
                 os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             path.unlink()
-            raise UserError(
+            raise OutputError(
                 f"{path}: needs {size / 2**30:.2f} GiB of disk, but {error.strerror}; free some "
                 "or choose another --out"
             ) from None
@@ -178,7 +178,7 @@ def run(
 
     Raises:
         DataError: a corrupt record when they are errors, or an embedding without a direction.
-        UserError: the disk cannot hold the arrays.
+        OutputError: the disk cannot hold the arrays.
     """
     all_inputs = {**inputs, "data": dataset.fingerprint}
 

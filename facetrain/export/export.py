@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from facetrain.core.artifact import atomic_path
-from facetrain.core.errors import UserError
+from facetrain.core.errors import OutputError, UserError
 from facetrain.core.rng import torch_generator
 from facetrain.models.backbone import ModelConfig
 from facetrain.models.onnx_model import OnnxBackbone
@@ -44,8 +44,9 @@ def export(source: Path, file_format: str, out: Path) -> Export:
     safetensors: ours.
 
     Raises:
-        UserError: unknown format, a network the format cannot carry, a missing package, an ONNX
-            graph that disagrees with torch, or a file that cannot be written.
+        OutputError: nothing can be written there.
+        UserError: unknown format, a network the format cannot carry, a missing package, or an
+            ONNX graph that disagrees with torch.
         CheckpointError: `source` is not a good backbone.
     """
     if file_format not in get_args(ExportFormat):
@@ -61,7 +62,7 @@ def export(source: Path, file_format: str, out: Path) -> Export:
         else:
             difference = _write_onnx(module.eval(), config, out)
     except OSError as error:
-        raise UserError(
+        raise OutputError(
             f"{out}: must be writable; {error}; free space or choose another folder"
         ) from None
     return Export(out, file_format, config, difference)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from facetrain.core.artifact import atomic_path
 from facetrain.core.config import parse_config
-from facetrain.core.errors import CheckpointError
+from facetrain.core.errors import CheckpointError, OutputError
 from facetrain.models.arcface_torch import identify, unwrap
 from facetrain.models.backbone import ModelConfig, build_backbone
 from facetrain.models.onnx_model import OnnxBackbone
@@ -56,7 +56,7 @@ def save_backbone(module: nn.Module, config: ModelConfig, path: Path) -> None:
         path: the file, ending in .safetensors so that it can be read back.
 
     Raises:
-        CheckpointError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     state = {name: value.cpu().contiguous() for name, value in module.state_dict().items()}
     assert _misfit(state, _empty(config)) is None, _misfit(state, _empty(config))
@@ -68,7 +68,7 @@ def save_backbone(module: nn.Module, config: ModelConfig, path: Path) -> None:
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
-        raise CheckpointError(
+        raise OutputError(
             f"{path}: {len(content)} bytes must be writable there; {error}; free space or choose "
             "another folder"
         ) from None

@@ -203,10 +203,6 @@ def bad_bin(folder: Path) -> Path:
         (("pack", "{tmp}/nowhere", "{tmp}/o"), "nowhere"),
         (("train", "{recipe}"), "--out"),
         (("train", "{backbone}/backbone.safetensors", "--out", "{tmp}/o"), "must be a YAML recipe"),
-        (("train", "{recipe}", "--out", "{recipe}"), "recipe.yaml: must be writable, but File exi"),
-        (("train", "{recipe}", "--out", "{recipe}/o"), "recipe.yaml/o: must be writable, but Not"),
-        (("inspect", "{faces}", "--json", "{tmp}/dir"), "/dir: must be writable, but Is a direct"),
-        (("inspect", "{faces}", "--json", "{tmp}/" + 300 * "x"), "File name too long"),
         (("trian",), "trian"),
     ],
 )
@@ -221,7 +217,6 @@ def test_bad_input_is_one_message_and_exit_2(
 ) -> None:
     places = {"tmp": tmp_path, "recipe": recipe, "faces": faces, "backbone": trained / "train"}
     places["hostile"] = bad_bin(tmp_path)
-    (tmp_path / "dir" / "full").mkdir(parents=True)
     code, _, err = call(*(argument.format(**places) for argument in arguments))
     assert code == 2
     assert message in err

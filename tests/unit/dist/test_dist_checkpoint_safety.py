@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex
 
-from facetrain.core.errors import CheckpointError
+from facetrain.core.errors import CheckpointError, OutputError
 from facetrain.dist.distributed_checkpoint import ShardedRows, load_state, save_state
 from facetrain.dist.mesh import Mesh
 
@@ -120,7 +120,7 @@ def test_missing_data_file_is_named(folder: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match="could not be written"):
+    with pytest.raises(OutputError, match="could not be written"):
         save_state({"weight": torch.zeros(1)}, tmp_path / "file" / "below", MESH)
 
 

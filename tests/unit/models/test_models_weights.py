@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from facetrain.core.errors import CheckpointError, ConfigError
+from facetrain.core.errors import CheckpointError, ConfigError, OutputError
 from facetrain.models.arcface_torch import identify
 from facetrain.models.backbone import ModelConfig, build_backbone
 from facetrain.models.weights import load_backbone, load_module, save_backbone
@@ -233,7 +233,7 @@ def test_a_full_disk_leaves_the_old_file(mobile, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # a write beyond it fails
     try:
-        with pytest.raises(CheckpointError, match=r"b\.safetensors: \d+ bytes must be writable"):
+        with pytest.raises(OutputError, match=r"b\.safetensors: \d+ bytes must be writable"):
             save_backbone(mobile, MOBILE, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
