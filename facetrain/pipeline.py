@@ -18,6 +18,7 @@ from facetrain.core.artifact import Artifact, fingerprint, read_artifact, write_
 from facetrain.core.config import load_config
 from facetrain.core.errors import ConfigError
 from facetrain.data.dataset import FaceDataset
+from facetrain.data.stage_data import write_stage_data
 from facetrain.dist.mesh import Mesh
 from facetrain.embed import embed
 from facetrain.embed.embed import EmbedConfig
@@ -222,7 +223,7 @@ def clean_stage(
             f"--graph {graph}: must be the graph of {embeddings}, but was made of other "
             "embeddings; run the graph stage again"
         )
-    return clean.run(
+    artifact = clean.run(
         recipe.clean or CleanConfig(),
         dataset,
         embeddings,
@@ -233,6 +234,9 @@ def clean_stage(
         inputs=inputs,
         decided=layer.decided_rows(recipe.data.overlay, dataset.num_rows)[dataset.row],
     )
+    if mesh.is_main:
+        write_stage_data(out_dir, recipe.data)
+    return artifact
 
 
 def clean_features(

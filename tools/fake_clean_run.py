@@ -6,7 +6,6 @@ For what must hold many identities (the review page, the report) without trainin
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,16 @@ from numpy.typing import NDArray
 
 from facetrain.core.artifact import write_json
 from facetrain.core.rng import numpy_generator
-from facetrain.data.dataset import FaceDataset
+from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.face_shard import FaceShardWriter
 from facetrain.data.overlay import LabelOverlay
+from facetrain.data.stage_data import write_stage_data
 from facetrain.data.synthetic import SyntheticConfig, write_synthetic
 
 MERGED, UNDECIDED, COPIED = 0.02, 0.02, 0.005  # shares of identities, identities, images
 WRONG, FOUND_HOME, MOVED = 0.2, 0.5, 0.4  # images of others; with a suggestion; moved there
 ABSENT = 0.01  # share of images that the overlay beneath leaves out
 FIRST_ID, STEP = 1000, 3  # class ids: 1000, 1003, ...
-DATA = {"workers": 0, "on_corrupt": "error"}
 
 
 def rendered(num_people: int, per_person: int, size: int) -> list[list[bytes]]:
@@ -80,11 +79,11 @@ def write_run(out: Path, num_identities: int, num_images: int, people: list[list
     merge[merge == np.arange(num_identities)] = -1
     copied = np.where(random.random(len(label)) < COPIED, np.arange(len(label)) - 1, -1)
     run = out / "run"
-    for stage, config in (("train", {"data": DATA | {"path": faces, "overlay": [noise]}}),
-                          ("clean", {})):  # fmt: skip
+    data = DataConfig(path=faces, overlay=(noise,), workers=0)
+    for stage, config in (("train", {"data": data.model_dump(mode="json")}), ("clean", {})):
         manifest = {"stage": stage, "config": config, "inputs": {"data": dataset.fingerprint}}
-        plain = json.loads(json.dumps(manifest | {"metrics": {}, "seconds": 0}, default=str))
-        write_json(run / stage / "manifest.json", plain)
+        write_json(run / stage / "manifest.json", manifest | {"metrics": {}, "seconds": 0})
+    write_stage_data(run / "clean", data)
     np.savez(
         run / "clean" / "clean.npz",
         clean_probability=probability,

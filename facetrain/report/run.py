@@ -8,6 +8,7 @@ from facetrain.core.artifact import Artifact
 from facetrain.core.config import parse_config
 from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.overlay import LabelOverlay
+from facetrain.data.stage_data import read_stage_data
 from facetrain.report.class_sizes import Ints, class_sizes
 from facetrain.report.cleaning import CleanedSet, read_true_label
 from facetrain.report.stages import Stage, read_stages, round_of
@@ -41,7 +42,10 @@ class Run:
 
     @functools.cached_property
     def data(self) -> DataConfig | None:
-        """What the first training was trained on, whose labels were cleaned; None if unknown."""
+        """What was cleaned, else what the first training was trained on; None if unknown."""
+        cleaned = next((stage for stage in self.stages if stage.name == "clean"), None)
+        if cleaned is not None and (data := read_stage_data(cleaned.path)) is not None:
+            return data
         train = next((stage for stage in self.stages if stage.name == "train"), None)
         return None if train is None else data_of(train)
 

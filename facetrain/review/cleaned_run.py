@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.artifact import read_artifact
-from facetrain.core.config import parse_config
 from facetrain.core.errors import DataError
-from facetrain.data.dataset import DataConfig, FaceDataset
+from facetrain.data.dataset import FaceDataset
 from facetrain.data.overlay import LabelOverlay
+from facetrain.data.stage_data import DATA_FILE, read_stage_data
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -35,22 +35,26 @@ class CleanedRun:
 
     @classmethod
     def open(cls, run_dir: Path) -> "CleanedRun":
-        """Read the stages `train` (for the data set) and `clean` of a run.
+        """Read the stage `clean` of a run, and open the data set that it judged.
 
         Raises:
-            DataError: a stage is not finished, the data set is not where it was, or is another.
+            DataError: the stage is not finished, its data set is not where it was, or is another.
         """
-        stages = {name: read_artifact(run_dir / name) for name in ("train", "clean")}
-        train, clean = stages["train"], stages["clean"]
-        if train is None or clean is None:
-            missing = next(name for name, stage in stages.items() if stage is None)
+        clean = read_artifact(run_dir / "clean")
+        if clean is None:
             raise DataError(
                 f"{run_dir}: must be the --out folder of a run that cleaned its labels, but it has "
-                f"no finished stage {missing}; finish it with `facetrain run CONFIG --out "
-                f"{run_dir} clean={{}}`, or give another folder"
+                f"no finished stage clean; finish it with `facetrain run CONFIG --out {run_dir} "
+                "clean={}` or `facetrain clean DATA --backbone B --out "
+                f"{run_dir}`, or give another folder"
             )
-        where = f"{train.path / 'manifest.json'}: data"
-        data = parse_config(DataConfig, train.manifest["config"]["data"], where)
+        where = clean.path / DATA_FILE
+        data = read_stage_data(clean.path)
+        if data is None:
+            raise DataError(
+                f"{where}: must say which data set was cleaned, but there is no such file; "
+                "run the same command that cleaned it again"
+            )
         for path in (data.path, *data.overlay):
             if not path.exists():
                 raise DataError(

@@ -225,7 +225,7 @@ def test_a_folder_that_is_no_run_is_told(
     with pytest.raises(SystemExit) as ended:
         main(["review", str(tmp_path), "--no-open"])
     assert ended.value.code == 2
-    assert "no finished stage train; finish it with `facetrain run" in capsys.readouterr().err
+    assert "no finished stage clean; finish it with `facetrain run" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,5 +1,6 @@
 """A session against the data set that its overlay makes, and its lists against brute force."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from review_parts import write_run
 from facetrain.core.errors import DataError
 from facetrain.core.rng import numpy_generator
 from facetrain.data.dataset import FaceDataset
+from facetrain.data.stage_data import DATA_FILE
 from facetrain.review.cleaned_run import CleanedRun
 from facetrain.review.journal import open_journal
 from facetrain.review.layer import refresh
@@ -239,8 +241,9 @@ def test_pictures_are_the_shards_own_bytes(session: Session) -> None:
 
 
 def test_a_folder_without_a_cleaned_run_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no finished stage train"):
-        CleanedRun.open(tmp_path)
-    (tmp_path / "train").symlink_to(folder / "train")
     with pytest.raises(DataError, match="no finished stage clean"):
+        CleanedRun.open(tmp_path)
+    shutil.copytree(folder / "clean", tmp_path / "clean")
+    (tmp_path / "clean" / DATA_FILE).unlink()
+    with pytest.raises(DataError, match="must say which data set was cleaned"):
         CleanedRun.open(tmp_path)
