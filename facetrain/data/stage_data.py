@@ -48,7 +48,7 @@ def _with_paths(section: Any, change: Callable[[str], str]) -> Any:
     """The section with its paths changed: `path` is one or several, `overlay` several."""
     if not isinstance(section, dict):
         return section
-    changed = {}
+    changed: dict[str, Any] = {}
     for key in ("path", "overlay"):
         value = section.get(key)
         if isinstance(value, str):
