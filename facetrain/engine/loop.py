@@ -284,12 +284,12 @@ class Trainer:
 
     def _tensors(self) -> dict[str, Tensor | ShardedRows]:
         backbone = {f"backbone/{n}": value for n, value in self.backbone.state_dict().items()}
-        centres = ShardedRows(self.head.weight, self.head.num_classes)
+        head = {f"head/{n}": value for n, value in self.head.tensors().items()}
         trained = self.method.trained.state_dict() if self.method.trained else {}
         trained = {f"trained/{n}": value for n, value in trained.items()}
         method = {f"method/{n}": value for n, value in self.method.tensors().items()}
         optimizers = self.optimizers.tensors()
-        return {**backbone, "head/weight": centres, **trained, **method, **optimizers}
+        return {**backbone, **head, **trained, **method, **optimizers}
 
     def _progress(self) -> dict[str, Any]:
         return {

@@ -21,7 +21,7 @@ from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.meta_sampler import MetaSampler
 from facetrain.data.variation import VARIATION_FILE, Variations, load_variations
 from facetrain.dist.collectives import gather_objects
-from facetrain.dist.distributed_checkpoint import ShardedRows, load_state
+from facetrain.dist.distributed_checkpoint import load_state
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import run_stage
 from facetrain.engine.loop import Evaluate
@@ -120,8 +120,8 @@ def run(
         size = config.model.embedding_size
         head = MarginHead(config.head, dataset.num_classes, size, mesh, config.seed)
         start = {f"backbone/{n}": value for n, value in backbone.state_dict().items()}
-        centres = ShardedRows(head.weight, dataset.num_classes)
-        load_state({**start, "head/weight": centres}, checkpoint, mesh)
+        of_head = {f"head/{name}": value for name, value in head.tensors().items()}
+        load_state({**start, **of_head}, checkpoint, mesh)
         if config.train.channels_last:
             backbone.to(memory_format=torch.channels_last)
         method, numbers = _method(config, dataset, backbone, head, mesh)
@@ -164,7 +164,8 @@ def _method(
     embedding, level, identity = meta.fit_sample(backbone, workers)
     assert tuned.meta is not None
     if not tuned.meta.same_numbering:
-        similar = known_people(embedding, identity, head.weight, tuned.meta.duplicate_similarity)
+        centre = head.weight.flatten(0, -2)
+        similar = known_people(embedding, identity, centre, tuned.meta.duplicate_similarity)
         found = sorted({one for rank in gather_objects(similar.tolist(), mesh) for one in rank})
         meta.without(np.array(found, np.int64))
         stays = ~torch.isin(identity, torch.tensor(found, device=identity.device))

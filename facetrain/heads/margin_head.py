@@ -5,6 +5,8 @@ margin, SuperLoss, NAL and L2B multiply the loss by a weight, NAL and L2B ask fo
 further labels. Second derivatives through the head are not supported.
 """
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,21 +18,25 @@ from torch import Tensor, nn
 from facetrain.core.config import Config
 from facetrain.core.errors import DataError
 from facetrain.core.rng import torch_generator
-from facetrain.dist.collectives import all_gather_no_grad, all_gather_rows
+from facetrain.dist.collectives import all_gather_no_grad, all_gather_rows, all_reduce_sum
+from facetrain.dist.distributed_checkpoint import ShardedRows
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
 from facetrain.heads import margins
 from facetrain.heads.nearest import largest, nearest_rows
 from facetrain.heads.negatives import position_in_sample, sample_classes
+from facetrain.heads.norm_statistics import NormStatistics
 from facetrain.heads.sharded_softmax import NO_CLASS, own_samples, sharded_cosines
+from facetrain.heads.sub_centres import Votes
 
-MarginKind = Literal["cosface", "arcface", "combined", "arcface_straight_through"]
+MarginKind = Literal["cosface", "arcface", "combined", "arcface_straight_through", "adaface"]
 
 _DEFAULT_MARGINS: dict[str, dict[str, float]] = {
     "cosface": {"cosine_margin": 0.35},
     "arcface": {"angular_margin": 0.5},
     "arcface_straight_through": {"angular_margin": 0.5},
     "combined": {"angular_factor": 1.0, "angular_margin": 0.0, "cosine_margin": 0.0},
+    "adaface": {"cosine_margin": 0.4, "norm_concentration": 0.333, "norm_memory": 0.99},
 }
 _CENTRE_STD = 0.01
 _INIT_BLOCK = 4096
@@ -41,7 +47,8 @@ class HeadConfig(Config):
     """The margin softmax.
 
     The three margins are m1, m2, m3 of cos(m1 * theta + m2) - m3. CosFace has `cosine_margin`
-    alone (0.35 by default), ArcFace `angular_margin` alone (0.5), `combined` all three.
+    alone (0.35 by default), ArcFace `angular_margin` alone (0.5), `combined` all three. AdaFace's
+    one margin is `cosine_margin` (0.4), given out by the norm of the embedding.
     """
 
     margin: MarginKind = "cosface"
@@ -49,6 +56,14 @@ class HeadConfig(Config):
     angular_factor: float | None = Field(default=None, ge=1)
     angular_margin: float | None = Field(default=None, ge=0, lt=3.14)
     cosine_margin: float | None = Field(default=None, ge=0, lt=1)
+    norm_concentration: float | None = Field(default=None, gt=0)
+    """Of AdaFace, h: how far a norm's distance from the mean moves the margin; 0.333."""
+    norm_memory: float | None = Field(default=None, ge=0, lt=1)
+    """Of AdaFace: how much of the norms' running mean and deviation stays at a step; 0.99."""
+    num_centres: int = Field(default=1, ge=1, le=16)
+    """Sub-centres of a class, of which the nearest counts; 3 for noisy labels."""
+    filter_above: float | None = Field(default=None, gt=0, lt=1)
+    """A negative whose cosine is above this counts as cosine 0: it is likely the true class."""
     chunk_size: int | None = Field(default=None, ge=1)
     """Classes at a time on each rank; None holds the logits of all classes at once."""
     sample_rate: float = Field(default=1.0, gt=0, le=1)
@@ -57,7 +72,7 @@ class HeadConfig(Config):
     @model_validator(mode="after")
     def _only_margins_of_the_kind(self) -> "HeadConfig":
         known = _DEFAULT_MARGINS[self.margin]
-        for name in ("angular_factor", "angular_margin", "cosine_margin"):
+        for name in {name for names in _DEFAULT_MARGINS.values() for name in names}:
             if getattr(self, name) is not None and name not in known:
                 raise ValueError(
                     f"{self.margin} has {' and '.join(known)}, but {name} is set; "
@@ -91,7 +106,9 @@ class HeadOutput:
     extra_loss: Tensor
     """(B, K) the same with extra label k as the target; 0 where that is -1."""
     target_cosine: Tensor
-    """(B,) cosine to the label's class centre, before the margin."""
+    """(B,) cosine to the label's (nearest) class centre, before the margin."""
+    dominant_cosine: Tensor
+    """(B,) cosine to the label's dominant sub-centre; `target_cosine` with one centre a class."""
     target_probability: Tensor
     """(B,) softmax probability of the label under the margin."""
     plain_probability: Tensor
@@ -128,11 +145,18 @@ class MarginHead(nn.Module):
         self.num_classes = num_classes
         self.mesh = mesh
         self.start, self.stop = shard_range(num_classes, mesh.rank, mesh.world_size)
-        self.weight = nn.Parameter(
-            _initial_centres(self.start, self.stop, embedding_size, seed).to(mesh.device)
-        )  # (C, D)
+        centres = config.num_centres
+        initial = _initial_centres(self.start, self.stop, centres * embedding_size, seed)
+        if centres > 1:
+            initial = initial.view(-1, centres, embedding_size)
+        self.weight = nn.Parameter(initial.to(mesh.device))  # (C, D) or (C, K, D)
+        self.votes: Votes | None = None
+        if centres > 1:
+            self.votes = Votes(self.stop - self.start, centres).to(mesh.device)
+        self.norms = NormStatistics().to(mesh.device) if config.margin == "adaface" else None
         self._seed = seed
         self._step: int | None = None
+        self._looking = False
 
     def extra_repr(self) -> str:
         """Sizes, for people."""
@@ -141,6 +165,25 @@ class MarginHead(nn.Module):
     def begin_step(self, step: int) -> None:
         """Say which training step comes; the sampled negatives are a function of it."""
         self._step = step
+
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[None]:
+        """Passes inside only look: running norms and sub-centres' votes stay as they are."""
+        before, self._looking = self._looking, True
+        try:
+            yield
+        finally:
+            self._looking = before
+
+    def tensors(self) -> Mapping[str, Tensor | ShardedRows]:
+        """What a checkpoint keeps, by name; filled in place when one is read."""
+        found: dict[str, Tensor | ShardedRows] = {}
+        found["weight"] = ShardedRows(self.weight, self.num_classes)
+        if self.votes is not None:
+            found["votes"] = ShardedRows(self.votes.count, self.num_classes)
+        if self.norms is not None:
+            found |= {f"norm_{name}": value for name, value in self.norms.named_buffers()}
+        return found
 
     def forward(
         self,
@@ -155,7 +198,8 @@ class MarginHead(nn.Module):
             embedding: (B, D), not normalised.
             label: (B,) int64; -1 gives loss 0 and no gradient, whatever the other arguments.
             margin: (B,) in place of `config.base_margin`: radians for the ArcFaces, units of
-                cosine for CosFace and `combined` (whose angular margins stay). Differentiable.
+                cosine for CosFace, AdaFace and `combined` (whose angular margins stay).
+                Differentiable.
             extra_label: (B, K) int64 further labels of the same samples, e.g. pseudo-labels, -1
                 for none; their losses stand under the same margin.
 
@@ -170,8 +214,9 @@ class MarginHead(nn.Module):
         with torch.autocast(embedding.device.type, enabled=False):
             unit_embedding = F.normalize(embedding.to(self.weight.dtype), dim=1)
         cosine, rest = self._cosines(unit_embedding, target)  # (B, T), (B,)
-        negatives = _negative_logsumexp(rest, self.config.scale * cosine, target)  # (B, T)
-        logit = self.config.scale * self._apply_margin(cosine, margin)  # (B, T)
+        others = self._filtered(cosine) * self.config.scale
+        negatives = _negative_logsumexp(rest, others, target)  # (B, T)
+        logit = self.config.scale * self._apply_margin(cosine, margin, embedding, label)  # (B, T)
         loss = torch.where(target >= 0, -F.logsigmoid(logit - negatives), 0.0)  # (B, T)
 
         probability = torch.exp(-loss[:, 0].detach())
@@ -180,6 +225,7 @@ class MarginHead(nn.Module):
             loss=loss[:, 0],
             extra_loss=loss[:, 1:],
             target_cosine=cosine[:, 0].detach(),
+            dominant_cosine=self._dominant(unit_embedding, label, cosine[:, 0].detach()),
             target_probability=torch.where(label >= 0, probability, 0.0),
             plain_probability=torch.where(target >= 0, plain, 0.0),
             negative_logsumexp=negatives[:, 0].detach(),
@@ -237,12 +283,42 @@ class MarginHead(nn.Module):
             local_target,
             scale=self.config.scale,
             mesh=self.mesh,
+            filter_above=self.config.filter_above,
             sampled=sampled,
             chunk_size=self.config.chunk_size,
             gemm_dtype=self._gemm_dtype(),
         )
 
-    def _apply_margin(self, cosine: Tensor, margin: Tensor | None) -> Tensor:
+    def _filtered(self, cosine: Tensor) -> Tensor:
+        """Cosines of further targets as negatives of one another."""
+        limit = self.config.filter_above
+        return cosine if limit is None else torch.where(cosine > limit, 0.0, cosine)
+
+    @torch.no_grad()
+    def _dominant(self, unit_embedding: Tensor, label: Tensor, cosine: Tensor) -> Tensor:
+        if self.votes is None:
+            return cosine
+        label = all_gather_no_grad(label, self.mesh)  # (G,)
+        row = torch.where((label >= self.start) & (label < self.stop), label - self.start, -1)
+        unit = all_gather_no_grad(unit_embedding, self.mesh)
+        found = self.votes.dominant_cosine(unit, self.weight, row, learn=not self._looking)
+        return all_reduce_sum(found, self.mesh)[own_samples(len(label), self.mesh)]
+
+    def _quality(self, embedding: Tensor, label: Tensor) -> Tensor:
+        """(B,) of AdaFace."""
+        assert self.norms is not None
+        return self.norms.quality(
+            embedding,
+            label >= 0,
+            self.mesh,
+            concentration=self.config.value_of("norm_concentration"),
+            memory=self.config.value_of("norm_memory"),
+            learn=not self._looking,
+        )
+
+    def _apply_margin(
+        self, cosine: Tensor, margin: Tensor | None, embedding: Tensor, label: Tensor
+    ) -> Tensor:
         config = self.config
         value = config.base_margin if margin is None else margin.to(cosine.dtype)[:, None]
         if config.margin == "cosface":
@@ -251,6 +327,8 @@ class MarginHead(nn.Module):
             return margins.arcface(cosine, value)
         if config.margin == "arcface_straight_through":
             return margins.arcface_straight_through(cosine, value)
+        if config.margin == "adaface":
+            return margins.adaface(cosine, value, self._quality(embedding, label)[:, None])
         factor, angle = config.value_of("angular_factor"), config.value_of("angular_margin")
         return margins.combined(cosine, factor, angle, value)
 

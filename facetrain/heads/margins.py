@@ -14,6 +14,7 @@ Margin = float | Tensor
 
 _LEAST_SINE_SQUARED = 1e-10
 _LARGEST_COSINE = 1.0 - 1e-7
+_ADAFACE_EDGE = 1e-3
 
 
 def cosface(cosine: Tensor, margin: Margin) -> Tensor:
@@ -79,6 +80,23 @@ def combined(
     turns = torch.floor(angle.detach() / math.pi)
     sign = 1.0 - 2.0 * torch.remainder(turns, 2.0)
     return sign * torch.cos(angle) - 2.0 * turns - cosine_margin
+
+
+def adaface(cosine: Tensor, margin: Margin, quality: Tensor) -> Tensor:
+    """cos(theta - margin q) - margin (1 + q), q from the norm (AdaFace, arXiv:2204.00964, Eq. 13).
+
+    A clear image (q = 1) has a CosFace-like margin that hard samples feel, a poor one (q = -1) an
+    ArcFace-like one that they do not. As in the authors' code the cosine is held within 1 - 1e-3
+    and the angle within [1e-3, pi - 1e-3]; held, it has no gradient.
+
+    Args:
+        cosine: (B,) target cosines.
+        margin: m, radians in the first place and units of cosine in the second.
+        quality: (B,) q in [-1, 1], see `norm_statistics`.
+    """
+    limit = 1.0 - _ADAFACE_EDGE
+    theta = cosine.clamp(-limit, limit).acos() - margin * quality
+    return theta.clamp(_ADAFACE_EDGE, math.pi - _ADAFACE_EDGE).cos() - margin * (1.0 + quality)
 
 
 def _cos_sin(margin: Margin, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,10 @@ With class centres W_k and unit embeddings x_i: cosine_ik = x_i . W_k / |W_k|. G
     dL/dW_k = (sum_i dL/dcosine_ik x_i - b_k W_k / |W_k|) / |W_k|,
     b_k = sum_i dL/dcosine_ik cosine_ik,
 so a second (C, D) matrix (of unit centres, or of their gradient) is never needed.
+
+With K sub-centres a class (Deng et al., Sub-center ArcFace, ECCV 2020) cosine_ik is the largest of
+K, and only that sub-centre has a gradient. A filter (arcface_torch's inter-class filter) sets the
+cosine of a negative above it to 0: most likely it is the image's true class.
 """
 
 from typing import Any
@@ -37,6 +41,7 @@ def sharded_cosines(
     *,
     scale: float,
     mesh: Mesh,
+    filter_above: float | None = None,
     sampled: Tensor | None = None,
     chunk_size: int | None = None,
     gemm_dtype: torch.dtype | None = None,
@@ -47,16 +52,18 @@ def sharded_cosines(
     gradient of `class_centre` is that of the sum of all ranks' losses; so is its part of the
     gradient of `unit_embedding`, which `all_gather_rows` sums over ranks in its backward.
 
-    Time is 3 G*C*D multiply-adds, 4 with `chunk_size`. Memory beyond the centres and their
-    gradient is G*C numbers, or 3 G*chunk_size with `chunk_size`.
+    Time is 3 G*C*K*D multiply-adds, 4 with `chunk_size`. Memory beyond the centres and their
+    gradient is G*C numbers, or 3 G*K*chunk_size with `chunk_size`.
 
     Args:
         unit_embedding: (G, D) of all ranks, from `all_gather_rows`.
-        class_centre: (C, D), the rank's own shard, not normalised.
+        class_centre: (C, D) or (C, K, D), the rank's own shard, not normalised; K at most 255.
         local_target: (G, T) int64 row of each target in this shard (in `sampled` when given);
             -1 where another rank holds it or there is none.
         scale: logits per unit of cosine.
         mesh: the ranks that hold the other shards.
+        filter_above: a class that is no target and whose cosine is above it counts with cosine 0
+            and has no gradient; None for no filter.
         sampled: (S,) ascending rows of `class_centre` that take part; None for all. The gradient
             of `class_centre` is then a sparse tensor of these rows.
         chunk_size: classes at a time, recomputed in backward; None keeps all cosines for it.
@@ -72,6 +79,7 @@ def sharded_cosines(
         local_target,
         sampled,
         scale,
+        filter_above,
         chunk_size,
         gemm_dtype or class_centre.dtype,
         mesh,
@@ -88,28 +96,39 @@ class _ShardedCosines(torch.autograd.Function):
         local_target: Tensor,
         sampled: Tensor | None,
         scale: float,
+        filter_above: float | None,
         chunk_size: int | None,
         gemm_dtype: torch.dtype,
         mesh: Mesh,
     ) -> tuple[Tensor, Tensor]:
         num_classes = centre.shape[0] if sampled is None else sampled.shape[0]
         num_samples = x.shape[0]
-        inverse_norm = centre.new_empty(num_classes)
+        centres = 1 if centre.ndim == 2 else centre.shape[1]  # K
+        inverse_norm = centre.new_empty(num_classes * centres)
         target_cosine = x.new_zeros(local_target.shape)  # (G, T)
         peak = x.new_full((num_samples,), NO_CLASS)  # running maximum of the logits
         total = x.new_zeros(num_samples)  # running sum of exp(logit - peak)
         kept_cosine = x.new_empty((num_samples, num_classes)) if chunk_size is None else None
+        kept_which: Tensor | None = None
+        if kept_cosine is not None and centres > 1:
+            kept_which = torch.empty_like(kept_cosine, dtype=torch.uint8)
         with torch.autocast(x.device.type, enabled=False):
             x_gemm = x.to(gemm_dtype)
             for start, stop in chunks(num_classes, chunk_size):
-                w = _rows(centre, sampled, start, stop)  # (c, D)
+                w = _rows(centre, sampled, start, stop)  # (c K, D)
+                inverse = inverse_norm[start * centres : stop * centres]
                 norm = torch.linalg.vector_norm(w, dim=1).clamp_min_(LEAST_NORM)
-                torch.reciprocal(norm, out=inverse_norm[start:stop])
-                cosine = matmul(x_gemm, w.t(), x.dtype).mul_(inverse_norm[start:stop])  # (G, c)
+                torch.reciprocal(norm, out=inverse)
+                cosine = matmul(x_gemm, w.t(), x.dtype).mul_(inverse)  # (G, c K)
+                cosine, which = nearest_centre(cosine, centres)  # (G, c)
                 column, inside = _columns(local_target, start, stop)
                 target_cosine.add_(cosine.gather(1, column).mul_(inside))
                 if kept_cosine is not None:
                     kept_cosine[:, start:stop] = cosine
+                if kept_which is not None and which is not None:
+                    kept_which[:, start:stop] = which
+                if filter_above is not None:
+                    cosine.masked_fill_(cosine > filter_above, 0.0)
                 logits = cosine.mul_(scale)
                 _exclude(logits, column, inside)
                 new_peak = torch.maximum(peak, logits.amax(1))
@@ -122,40 +141,51 @@ class _ShardedCosines(torch.autograd.Function):
         all_reduce_sum(shared, mesh)
         rest = (top + shared[:, 0].log()).clamp_min_(NO_CLASS)  # (G,)
 
-        ctx.save_for_backward(x, centre, local_target, sampled, inverse_norm, rest, kept_cosine)
-        ctx.scale, ctx.chunk_size, ctx.gemm_dtype, ctx.mesh = scale, chunk_size, gemm_dtype, mesh
+        kept = kept_cosine, kept_which
+        ctx.save_for_backward(x, centre, local_target, sampled, inverse_norm, rest, *kept)
+        ctx.scale, ctx.filter_above, ctx.centres = scale, filter_above, centres
+        ctx.chunk_size, ctx.gemm_dtype, ctx.mesh = chunk_size, gemm_dtype, mesh
         own = own_samples(num_samples, mesh)
         return shared[own, 1:].contiguous(), rest[own].clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        x, centre, local_target, sampled, inverse_norm, rest, kept_cosine = ctx.saved_tensors
+        x, centre, local_target, sampled, inverse_norm, rest, *kept = ctx.saved_tensors
+        kept_cosine, kept_which = kept
         scale, chunk_size, gemm_dtype = ctx.scale, ctx.chunk_size, ctx.gemm_dtype
+        centres, filter_above = ctx.centres, ctx.filter_above
         grad_target, grad_rest = grad_outputs
         grads = all_gather_no_grad(torch.cat([grad_target, grad_rest[:, None]], dim=1), ctx.mesh)
         grad_target, grad_rest = grads[:, :-1], grads[:, -1:]  # (G, T), (G, 1)
         wants_x, wants_centre = ctx.needs_input_grad[:2]
-        num_classes = inverse_norm.shape[0]
+        num_classes = inverse_norm.shape[0] // centres
         grad_x = torch.zeros_like(x) if wants_x else None
-        grad_centre = centre.new_empty((num_classes, x.shape[1])) if wants_centre else None
+        grad_centre = None
+        if wants_centre:
+            grad_centre = centre.new_empty((num_classes, *centre.shape[1:]))
         with torch.autocast(x.device.type, enabled=False):
             x_gemm = x.to(gemm_dtype)
             for start, stop in chunks(num_classes, chunk_size):
-                w = _rows(centre, sampled, start, stop)  # (c, D)
-                inverse = inverse_norm[start:stop]
+                w = _rows(centre, sampled, start, stop)  # (c K, D)
+                inverse = inverse_norm[start * centres : stop * centres]
                 column, inside = _columns(local_target, start, stop)
                 if kept_cosine is None:
-                    cosine = matmul(x_gemm, w.t(), x.dtype).mul_(inverse)  # (G, c)
+                    cosine = matmul(x_gemm, w.t(), x.dtype).mul_(inverse)  # (G, c K)
+                    cosine, which = nearest_centre(cosine, centres)  # (G, c)
                 else:
                     cosine = kept_cosine[:, start:stop]
+                    which = None if kept_which is None else kept_which[:, start:stop]
                 grad_cosine = torch.add(-rest[:, None], cosine, alpha=scale)
+                if filter_above is not None:
+                    grad_cosine.masked_fill_(cosine > filter_above, -torch.inf)
                 _exclude(grad_cosine, column, inside)
                 grad_cosine.exp_().mul_(grad_rest * scale)  # softmax over the rest
                 grad_cosine.scatter_add_(1, column, grad_target * inside)
-                rows = None if grad_centre is None else grad_centre[start:stop]
+                rows = None if grad_centre is None else grad_centre[start:stop].flatten(0, -2)
                 if rows is not None:
-                    along = (grad_cosine * cosine).sum(0)  # b_k
+                    along = _of_centres(grad_cosine * cosine, which, centres).sum(0)  # b_k
+                grad_cosine = _of_centres(grad_cosine, which, centres)  # (G, c K)
                 if gemm_dtype == x.dtype:
                     grad_cosine.mul_(inverse)
                     if grad_x is not None:
@@ -178,7 +208,7 @@ class _ShardedCosines(torch.autograd.Function):
             grad_centre = torch.sparse_coo_tensor(
                 sampled[None], grad_centre, centre.shape, is_coalesced=True, check_invariants=False
             )
-        return grad_x, grad_centre, None, None, None, None, None, None
+        return grad_x, grad_centre, *[None] * 7
 
 
 def chunks(num_classes: int, chunk_size: int | None) -> list[tuple[int, int]]:
@@ -187,8 +217,31 @@ def chunks(num_classes: int, chunk_size: int | None) -> list[tuple[int, int]]:
     return [(start, min(start + size, num_classes)) for start in range(0, num_classes, size)]
 
 
+def nearest_centre(cosine: Tensor, centres: int) -> tuple[Tensor, Tensor | None]:
+    """(G, c) cosine to each class's nearest sub-centre, and which that is (None with one each).
+
+    Args:
+        cosine: (G, c K), those of one class side by side.
+        centres: K.
+    """
+    if centres == 1:
+        return cosine, None
+    nearest, which = cosine.view(len(cosine), -1, centres).max(2)
+    return nearest, which
+
+
+def _of_centres(value: Tensor, which: Tensor | None, centres: int) -> Tensor:
+    """(G, c K): the values (G, c) of classes at their nearest sub-centres, 0 at the others."""
+    if which is None:
+        return value
+    spread = value.new_zeros((*value.shape, centres))
+    return spread.scatter_(2, which.long()[:, :, None], value[:, :, None]).flatten(1)
+
+
 def _rows(centre: Tensor, sampled: Tensor | None, start: int, stop: int) -> Tensor:
-    return centre[start:stop] if sampled is None else centre[sampled[start:stop]]
+    """(c K, D) centres of a run of classes."""
+    rows = centre[start:stop] if sampled is None else centre[sampled[start:stop]]
+    return rows.flatten(0, -2)
 
 
 def _columns(local_target: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:

@@ -81,7 +81,7 @@ class NalMethod(Method):
         self.config, self.mesh, self.steps_per_epoch = config, mesh, steps_per_epoch
         self._branch: AttentionBranch | None = None
         if config.attention == "branch":
-            self._branch = AttentionBranch(head.weight.shape[1]).to(mesh.device)
+            self._branch = AttentionBranch(head.weight.shape[-1]).to(mesh.device)
             nn.init.constant_(self._branch.linear.bias, _OPEN)
             self.trained = self._branch
         self._num_images = len(label)
