@@ -8,7 +8,7 @@ from typing import NoReturn
 import click
 
 import facetrain
-from facetrain.commands import data_sets, evaluation, results, review, stages
+from facetrain.commands import cleaning, data_sets, evaluation, results, review, stages
 from facetrain.core.errors import BAD_INPUT, INTERRUPTED, NOT_WRITABLE, UserError
 
 _OUTPUT_ERRORS = (
@@ -59,9 +59,9 @@ for _command in (
     data_sets.variations,
     stages.run,
     stages.train,
-    stages.embed,
-    stages.graph,
-    stages.clean,
+    cleaning.embed,
+    cleaning.graph,
+    cleaning.clean,
     stages.finetune,
     evaluation.evaluate,
     results.report,

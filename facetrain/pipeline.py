@@ -6,7 +6,7 @@ interrupted one resumes, so a run may be killed and started again at any time.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -15,9 +15,9 @@ from torch import nn
 from facetrain.clean import clean
 from facetrain.clean.clean import OVERLAY_FILE, CleanConfig
 from facetrain.core.artifact import Artifact, fingerprint, read_artifact, write_json
-from facetrain.core.config import load_config
+from facetrain.core.config import Config, load_config
 from facetrain.core.errors import ConfigError
-from facetrain.data.dataset import FaceDataset
+from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.stage_data import write_stage_data
 from facetrain.dist.mesh import Mesh
 from facetrain.embed import embed
@@ -50,13 +50,22 @@ Numbers = Mapping[str, Mapping[str, Any]]
 """Verification set -> its numbers."""
 
 
-class Recipe(TrainConfig):
-    """One YAML file: what every stage of a run needs."""
+class CleaningRecipe(Config):
+    """What the stages need that embed a data set and clean its labels."""
 
+    data: DataConfig
     embed: EmbedConfig = EmbedConfig()
     graph: KnnConfig = KnnConfig()
     clean: CleanConfig | None = None
     """How to clean the labels before a second training; without it there is no cleaning."""
+
+
+RecipeT = TypeVar("RecipeT", bound=CleaningRecipe)
+
+
+class Recipe(TrainConfig, CleaningRecipe):
+    """One YAML file: what every stage of a run needs."""
+
     rounds: int = Field(1, ge=1)
     """Times that labels are cleaned, each by what was trained on the answer of the one before."""
     finetune: FinetuneConfig | None = None
@@ -97,7 +106,7 @@ def _must_exist(files: Sequence[Path], what: str, advice: str) -> None:
             raise ConfigError(f"{what} must exist, but there is no {file}; {advice}")
 
 
-def _open_dataset(recipe: Recipe, mesh: Mesh) -> FaceDataset:
+def _open_dataset(recipe: CleaningRecipe, mesh: Mesh) -> FaceDataset:
     """The recipe's data set; a review among its overlays is brought up to date first."""
     data = recipe.data
     _refresh_reviews(data.overlay, mesh)
@@ -156,7 +165,7 @@ def _backbone_inputs(backbone: Path) -> dict[str, str]:
     return {"backbone": fingerprint(file)}
 
 
-def embed_stage(recipe: Recipe, backbone: Path, out_dir: Path, mesh: Mesh) -> Artifact:
+def embed_stage(recipe: CleaningRecipe, backbone: Path, out_dir: Path, mesh: Mesh) -> Artifact:
     """Stage `embed`: the recipe's data set through `backbone` into `out_dir`."""
     model = load_backbone(backbone, mesh.device)
     return embed.run(
@@ -183,13 +192,13 @@ def ijb_stage(config: IjbConfig, backbone: Path | None, out_dir: Path, mesh: Mes
     return ijb.run(config, model, out_dir, mesh, inputs=inputs)
 
 
-def graph_stage(recipe: Recipe, embeddings: Path, out_dir: Path, mesh: Mesh) -> Artifact:
+def graph_stage(recipe: CleaningRecipe, embeddings: Path, out_dir: Path, mesh: Mesh) -> Artifact:
     """Stage `graph`: the kNN graph of the embeddings in a folder, into `out_dir`."""
     return knn_stage.run(recipe.graph, embeddings / "embedding.npy", out_dir, mesh, inputs={})
 
 
 def clean_stage(
-    recipe: Recipe,
+    recipe: CleaningRecipe,
     embeddings: Path,
     graph: Path,
     out_dir: Path,
@@ -239,26 +248,18 @@ def clean_stage(
     return artifact
 
 
-def clean_features(
-    source: Path | None,
-    target: Path,
-    exclude: Sequence[Path],
-    overrides: Sequence[str],
-    out_dir: Path,
-    mesh: Mesh,
-) -> Artifact:
-    """Stage `clean` from embeddings alone: features `.npz` `target` into `out_dir`."""
-    config = load_config(CleanConfig, RECIPES / "clean_features.yaml", overrides)
-    return clean.run_features(_naming(config, source, exclude), target, out_dir, mesh)
-
-
-def naming(recipe: Recipe, source: Path | None, exclude: Sequence[Path]) -> Recipe:
+def naming(recipe: RecipeT, source: Path | None, exclude: Sequence[Path]) -> RecipeT:
     """`recipe` with a section `clean`, and in it the files that the command line names."""
-    config = _naming(recipe.clean or CleanConfig(), source, exclude)
+    config = naming_files(recipe.clean or CleanConfig(), source, exclude)
     return recipe.model_copy(update={"clean": config})
 
 
-def _naming(config: CleanConfig, source: Path | None, exclude: Sequence[Path]) -> CleanConfig:
+def naming_files(config: CleanConfig, source: Path | None, exclude: Sequence[Path]) -> CleanConfig:
+    """`config` with the files that the command line names.
+
+    Raises:
+        ConfigError: one of them is not there.
+    """
     _must_exist((source,) if source else (), "--source", "give another file")
     _must_exist(exclude, "--exclude", "give another file")
     update = {"source": source or config.source, "exclude": (*config.exclude, *exclude)}

@@ -158,13 +158,14 @@ def test_stages_that_do_not_belong_together_are_refused(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "CONFIG or --target"),
-        (("{recipe}", "--target", "{blind}"), "one of them"),
-        (("--target", "{blind}", "--graph", "{tmp}"), "belong to CONFIG"),
+        ((), "DATA or data.path=..., got neither"),
+        (("{recipe}", "--target", "{blind}"), "is cleaned by itself"),
+        (("--target", "{blind}", "--graph", "{tmp}"), "is cleaned by itself"),
         (("--target", "{tmp}/none.npz"), "no such file"),
         (("--target", "{blind}", "--source", "{tmp}/none.npz"), "none.npz"),
         (("--target", "{blind}", "--exclude", "{tmp}/none.bin"), "none.bin"),
         (("--target", "{blind}", "sed=1"), "did you mean 'seed'?"),
+        (("--target", "{blind}", "clean.sed=1"), "did you mean 'seed'?"),
         (("--target", "{blind}", "seed=x"), "seed='x'"),
         (("--target", "{blind}", "meta.ambiguous=[0.9,0.1]"), "the lower first, got 0.9 and 0.1"),
         (("{recipe}",), "--embeddings: must be the folder of a finished stage embed"),
@@ -203,11 +204,11 @@ def test_a_missing_earlier_stage_is_named(
     assert f"run `facetrain {earlier}`" in err
 
 
-def test_help_says_both_forms(call: Call) -> None:
+def test_help_says_all_forms(call: Call) -> None:
     code, stdout, _ = call("clean", "--help")
     assert code == 0
-    assert "Either CONFIG: " in stdout
-    assert "Or --target T.npz: " in stdout
+    for form in ("clean DATA --backbone B", "clean CONFIG", "clean --target T.npz"):
+        assert form in stdout
     code, stdout, _ = call("--help")
     names = ["embed", "graph", "clean", "evaluate"]
     places = [stdout.index(f"\n  {name} ") for name in names]

@@ -1,0 +1,189 @@
+"""Commands from images to clean labels, by a recipe or without one: embed, graph, clean."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from facetrain.commands.options import ReadablePath, job, say, value_lines
+from facetrain.core.errors import UserError
+
+if TYPE_CHECKING:  # importing torch takes seconds; `--help` must not
+    from facetrain.without_recipe import Alignment
+
+_OUT = click.option(
+    "--out", required=True, type=ReadablePath, help="Folder that receives everything."
+)
+
+
+def _alignment_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """How the faces of images that are not aligned yet are found."""
+    return click.option(
+        "--landmarks", type=ReadablePath, help="CSV image,x1,y1,...,x5,y5 to align DATA by."
+    )(function)
+
+
+@click.command(short_help="Data set + backbone -> embeddings.")
+@click.argument("words", nargs=-1, metavar="CONFIG|DATA [KEY=VALUE]...")
+@_OUT
+@click.option(
+    "--backbone", type=ReadablePath, help="Train folder or weight file.",
+    show_default="with CONFIG: train beside OUT",
+)  # fmt: skip
+@_alignment_options
+def embed(words: Sequence[str], out: Path, backbone: Path | None, **alignment: Any) -> None:
+    """Embed every image of a data set, in its order, into OUT/embedding.npy.
+
+    The data set is a recipe's (CONFIG, a .yaml), or DATA: a .rec, a folder of shards, or images (a
+    folder a person, a .lst, a tar), which are packed into OUT/data first. Without CONFIG a KEY is
+    of the section embed, as in batch_size=64, or names its own: data.overlay=F.npz.
+    """
+    from facetrain import pipeline, without_recipe
+
+    first, overrides = first_and_overrides(words)
+    with job() as mesh:
+        if first is not None and without_recipe.is_recipe(first):
+            recipe = pipeline.load_recipe(first, overrides)
+            used = backbone or pipeline.beside(out, None, "train", "--backbone")
+            artifact = pipeline.embed_stage(recipe, used, out, mesh)
+        else:
+            settings = without_recipe.recipe_of("embed", first, overrides)
+            used = _needed(backbone, "embed")
+            how = _alignment(alignment)
+            artifact = without_recipe.embed_images(settings, used, how, out, mesh)
+        say(value_lines(artifact.metrics), mesh)
+
+
+@click.command(short_help="Embeddings -> kNN graph.")
+@click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
+@_OUT
+@click.option(
+    "--embeddings", type=ReadablePath, help="Folder of the embed stage, or a features .npz.",
+    show_default="with CONFIG: embed beside OUT",
+)  # fmt: skip
+def graph(words: Sequence[str], out: Path, embeddings: Path | None) -> None:
+    """Find the nearest images of every image: OUT/neighbours.npy and OUT/similarity.npy.
+
+    Without CONFIG, a recipe, a KEY is of the section graph, as in num_neighbours=40.
+    """
+    from facetrain import pipeline, without_recipe
+
+    config, overrides = first_and_overrides(words)
+    with job() as mesh:
+        if config is not None:
+            recipe = pipeline.load_recipe(config, overrides)
+            used = pipeline.beside(out, embeddings, "embed", "--embeddings")
+            artifact = pipeline.graph_stage(recipe, used, out, mesh)
+        elif embeddings is None:
+            raise UserError("graph needs CONFIG, or --embeddings DIR or F.npz; got neither")
+        else:
+            artifact = without_recipe.graph_of(embeddings, overrides, out, mesh)
+        say(value_lines(artifact.metrics), mesh)
+
+
+@click.command(short_help="Noisy labels -> which of them are right.")
+@click.argument("words", nargs=-1, metavar="[CONFIG|DATA] [KEY=VALUE]...")
+@_OUT
+@click.option(
+    "--backbone", type=ReadablePath, help="Train folder or weight file that sees the faces.",
+    show_default="with CONFIG: train beside OUT, for --exclude F.bin",
+)  # fmt: skip
+@_alignment_options
+@click.option(
+    "--embeddings", type=ReadablePath, help="Folder of the embed stage.",
+    show_default="with CONFIG: embed beside OUT",
+)  # fmt: skip
+@click.option(
+    "--graph", type=ReadablePath, help="Of CONFIG: folder of the graph stage.",
+    show_default="graph beside OUT",
+)  # fmt: skip
+@click.option("--target", type=ReadablePath, help="Features .npz to clean: embedding, label.")
+@click.option("--source", type=ReadablePath, help="Features .npz to learn from, with is_clean.")
+@click.option(
+    "--exclude", multiple=True, type=ReadablePath,
+    help="Evaluation set (.bin or features .npz): identities in both are flagged.",
+)  # fmt: skip
+def clean(
+    words: Sequence[str],
+    out: Path,
+    backbone: Path | None,
+    embeddings: Path | None,
+    graph: Path | None,
+    target: Path | None,
+    source: Path | None,
+    exclude: Sequence[Path],
+    **alignment: Any,
+) -> None:
+    r"""Find the images that do not belong to their identity; nothing is changed or deleted.
+
+    \b
+    One of three:
+      clean DATA --backbone B --out DIR      images and any backbone
+      clean CONFIG --out DIR                 the data set of a recipe, embedded before
+      clean --target T.npz --out DIR         embeddings alone
+
+    DATA is a folder a person, a .lst or a tar of images (photographs need --landmarks, aligned
+    faces nothing), a .rec or a folder of shards. DIR becomes the folder of a run, for
+    `facetrain review DIR` and `facetrain report DIR`.
+
+    All leave DIR/clean.npz: clean_probability, threshold, kept, suggested_label and more; the first
+    two also DIR/overlay.npz, to train with data.overlay=DIR/overlay.npz.
+
+    KEY is of the section clean, as in seed=1 or gcn=false, or names its own: embed.batch_size=64.
+    With CONFIG it is any key of a recipe.
+
+    Without --source the cleaner learns from noise that it plants into the most consistent classes
+    of the set itself.
+    """
+    from facetrain import pipeline, without_recipe
+
+    first, overrides = first_and_overrides(words)
+    if target and (first or embeddings or graph or backbone):
+        raise UserError(
+            "--target T.npz is cleaned by itself; leave out CONFIG or DATA, --backbone, "
+            "--embeddings and --graph, or leave out --target"
+        )
+    with job() as mesh:
+        if target:
+            files = (source, target, exclude)
+            artifact = without_recipe.clean_features(*files, overrides, out, mesh)
+        elif first is not None and without_recipe.is_recipe(first):
+            recipe = pipeline.load_recipe(first, overrides)
+            artifact = pipeline.clean_stage(
+                pipeline.naming(recipe, source, exclude),
+                pipeline.beside(out, embeddings, "embed", "--embeddings"),
+                pipeline.beside(out, graph, "graph", "--graph"),
+                out,
+                mesh,
+                backbone or pipeline.trained_beside(out),
+            )
+        else:
+            settings = without_recipe.recipe_of("clean", first, overrides)
+            artifact = without_recipe.clean_images(
+                settings, _needed(backbone, "clean"), _alignment(alignment),
+                source, exclude, out, mesh,
+            )  # fmt: skip
+        say(value_lines(artifact.metrics), mesh)
+
+
+def first_and_overrides(words: Sequence[str]) -> tuple[Path | None, Sequence[str]]:
+    """CONFIG or DATA, if the first word is no KEY=VALUE, and the others."""
+    if words and "=" not in words[0]:
+        return Path(words[0]), words[1:]
+    return None, words
+
+
+def _needed(backbone: Path | None, command: str) -> Path:
+    if backbone is None:
+        raise UserError(
+            f"{command} of images needs --backbone B: an .onnx, .pth or .safetensors, or the "
+            "folder of a training. (A recipe's name must end in .yaml)"
+        )
+    return backbone
+
+
+def _alignment(options: dict[str, Any]) -> "Alignment":
+    from facetrain.without_recipe import Alignment
+
+    return Alignment(**options)

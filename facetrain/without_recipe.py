@@ -1,0 +1,203 @@
+"""Stages on images and a backbone that somebody has: no recipe, no training.
+
+What `clean_images` leaves is the folder of a run: `data/` (where images were packed), `embed/`,
+`graph/` and `clean/`; so `review`, `report`, `write` and `run` take it.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from facetrain import pipeline
+from facetrain.clean import clean
+from facetrain.clean.clean import CLEAN_FILE, OVERLAY_FILE, CleanConfig
+from facetrain.core.artifact import Artifact, atomic_path
+from facetrain.core.config import load_config
+from facetrain.core.errors import ConfigError, DataError
+from facetrain.data.features import load_embedding
+from facetrain.data.images import decode_image
+from facetrain.data.pack import pack
+from facetrain.data.sources import list_images
+from facetrain.dist.mesh import Mesh
+from facetrain.graph import knn_stage
+from facetrain.models.weights import load_backbone
+from facetrain.pipeline import CleaningRecipe
+
+TEMPLATE_SIZE = 112
+"""Side in pixels of ArcFace's template, on which faces are packed."""
+_SECTIONS = ("data", "embed", "graph", "clean")
+
+
+@dataclasses.dataclass(frozen=True)
+class Alignment:
+    """How the faces of images that are packed are found; nothing for aligned ones."""
+
+    landmarks: Path | None = None
+    detector: Path | None = None
+    faces: str = "largest"
+
+    @property
+    def given(self) -> bool:
+        """Whether there is one."""
+        return self.landmarks is not None or self.detector is not None
+
+
+def is_recipe(path: Path) -> bool:
+    """Whether a command's first word names a recipe rather than images: by its ending."""
+    return path.suffix.lower() in (".yaml", ".yml")
+
+
+def recipe_of(section: str, data: Path | None, overrides: Sequence[str]) -> CleaningRecipe:
+    """The defaults with `key=value` of data, embed, graph and clean, on the images `data`.
+
+    Args:
+        section: the command's own, which a key without a section is of.
+        data: what the command line names; None where `data.path=...` does.
+
+    Raises:
+        ConfigError: no images or two, or a key that is none of these.
+    """
+    named = any(one.startswith(("data.path=", "data={")) for one in overrides)
+    if (data is None) != named:
+        came = "neither" if data is None else f"{data} and data.path=..."
+        raise ConfigError(f"the images must be named once, as DATA or as data.path=..., got {came}")
+    recipe = _defaults(section, overrides)
+    return recipe if data is None else _on(recipe, data)
+
+
+def _defaults(section: str, overrides: Sequence[str]) -> CleaningRecipe:
+    of_sections = [
+        one if one.partition("=")[0].split(".")[0] in _SECTIONS else f"{section}.{one}"
+        for one in overrides
+    ]
+    return load_config(CleaningRecipe, pipeline.RECIPES / "clean_images.yaml", of_sections)
+
+
+def _on(recipe: CleaningRecipe, data: Path) -> CleaningRecipe:
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": data})})
+
+
+def packed(
+    recipe: CleaningRecipe, alignment: Alignment, image_size: int, out_dir: Path, mesh: Mesh
+) -> CleaningRecipe:
+    """The recipe on shards: those that its data are, or what its images were packed to.
+
+    Args:
+        alignment: of images that are no shards yet.
+        image_size: what the backbone takes, in pixels.
+        out_dir: receives the shards; an interrupted packing continues there.
+
+    Raises:
+        ConfigError: images that are neither aligned nor to be, or shards that are to be.
+        DataError: there are no images, or none that can be packed.
+    """
+    data = recipe.data.path
+    if data.suffix == ".rec" or (data.is_dir() and any(data.glob("*.rec"))):
+        if alignment.given:
+            raise ConfigError(
+                f"--detector and --landmarks align images while they are packed, but {data} is "
+                "packed already; give the images themselves, or leave the option out"
+            )
+        return recipe
+    if mesh.is_main:
+        if alignment.given:
+            size = max(TEMPLATE_SIZE, image_size)
+        else:
+            size = _aligned_size(data, (TEMPLATE_SIZE, image_size), out_dir / ".source.tar")
+        pack(data, out_dir, size=size, landmarks=alignment.landmarks)
+    mesh.barrier()
+    return _on(recipe, out_dir)
+
+
+def _aligned_size(data: Path, sizes: Sequence[int], scratch: Path) -> int:
+    """The one of `sizes` in pixels that every image has; those that do not decode are passed over.
+
+    Photographs would be packed as well, by their centre, and every number after that be wrong.
+    """
+    found: int | None = None
+    for source in list_images(data, scratch).images:
+        try:
+            height, width, _ = decode_image(source.read(), source.name).shape
+        except DataError:
+            continue  # `pack` names and counts it
+        if width != height or width not in ((found,) if found else sizes):
+            raise ConfigError(
+                f"{data}: every image must be an aligned face of {found or sizes[0]} x "
+                f"{found or sizes[0]} pixels where no --detector is given, but {source.name} has "
+                f"{width} x {height}; add --detector F.onnx or --landmarks F.csv. Faces aligned "
+                f"at another size: `facetrain pack {data} SHARDS` first, then give SHARDS"
+            )
+        found = width
+    return found or sizes[0]
+
+
+def embed_images(
+    recipe: CleaningRecipe, backbone: Path, alignment: Alignment, out_dir: Path, mesh: Mesh
+) -> Artifact:
+    """Stage `embed` into `out_dir`, which keeps in `data/` what had to be packed."""
+    size = load_backbone(backbone, mesh.device).image_size
+    on_shards = packed(recipe, alignment, size, out_dir / "data", mesh)
+    return pipeline.embed_stage(on_shards, backbone, out_dir, mesh)
+
+
+def graph_of(embeddings: Path, overrides: Sequence[str], out_dir: Path, mesh: Mesh) -> Artifact:
+    """Stage `graph` of a folder of the stage `embed`, or of the `embedding` in an `.npz`."""
+    config = _defaults("graph", overrides).graph
+    file = embeddings / "embedding.npy"
+    if not embeddings.is_dir():
+        file = out_dir / "embedding.npy"
+        if mesh.is_main:
+            with atomic_path(file) as temporary, open(temporary, "wb") as opened:
+                np.save(opened, load_embedding(embeddings))
+        mesh.barrier()
+    return knn_stage.run(config, file, out_dir, mesh, inputs={})
+
+
+def clean_images(
+    recipe: CleaningRecipe,
+    backbone: Path,
+    alignment: Alignment,
+    source: Path | None,
+    exclude: Sequence[Path],
+    out_dir: Path,
+    mesh: Mesh,
+) -> Artifact:
+    """Pack where needed, embed, find neighbours and clean, each into a folder of `out_dir`.
+
+    An interrupted run continues. `out_dir/clean.npz` and `overlay.npz` are links to those of the
+    stage `clean`, which stands in a folder of its own as in every run.
+
+    Raises:
+        ConfigError, DataError: as `packed` and the stages.
+    """
+    recipe = pipeline.naming(recipe, source, exclude)
+    size = load_backbone(backbone, mesh.device).image_size  # a bad file is told before hours
+    recipe = packed(recipe, alignment, size, out_dir / "data", mesh)
+    embedded, graph = out_dir / "embed", out_dir / "graph"
+    pipeline.embed_stage(recipe, backbone, embedded, mesh)
+    pipeline.graph_stage(recipe, embedded, graph, mesh)
+    cleaned = out_dir / "clean"
+    artifact = pipeline.clean_stage(recipe, embedded, graph, cleaned, mesh, backbone)
+    if mesh.is_main:
+        for name in (CLEAN_FILE, OVERLAY_FILE):
+            with atomic_path(out_dir / name) as temporary:
+                temporary.symlink_to(os.path.relpath(cleaned / name, out_dir))
+    return artifact
+
+
+def clean_features(
+    source: Path | None,
+    target: Path,
+    exclude: Sequence[Path],
+    overrides: Sequence[str],
+    out_dir: Path,
+    mesh: Mesh,
+) -> Artifact:
+    """Stage `clean` from embeddings alone: features `.npz` `target` into `out_dir`."""
+    bare = [override.removeprefix("clean.") for override in overrides]
+    config = load_config(CleanConfig, pipeline.RECIPES / "clean_features.yaml", bare)
+    config = pipeline.naming_files(config, source, exclude)
+    return clean.run_features(config, target, out_dir, mesh)
