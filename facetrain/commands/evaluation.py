@@ -19,16 +19,17 @@ _FOLDERS = {
     "agedb30": "AgeDB's images, the 30-year protocol",
     "calfw": "CALFW's images",
     "cplfw": "CPLFW's images",
+    "list": "Images of --pairs, any list of pairs",
 }
+_OPTIONS = {kind: f"--{kind.replace('_', '-')}" for kind in _FOLDERS} | {"list": "--images"}
 
 
 def _folder_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--lfw DIR, --cfp-ff DIR, ...: the official folders."""
+    """--lfw DIR, --cfp-ff DIR, ...: the official folders, and --images DIR for any other."""
     for kind, text in reversed(_FOLDERS.items()):
-        option = f"--{kind.replace('_', '-')}"
-        function = click.option(option, kind, type=ReadablePath, metavar="DIR", help=f"{text}.")(
-            function
-        )
+        function = click.option(
+            _OPTIONS[kind], kind, type=ReadablePath, metavar="DIR", help=f"{text}."
+        )(function)
     return function
 
 
@@ -42,6 +43,8 @@ def _folder_options(function: Callable[..., Any]) -> Callable[..., Any]:
     "--pairs", type=ReadablePath, help="Pair list of the folder (CFP: the folder Protocol)."
 )
 @click.option("--landmarks", type=ReadablePath, help="CSV path,x1,y1,...,x5,y5 to align it by.")
+@click.option("--rfw", type=ReadablePath, metavar="DIR", help="RFW: data/ and txts/, four groups.")
+@click.option("--folds", type=click.IntRange(2), help="Folds of the accuracy; default 10.")
 @click.option("--ijb", type=ReadablePath, metavar="DIR", help="IJB-B or IJB-C: 1:1 and 1:N.")
 @click.option("--protocol", type=click.Choice(["ijbb", "ijbc"]), help="Of --ijb; default ijbc.")
 @click.option("--features", type=ReadablePath, help=".npy (N, D) in place of --ijb's images.")
@@ -62,8 +65,9 @@ def evaluate(
     """Verify BACKBONE (ours, arcface_torch's .pth or an .onnx) on pairs of faces, or on IJB.
 
     Either CONFIG, whose section evaluate names the sets, or options: --bin F.bin, a set's official
-    folder (--lfw DIR --pairs pairs.txt), or --ijb DIR. With --out an interrupted evaluation
-    continues; the same command without it leaves nothing but --json.
+    folder (--lfw DIR --pairs pairs.txt), any folder with a list of pairs (--images DIR --pairs
+    LIST), or --ijb DIR. With --out an interrupted evaluation continues; the same command without
+    it leaves nothing but --json.
     """
     from facetrain.core.artifact import write_json
     from facetrain.report.evaluation_tables import evaluation_text
@@ -90,7 +94,7 @@ def evaluate_settings(
         ConfigError: no set at all, or options that do not go together.
     """
     from facetrain.core.errors import ConfigError
-    from facetrain.data.paired_faces import FolderSet
+    from facetrain.data.paired_faces import FolderSet, rfw_sets
     from facetrain.evaluate.evaluate import EvaluateConfig, name_sources
     from facetrain.pipeline import load_recipe
 
@@ -100,9 +104,11 @@ def evaluate_settings(
     if own and len(kinds) != 1:
         raise ConfigError(
             f"--pairs and --landmarks belong to one folder of images, got {len(kinds)}; give "
-            "exactly one of --lfw, --cfp-ff, --cfp-fp, --agedb30, --calfw, --cplfw with them"
+            f"exactly one of {', '.join(_OPTIONS.values())} with them"
         )
     folders = tuple(FolderSet(kind=kind, images=options[kind], **own) for kind in kinds)
+    if options["rfw"]:
+        folders += rfw_sets(options["rfw"])
     names = ("protocol", "features", "norm_weighting", "detector_score")
     of_ijb = {name: options[name] for name in names if options[name] is not None}
     both = {name: options[name] for name in ("flip", "attributes") if options[name] is not None}
@@ -110,7 +116,8 @@ def evaluate_settings(
         config = config.model_copy(update={"bins": tuple(options["bins"]), "folders": folders})
         of_ijb["path"] = options["ijb"]
     ijb = config.ijb.model_copy(update={**of_ijb, **both})
-    config = config.model_copy(update={**both, "ijb": ijb})
+    folds = {"num_folds": options["folds"]} if options["folds"] is not None else {}
+    config = config.model_copy(update={**both, **folds, "ijb": ijb})
     sources = name_sources(config)
     if not sources and ijb.path is None:
         raise ConfigError(

@@ -49,11 +49,13 @@ def file_name(face: Face) -> str:
     return f"{name}/{name}_{number:04d}.jpg"
 
 
-def _lines(path: Path) -> list[str]:
+def _rows(path: Path) -> list[list[str]]:
+    """The words of each line; some copies have blanks for the tabs, or a byte order mark."""
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: must be a text file of LFW; {error}") from None
+    return [line.split("\t") if "\t" in line else line.split() for line in lines if line.strip()]
 
 
 def read_people(path: Path) -> list[dict[str, int]]:
@@ -62,9 +64,8 @@ def read_people(path: Path) -> list[dict[str, int]]:
     Raises:
         DataError: another layout.
     """
-    lines = [line.split("\t") for line in _lines(path)]
     try:
-        (header,), *rest = lines
+        (header,), *rest = _rows(path)
         sets, position = [], 0
         for _ in range(int(header)):
             size = int(rest[position][0])
@@ -79,10 +80,15 @@ def read_people(path: Path) -> list[dict[str, int]]:
     return sets
 
 
-def _read_pair(line: Sequence[str]) -> Pair:
-    if len(line) == 3:
-        return Pair((line[0], int(line[1])), (line[0], int(line[2])), True)
-    first_name, first, second_name, second = line
+def read_pair(row: Sequence[str]) -> Pair:
+    """The pair of a line's words: `name n m`, or `name n other m`.
+
+    Raises:
+        ValueError: other words.
+    """
+    if len(row) == 3:
+        return Pair((row[0], int(row[1])), (row[0], int(row[2])), True)
+    first_name, first, second_name, second = row
     return Pair((first_name, int(first)), (second_name, int(second)), False)
 
 
@@ -92,17 +98,20 @@ def read_pairs(path: Path) -> list[list[Pair]]:
     Raises:
         DataError: another layout.
     """
-    lines = [line.split("\t") for line in _lines(path)]
+    rows = _rows(path)
     try:
-        num_sets, half = map(int, lines[0])
-        pairs = [_read_pair(line) for line in lines[1:]]
+        num_sets, half = map(int, rows[0])
+        pairs = [read_pair(row) for row in rows[1:]]
     except (ValueError, IndexError) as error:
-        raise DataError(f"{path}: must be LFW's pairs.txt of View 2; {error}") from None
+        raise DataError(
+            f"{path}: must be LFW's pairs.txt of View 2, but {error}; another list, also one of "
+            "this layout without the header, is given with --images"
+        ) from None
     expected = ([True] * half + [False] * half) * num_sets
     if num_sets != NUM_SETS or [pair.same for pair in pairs] != expected:
         raise DataError(
             f"{path}: must hold {NUM_SETS} sets of {half} same and {half} different pairs, in "
-            f"turn, got {len(pairs)} pairs; get LFW's pairs.txt"
+            f"turn, got {len(pairs)} pairs; get LFW's pairs.txt, or give another list with --images"
         )
     return [pairs[2 * half * k : 2 * half * (k + 1)] for k in range(num_sets)]
 

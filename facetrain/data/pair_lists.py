@@ -1,17 +1,18 @@
 """The pair lists of the verification sets, as they are distributed: which two images, one person?
 
-Every reader returns the pairs so that ten consecutive folds of equal size are the official ones.
+Every reader of an official list returns the pairs so that ten consecutive folds of equal size are
+the official ones; a list of one's own comes in the order of its lines.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
-from facetrain.data.lfw import file_name, read_pairs
+from facetrain.data.lfw import Pair, file_name, read_pair, read_pairs
 
 NUM_FOLDS = 10
 
@@ -21,12 +22,12 @@ class PairList(NamedTuple):
 
     Attributes:
         name: (2P) files below the set's folder; pair i is images 2i and 2i + 1.
-        identity: (2P) whose.
+        identity: (2P) whose; None where the list does not tell.
         same: (P,).
     """
 
     name: list[str]
-    identity: list[str]
+    identity: list[str] | None
     same: NDArray[np.bool_]
 
 
@@ -36,7 +37,10 @@ def read_lfw(path: Path) -> PairList:
     Raises:
         DataError: another layout.
     """
-    pairs = [pair for fold in read_pairs(path) for pair in fold]
+    return _of_people([pair for fold in read_pairs(path) for pair in fold])
+
+
+def _of_people(pairs: Sequence[Pair]) -> PairList:
     faces = [face for pair in pairs for face in (pair.first, pair.second)]
     return PairList(
         [file_name(face) for face in faces],
@@ -45,20 +49,87 @@ def read_lfw(path: Path) -> PairList:
     )
 
 
-def _words(path: Path, separator: str | None, num_words: int, what: str) -> list[list[str]]:
-    """The words of each line that is not empty."""
+def read_any(path: Path) -> PairList:
+    """A list of one's own, in the order of its lines, each in one of two forms.
+
+    `path path 1` (same person) or `path path 0`, paths below the images' folder. Or LFW's and
+    RFW's: `name n m` (same) or `name n other m`, images `name/name_0001.jpg`, perhaps with LFW's
+    header of one or two counts. Words are set apart by tabs, commas or blanks; a line of column
+    names and a byte order mark may come first.
+
+    Raises:
+        DataError: another layout, or fewer or more pairs than the header says.
+    """
+    what = "path path 0|1, or LFW's name n m"
+    lines = _lines(path, what)
+    separator = next(
+        (s for s in ("\t", ",") if all(s in line for line in lines[1:] or lines)), None
+    )
+    rows = [[word.strip() for word in line.split(separator)] for line in lines]
+    counts = [int(word) for word in rows[0] if _is_count(word)]
+    has_header = len(counts) == len(rows[0]) <= 2
+    if has_header or (len(rows[0]) == 3 and not _is_count(rows[0][2])):
+        del rows[0], lines[0]
+    forms = [_form(row) for row in rows]
+    for form, line in zip(forms, lines, strict=True):
+        if form is None or form != forms[0]:
+            raise DataError(f"{path}: every line must be {what}, all alike; got {line!r:.80}")
+    if forms and forms[0] == "paths":
+        names = [name.removeprefix("./") for row in rows for name in row[:2]]
+        same = np.array([row[2] == "1" for row in rows])
+        return PairList(names, _identities(names, same), same)
+    num_pairs = 2 * int(np.prod(counts)) if has_header else len(rows)
+    if len(rows) != num_pairs or not rows:
+        raise DataError(f"{path}: its header promises {num_pairs} pairs, but it holds {len(rows)}")
+    pairs = [read_pair(row) for row in rows]
+    if alike := next((p for p in pairs if not p.same and p.first[0] == p.second[0]), None):
+        raise DataError(
+            f"{path}: `name n other m` must name two people, got {alike.first[0]!r} twice; write "
+            "two images of one person as `name n m`"
+        )
+    return _of_people(pairs)
+
+
+def _form(row: Sequence[str]) -> Literal["paths", "people"] | None:
+    """Which of `read_any`'s forms a line has, if any."""
+    if len(row) == 3 and row[2] in ("0", "1") and not _is_count(row[1]):
+        return "paths"
+    numbers = row[1::2] if len(row) == 4 else row[1:]
+    return "people" if len(row) in (3, 4) and all(map(_is_count, numbers)) else None
+
+
+def _is_count(word: str) -> bool:
+    return word.isascii() and word.isdigit() and len(word) < 10
+
+
+def _identities(names: Sequence[str], same: NDArray[np.bool_]) -> list[str] | None:
+    """The folders that the images are in, where they part the people as the flags do."""
+    folders = [str(Path(name).parent) for name in names]
+    alike = [one == other for one, other in zip(folders[::2], folders[1::2], strict=True)]
+    return folders if alike == same.tolist() else None
+
+
+def _lines(path: Path, what: str) -> list[str]:
+    """The lines that are not empty."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: must be a text file of lines {what!r}; {error}") from None
-    rows = [line.strip().split(separator) for line in lines if line.strip()]
+    kept = [line.strip() for line in lines if line.strip()]
+    if not kept:
+        raise DataError(f"{path}: must hold lines {what!r}, but has none")
+    return kept
+
+
+def _words(path: Path, separator: str | None, num_words: int, what: str) -> list[list[str]]:
+    """The words of each line that is not empty."""
+    lines = _lines(path, what)
+    rows = [line.split(separator) for line in lines]
     for number, row in enumerate(rows, 1):
         if len(row) != num_words:
             raise DataError(
                 f"{path}: line {number} must be {what!r}; got {lines[number - 1]!r:.80}"
             )
-    if not rows:
-        raise DataError(f"{path}: must hold lines {what!r}, but has none")
     return rows
 
 
@@ -182,4 +253,5 @@ KINDS = {
     "agedb30": Kind(read_agedb, "AgeDB.mat"),
     "calfw": Kind(read_two_lines, "pairs_CALFW.txt"),
     "cplfw": Kind(read_two_lines, "pairs_CPLFW.txt"),
+    "list": Kind(read_any, "pairs.txt"),
 }

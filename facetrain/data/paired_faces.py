@@ -1,6 +1,7 @@
 """A verification set as a folder of images and a list of pairs."""
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, cast
 
@@ -22,10 +23,10 @@ LFW_SIZE, LFW_LEFT, LFW_TOP, LFW_SIDE = 250, 61, 53, 128
 
 
 class FolderSet(Config):
-    """A verification set in its official folder."""
+    """A verification set in its official folder, or any folder with a list of pairs."""
 
-    kind: Literal["lfw", "cfp_ff", "cfp_fp", "agedb30", "calfw", "cplfw"]
-    """How its pairs are listed; also the name of its results."""
+    kind: Literal["lfw", "cfp_ff", "cfp_fp", "agedb30", "calfw", "cplfw", "list"]
+    """How its pairs are listed: `list` is a list of one's own, or RFW's."""
     images: Path
     """The folder below which the list's images are."""
     pairs: Path | None = None
@@ -38,6 +39,29 @@ class FolderSet(Config):
         """Where the pairs are listed."""
         return self.pairs or self.images / KINDS[self.kind].pairs
 
+    @property
+    def name(self) -> str:
+        """Of its results: the kind, or what a list of one's own is called."""
+        return self.pair_list.stem if self.kind == "list" else self.kind
+
+
+RFW_GROUPS = ("African", "Asian", "Caucasian", "Indian")
+
+
+def rfw_sets(folder: Path) -> tuple[FolderSet, ...]:
+    """Racial Faces in the Wild as it is distributed: `data/<group>/`, `txts/<group>/`; four sets.
+
+    Source: Wang et al., "Racial Faces in the Wild", ICCV 2019.
+    """
+    return tuple(
+        FolderSet(
+            kind="list",
+            images=folder / "data" / group,
+            pairs=folder / "txts" / group / f"{group}_pairs.txt",
+        )
+        for group in RFW_GROUPS
+    )
+
 
 @dataclasses.dataclass(frozen=True)
 class PairedFaces:
@@ -47,12 +71,14 @@ class PairedFaces:
         path: the images' folder.
         kind: see `FolderSet`.
         pairs: which images.
+        file: the list's name of each image -> its file; some copies have PNG where lists say JPG.
         landmarks: (5, 2) points by image, or None.
     """
 
     path: Path
     kind: str
     pairs: PairList
+    file: dict[str, Path]
     landmarks: dict[str, NDArray[np.float64]] | None
 
     @classmethod
@@ -64,21 +90,16 @@ class PairedFaces:
                 other images. One without landmarks among others is cropped, with a warning.
         """
         if not config.images.is_dir():
-            raise DataError(f"{config.images}: must be the folder of {config.kind}'s images")
+            raise DataError(f"{config.images}: must be the folder of {config.name}'s images")
         source = config.pair_list
         if not source.exists():
             raise DataError(
-                f"{source}: must be the pair list of {config.kind}, but there is none; give it "
-                "with --pairs"
+                f"{source}: must be the list of pairs of {config.images}, but there is none; give "
+                "it with --pairs"
             )
         pairs = KINDS[config.kind].read(source)
         landmarks = read_landmarks(config.landmarks) if config.landmarks else None
-        for name in dict.fromkeys(pairs.name):
-            if not (config.images / name).is_file():
-                raise DataError(
-                    f"{config.images / name}: must be an image of {source}, but there is none; "
-                    "give the folder that the list's names start from"
-                )
+        file = find_images(config.images, pairs.name, source)
         if landmarks is not None:
             without = sorted(set(pairs.name) - landmarks.keys())
             if len(without) == len(set(pairs.name)):
@@ -91,7 +112,7 @@ class PairedFaces:
                     "%s has no points of %d images (%s, ...): they are cropped instead",
                     config.landmarks, len(without), without[0],
                 )  # fmt: skip
-        return cls(config.images, config.kind, pairs, landmarks)
+        return cls(config.images, config.kind, pairs, file, landmarks)
 
     @property
     def same(self) -> NDArray[np.bool_]:
@@ -104,14 +125,16 @@ class PairedFaces:
         return len(self.pairs.same)
 
     @property
-    def identity(self) -> NDArray[np.int64]:
-        """(2, P) identity of both images of each pair, numbered from 0."""
+    def identity(self) -> NDArray[np.int64] | None:
+        """(2, P) identity of both images of each pair, numbered from 0; None where unknown."""
+        if self.pairs.identity is None:
+            return None
         numbered = np.unique(self.pairs.identity, return_inverse=True)[1]
         return np.asarray(numbered.reshape(-1, 2).T, np.int64)
 
     def encoded(self, index: int) -> bytes:
         """Image file `index` of 0..2P-1; pair i is images 2i and 2i + 1."""
-        path = self.path / self.pairs.name[index]
+        path = self.file[self.pairs.name[index]]
         try:
             return path.read_bytes()
         except OSError as error:
@@ -124,15 +147,46 @@ class PairedFaces:
             DataError: the image does not decode, or its points are all on one spot.
         """
         name = self.pairs.name[index]
-        image = decode_image(self.encoded(index), str(self.path / name))
+        image = decode_image(self.encoded(index), str(self.file[name]))
         if self.landmarks is not None and name in self.landmarks:
             try:
                 return align(image, self.landmarks[name], size)
             except DataError as error:
-                raise DataError(f"{self.path / name}: {error}") from None
+                raise DataError(f"{self.file[name]}: {error}") from None
         if self.kind == "lfw" and image.shape[:2] == (LFW_SIZE, LFW_SIZE):
             return crop_lfw(image, size)
         return fit_square(image, size)
+
+
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def find_images(folder: Path, names: Iterable[str], source: Path) -> dict[str, Path]:
+    """Name -> image file below `folder`; where it is not there, the one of another extension.
+
+    Raises:
+        DataError: no such image, or several that differ only by their extension.
+    """
+    found, stems = {}, dict[Path, dict[str, list[Path]]]()
+    for name in dict.fromkeys(names):
+        path = folder / name
+        if path.is_file():
+            found[name] = path
+            continue
+        if path.parent not in stems:
+            by_stem = stems.setdefault(path.parent, {})
+            for file in path.parent.iterdir() if path.parent.is_dir() else ():
+                if file.suffix.lower() in _IMAGE_SUFFIXES:
+                    by_stem.setdefault(file.stem, []).append(file)
+        others = stems[path.parent].get(path.stem, [])
+        if len(others) != 1:
+            came = " and ".join(file.name for file in sorted(others)) or "none"
+            raise DataError(
+                f"{path}: must be an image of {source}, but there is {came}; give the folder that "
+                "the list's names start from"
+            )
+        found[name] = others[0]
+    return found
 
 
 def crop_lfw(image: Image, size: int) -> Image:

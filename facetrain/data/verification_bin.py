@@ -41,10 +41,11 @@ class VerificationSet:
             raise DataError(f"{path}: must be a verification .bin, but there is no such file")
         content = _load_plain(self.path.read_bytes(), str(path))
         if not isinstance(content, list | tuple) or len(content) != 2:
-            raise DataError(f"{path}: must be a pickle of (images, same), got {content!r:.60}")
+            raise DataError(f"{path}: must be a pickle of (images, same), got {_describe(content)}")
         images, same = (part.items() if isinstance(part, _Array) else part for part in content)
         if not isinstance(images, list | tuple) or not isinstance(same, list | tuple):
-            raise DataError(f"{path}: must be a pickle of two lists, got {content!r:.60}")
+            came = " and ".join(map(_describe, content))
+            raise DataError(f"{path}: must be a pickle of two lists, got {came}")
         if len(images) != 2 * len(same) or not same:
             raise DataError(
                 f"{path}: must hold two images a pair, got {len(images)} for {len(same)} pairs"
@@ -89,17 +90,19 @@ def write_bin(
 
 
 class _Dtype:
-    """Stands for numpy.dtype: remembers the name, ignores the rest of its state."""
+    """Stands for numpy.dtype: remembers name and byte order."""
 
     def __init__(self, name: object = None, *_: object) -> None:
         self.name = name.decode("latin1") if isinstance(name, bytes) else name
+        self.order = "="
 
-    def __setstate__(self, state: object) -> None:
-        pass
+    def __setstate__(self, state: Any) -> None:
+        order = state[1].decode("latin1") if isinstance(state[1], bytes) else state[1]
+        self.order = order if order in ("<", ">") else "="
 
 
 class _Array:
-    """Stands for numpy.ndarray: remembers bytes and item type."""
+    """Stands for numpy.ndarray: remembers bytes, or the list of objects, and item type."""
 
     def __init__(self, *_: object) -> None:
         self.data: object = b""
@@ -108,16 +111,27 @@ class _Array:
     def __setstate__(self, state: Any) -> None:
         *_, self.dtype, _order, self.data = state
 
-    def tobytes(self, names: Sequence[str]) -> bytes | None:
-        """The array's bytes when its items are of one of these one-byte types; else None."""
-        data = bytes(self.data) if isinstance(self.data, bytearray) else self.data
-        known = isinstance(self.dtype, _Dtype) and self.dtype.name in names
-        return data if known and isinstance(data, bytes) else None
+    def _name(self) -> str:
+        name = self.dtype.name if isinstance(self.dtype, _Dtype) else None
+        return name.lstrip("|<>=") if isinstance(name, str) else ""
 
-    def items(self) -> list[int] | None:
-        """The items of a boolean or uint8 array."""
-        data = self.tobytes(("b1", "?", "|b1", "u1", "|u1"))
-        return None if data is None else list(data)
+    def tobytes(self) -> bytes | None:
+        """The bytes of a uint8 array; else None."""
+        data = bytes(self.data) if isinstance(self.data, bytearray) else self.data
+        return data if self._name() == "u1" and isinstance(data, bytes) else None
+
+    def items(self) -> list[Any] | None:
+        """The items of an array of numbers, booleans or objects."""
+        name, data = self._name(), self.data
+        if name[:1] == "O" and isinstance(data, list):
+            return data
+        if name not in _NUMBERS or not isinstance(data, bytes | bytearray):
+            return None
+        dtype = np.dtype(f"{self.dtype.order}{name}")  # type: ignore[attr-defined]
+        return None if len(data) % dtype.itemsize else list(np.frombuffer(data, dtype).tolist())
+
+
+_NUMBERS = ("b1", "?", *(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)), "f4", "f8")
 
 
 def _reconstruct(*_: object) -> _Array:
@@ -185,14 +199,20 @@ class _PlainUnpickler(pickle.Unpickler):
         return text.encode("latin1")
 
 
+_HASHING = ("DICT", "SETITEM", "SETITEMS", "ADDITEMS", "FROZENSET")
+
+
 def _load_plain(data: bytes, where: str) -> Any:
     """Run a pickle with nothing but stand-ins.
 
     Its opcodes are read first, without running them: a length beyond the file or a memo slot that
-    nothing fills would make the unpickler allocate at will.
+    nothing fills would make the unpickler allocate at will, and the hash of tuples within tuples
+    may take for ever.
     """
     try:
         for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name in _HASHING:
+                raise pickle.UnpicklingError("it holds a dictionary or a set")
             if "PUT" in opcode.name and isinstance(argument, int) and argument > len(data):
                 raise pickle.UnpicklingError(f"it numbers {argument} objects")
         return _PlainUnpickler(data, where).load()
@@ -204,17 +224,29 @@ def _load_plain(data: bytes, where: str) -> Any:
         ) from None
 
 
+def _describe(value: object) -> str:
+    """What came, without its content: that may be an image, or not end."""
+    if isinstance(value, _Array):
+        return f"an array of {value._name() or 'an unknown type'}"
+    if isinstance(value, list | tuple | dict | bytes | bytearray):
+        return f"{type(value).__name__} of length {len(value)}"
+    if isinstance(value, str | float) or (isinstance(value, int) and abs(value) < 1 << 63):
+        return f"{value!r:.40}"
+    return f"a {type(value).__name__}"
+
+
 def _image_bytes(image: object, where: str) -> bytes:
-    data = image.tobytes(("u1", "|u1")) if isinstance(image, _Array) else image
+    data = image.tobytes() if isinstance(image, _Array) else image
     if isinstance(data, bytes | bytearray):
         return bytes(data)
-    raise DataError(f"{where} must be encoded bytes or a uint8 array, got {type(image).__name__}")
+    raise DataError(f"{where} must be encoded bytes or a uint8 array, got {_describe(image)}")
 
 
 def _flag(value: object, where: str) -> bool:
-    if isinstance(value, _Array):
-        items = value.items()
-        value = items[0] if items and len(items) == 1 else None
-    if isinstance(value, bool | int) and value in (0, 1):
-        return bool(value)
-    raise DataError(f"{where} must be same (true) or different (false), got {value!r:.40}")
+    """Any 0 or 1: a boolean, a number, or NumPy's of either."""
+    items = value.items() if isinstance(value, _Array) else [value]
+    if items and len(items) == 1 and isinstance(items[0], bool | int | float):
+        if items[0] in (0, 1):
+            return bool(items[0])
+        value = items[0]
+    raise DataError(f"{where} must be 1 (same) or 0 (different), got {_describe(value)}")

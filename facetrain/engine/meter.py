@@ -71,6 +71,8 @@ class RunLog:
         """Record a verification result: set name -> numbers."""
         self._write({"step": step, "evaluation": numbers})
         for name, values in numbers.items():
+            if values["accuracy"] is None:  # pairs of one kind only
+                continue
             self._board.add_scalar(f"evaluate/{name}", values["accuracy"], step)
             logger.info(
                 "step %d  %s accuracy %.4f +- %.4f",

@@ -56,6 +56,7 @@ class EvaluateConfig(Config):
     flip: bool = True
     """Add the embedding of the mirrored image."""
     num_folds: int = Field(10, ge=2)
+    """Folds of the accuracy; the field has 10."""
     bootstrap: int = Field(1000, ge=0)
     """Draws behind the confidence intervals; 0 for none."""
     workers: int = Field(2, ge=0)
@@ -98,19 +99,19 @@ def name_sets(bins: Sequence[Path]) -> dict[str, Path]:
 
 
 def name_sources(config: EvaluateConfig) -> dict[str, Source]:
-    """Name of the results -> set: the `.bin` files' stems, then the folders' kinds.
+    """Name of the results -> set: the `.bin` files' stems, then `FolderSet.name`.
 
     Raises:
         ConfigError: two sets of one name, or attributes for several sets.
     """
     named: dict[str, Source] = dict(name_sets(config.bins))
     for folder in config.folders:
-        if folder.kind in named:
+        if folder.name in named:
             raise ConfigError(
-                f"evaluate.folders: sets are reported under their kinds, but two are called "
-                f"{folder.kind!r}; leave one out, or rename the .bin"
+                f"evaluate.folders: sets are reported under their kinds or lists, but two are "
+                f"called {folder.name!r}; leave one out, or rename the .bin or the list"
             )
-        named[folder.kind] = folder
+        named[folder.name] = folder
     if config.attributes is not None and len(named) > 1:
         raise ConfigError(
             f"evaluate.attributes describes the images of one set, but there are {len(named)} "
@@ -195,7 +196,9 @@ def evaluate_bins(
     results = {}
     for name, path in name_sets(bins).items():
         pairs = pair_distances(backbone, path, mesh, image_size=image_size, config=config)
-        results[name] = pair_numbers(pairs.distance, pairs.same, config.num_folds, config.bootstrap)
+        results[name] = pair_numbers(
+            pairs.distance, pairs.same, config.num_folds, config.bootstrap, str(path)
+        )
     return results
 
 
@@ -203,7 +206,10 @@ def _numbers(source: Source, pairs: PairDistances, config: EvaluateConfig) -> di
     """The numbers of one set, by subgroup as well where attributes are given."""
     opened = _open(source) if isinstance(source, FolderSet) else None
     identity = opened.identity if isinstance(opened, PairedFaces) else None
-    numbers = pair_numbers(pairs.distance, pairs.same, config.num_folds, config.bootstrap, identity)
+    where = str(source.pair_list if isinstance(source, FolderSet) else source)
+    numbers = pair_numbers(
+        pairs.distance, pairs.same, config.num_folds, config.bootstrap, where, identity
+    )
     if config.attributes is not None:
         images = opened.pairs.name if isinstance(opened, PairedFaces) else 2 * len(pairs.same)
         attributes = read_attributes(config.attributes, images)

@@ -31,6 +31,7 @@ from facetrain.metrics.verification import (
     roc_counts,
     roc_rates,
     tar_at_far,
+    threshold_at_far,
 )
 
 
@@ -116,6 +117,10 @@ def one_to_one(pairs: ScoredPairs) -> dict[str, Any]:
         "accuracy": None,
         "accuracy_std": None,
         "tar_at_far": tar_at_far(distance, pairs.same),
+        "threshold_at_far": {
+            far: None if threshold is None else -threshold
+            for far, threshold in threshold_at_far(distance, pairs.same).items()
+        },
         "tar_at_far_nearest": nearest,
         "tar_at_far_interpolated": interpolated,
         "auc": area_under(far, tar),

@@ -7,12 +7,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from facetrain.core.errors import DataError
+from facetrain.core.log import logger
 from facetrain.core.rng import numpy_generator
 from facetrain.data.attributes import Attribute
 from facetrain.metrics.bootstrap import accuracy_draws, identity_draws, interval, tar_draws
 from facetrain.metrics.subgroups import subgroups
 from facetrain.metrics.tar_conventions import tar_by_convention
-from facetrain.metrics.verification import Bools, Floats, roc_counts, verification
+from facetrain.metrics.verification import (
+    Bools,
+    Floats,
+    Verification,
+    fold_of_pairs,
+    num_one_kind,
+    roc_counts,
+    verification,
+)
 
 _SEED = 0  # equal pairs have equal intervals, wherever and whenever they are computed
 
@@ -55,6 +65,7 @@ def pair_numbers(
     same: Bools,
     num_folds: int,
     num_draws: int,
+    source: str,
     identity: NDArray[np.integer[Any]] | None = None,
 ) -> dict[str, Any]:
     """Every verification number of one set of image pairs, in the JSON form.
@@ -67,12 +78,48 @@ def pair_numbers(
         same: (P,).
         num_folds: folds of the accuracy.
         num_draws: bootstrap replicates.
+        source: names the set in messages.
         identity: (2, P) of both sides, where known.
+
+    Raises:
+        DataError: as `metrics.verification.verification`.
     """
-    numbers = verification(distance, same, num_folds).numbers()
+    try:
+        found = verification(distance, same, num_folds)
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from None
+    _warn(found, same, source)
+    numbers = found.numbers()
     nearest, interpolated = tar_by_convention(*roc_counts(distance, same))
     numbers |= {"tar_at_far_nearest": nearest, "tar_at_far_interpolated": interpolated}
-    return numbers | confidence_intervals(distance, same, num_folds, num_draws, identity)
+    folds = None if found.accuracy is None else num_folds
+    return numbers | confidence_intervals(distance, same, folds, num_draws, identity)
+
+
+def _warn(found: Verification, same: Bools, source: str) -> None:
+    """Say where the pairs do not fit the protocol."""
+    num_folds = len(found.fold_accuracy)
+    if found.accuracy is None:
+        kind = "one person" if same.all() else "two people"
+        logger.warning(
+            "%s: all pairs are of %s, so it has no accuracy and no TAR; add pairs of the other "
+            "kind",
+            source, kind,
+        )  # fmt: skip
+    elif found.folds_dealt:
+        logger.warning(
+            "%s: its pairs are in order, so that some of %d folds would hold pairs of one kind "
+            "only; same and different pairs were dealt to the folds, as for CALFW. Mix the pairs "
+            "in the file to choose its folds",
+            source, num_folds,
+        )  # fmt: skip
+    elif one_kind := num_one_kind(fold_of_pairs(same, num_folds), same, num_folds):
+        logger.warning(
+            "%s: %d of %d folds hold pairs of one kind only (of %d same and %d different pairs), "
+            "which makes the accuracy less sure; mix the pairs, or give fewer folds (evaluate "
+            "--folds, evaluate.num_folds)",
+            source, one_kind, num_folds, same.sum(), (~same).sum(),
+        )  # fmt: skip
 
 
 def subgroup_numbers(

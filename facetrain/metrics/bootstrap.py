@@ -68,7 +68,7 @@ def accuracy_draws(
         num_draws: bootstrap replicates.
         generator: of the draws.
     """
-    fold = fold_of_pairs(len(distance), num_folds)
+    fold = fold_of_pairs(same, num_folds)
     cell = (fold * 2 + same) * _WIDTH + threshold_cell(distance)
     count = np.bincount(cell, minlength=num_folds * 2 * _WIDTH).reshape(num_folds, -1)
     parts = []
@@ -144,7 +144,7 @@ def identity_draws(
     tar = {f"1e-{exponent}": np.full(num_draws, np.nan) for exponent in FAR_EXPONENTS}
     copies = np.zeros(int(present[-1]) + 1)  # whole numbers
     if num_folds is not None:
-        fold = fold_of_pairs(len(distance), num_folds)
+        fold = fold_of_pairs(same, num_folds)
         cell = (fold * 2 + same) * _WIDTH + threshold_cell(distance)
     for draw in range(num_draws):
         copies[present] = generator.multinomial(

@@ -2,8 +2,8 @@
 
 Protocol: Huang et al., "Labeled Faces in the Wild", UMass Amherst TR 07-49, View 2, as the field
 runs it on InsightFace `.bin` sets: squared L2 distance of unit embeddings, thresholds
-0, 0.01, ..., 3.99, and folds that are consecutive runs of pairs in file order. All arithmetic is
-float64 on the host; P log P in time.
+0, 0.01, ..., 3.99, and folds that are consecutive runs of pairs in file order, unless those would
+hold pairs of one kind. All arithmetic is float64 on the host; P log P in time.
 """
 
 import dataclasses
@@ -26,22 +26,27 @@ class Verification:
     """How well distances separate the same from different people.
 
     Attributes:
-        accuracy: mean over the folds, each at the threshold the other folds chose.
-        accuracy_std: population standard deviation over the folds.
-        fold_accuracy: (num_folds,).
+        accuracy: mean over the folds, each at the threshold the other folds chose; None without
+            both kinds of pair.
+        accuracy_std: population standard deviation over the folds; None as the accuracy.
+        fold_accuracy: (num_folds,); empty without an accuracy.
         fold_threshold: (num_folds,) squared distance; below it a pair counts as the same person.
+        folds_dealt: whether the folds are not the file's (see `fold_of_pairs`).
         tar_at_far: "1e-1".."1e-6" -> TAR; None where the pairs cannot tell (see `tar_at_far`).
+        threshold_at_far: "1e-1".."1e-6" -> the cosine above which a pair is accepted there.
         auc: area under the ROC; None without both kinds of pair.
         eer: equal error rate (see `equal_error_rate`); None without both kinds of pair.
         num_pairs: P.
         num_impostor_pairs: pairs of different people.
     """
 
-    accuracy: float
-    accuracy_std: float
+    accuracy: float | None
+    accuracy_std: float | None
     fold_accuracy: Floats
     fold_threshold: Floats
+    folds_dealt: bool
     tar_at_far: dict[str, float | None]
+    threshold_at_far: dict[str, float | None]
     auc: float | None
     eer: float | None
     num_pairs: int
@@ -100,9 +105,11 @@ def threshold_cell(distance: Floats) -> NDArray[np.intp]:
     return np.searchsorted(THRESHOLDS, distance, side="right")
 
 
-def _num_correct(distance: Floats, same: Bools, fold: NDArray[np.intp]) -> NDArray[np.int64]:
+def _num_correct(
+    distance: Floats, same: Bools, fold: NDArray[np.intp], num_folds: int
+) -> NDArray[np.int64]:
     """(num_folds, len(THRESHOLDS)): pairs judged rightly when "below the threshold" means same."""
-    num_folds, width = int(fold[-1]) + 1, len(THRESHOLDS) + 1
+    width = len(THRESHOLDS) + 1
     cell = fold * width + threshold_cell(distance)
     gain = np.where(same, 1.0, -1.0)  # what accepting the pair does to the count; exact in float64
     change = np.bincount(cell, weights=gain, minlength=num_folds * width)
@@ -111,11 +118,32 @@ def _num_correct(distance: Floats, same: Bools, fold: NDArray[np.intp]) -> NDArr
     return np.asarray(correct, np.int64)
 
 
-def fold_of_pairs(num_pairs: int, num_folds: int) -> NDArray[np.intp]:
-    """(P,) fold of each pair: consecutive runs; the first P % num_folds have one pair more."""
+def _runs(num_pairs: int, num_folds: int) -> NDArray[np.intp]:
+    """(num_pairs,) fold of each: runs; the first num_pairs % num_folds have one pair more."""
     size = np.full(num_folds, num_pairs // num_folds)
     size[: num_pairs % num_folds] += 1
     return np.repeat(np.arange(num_folds), size)
+
+
+def fold_of_pairs(same: Bools, num_folds: int) -> NDArray[np.intp]:
+    """(P,) fold of each pair: consecutive runs, the field's convention, where that can serve.
+
+    Not every run can hold both kinds where the kinds change less than `num_folds` times, as in a
+    file of all same pairs and then all different ones. Such folds choose thresholds on one mixture
+    of pairs and judge another, so there each kind is cut into runs by itself, if it has enough.
+    """
+    fold = _runs(len(same), num_folds)
+    in_order = np.count_nonzero(same[1:] != same[:-1]) < num_folds
+    if in_order and min(same.sum(), (~same).sum()) >= num_folds:
+        for kind in (same, ~same):
+            fold[kind] = _runs(int(kind.sum()), num_folds)
+    return fold
+
+
+def num_one_kind(fold: NDArray[np.intp], same: Bools, num_folds: int) -> int:
+    """Folds in which all pairs show one person, or none does."""
+    num_same = np.bincount(fold, same, num_folds)
+    return int(((num_same == 0) | (num_same == np.bincount(fold, minlength=num_folds))).sum())
 
 
 def fold_accuracy(distance: Floats, same: Bools, num_folds: int) -> tuple[Floats, Floats]:
@@ -131,8 +159,8 @@ def fold_accuracy(distance: Floats, same: Bools, num_folds: int) -> tuple[Floats
     Returns:
         accuracy (num_folds,) and threshold (num_folds,).
     """
-    fold = fold_of_pairs(len(distance), num_folds)
-    correct = _num_correct(distance, same, fold)  # (num_folds, len(THRESHOLDS))
+    fold = fold_of_pairs(same, num_folds)
+    correct = _num_correct(distance, same, fold, num_folds)  # (num_folds, len(THRESHOLDS))
     best = (correct.sum(axis=0) - correct).argmax(axis=1)  # (num_folds,), on the other folds
     accuracy = correct[np.arange(num_folds), best] / np.bincount(fold)
     return accuracy, THRESHOLDS[best]
@@ -148,7 +176,7 @@ def best_threshold(distance: Floats, same: Bools) -> float:
         distance: (P,) lower is more alike.
         same: (P,).
     """
-    correct = _num_correct(distance, same, np.zeros(len(distance), np.intp))[0]
+    correct = _num_correct(distance, same, np.zeros(len(distance), np.intp), 1)[0]
     best = np.flatnonzero(correct == correct.max())
     return float(THRESHOLDS[best[len(best) // 2]])
 
@@ -190,29 +218,43 @@ def roc(distance: Floats, same: Bools) -> tuple[Floats, Floats]:
     return roc_rates(*roc_counts(distance, same))
 
 
-def tar_at_far(distance: Floats, same: Bools) -> dict[str, float | None]:
-    """TAR at FAR 1e-1 ... 1e-6 over all pairs, by the conservative convention.
+def threshold_at_far(distance: Floats, same: Bools) -> dict[str, float | None]:
+    """The distance below which pairs are accepted at FAR 1e-1 ... 1e-6, over all pairs.
 
-    The threshold is the largest at which the false accepts do not exceed FAR x impostor pairs;
-    a pair is accepted when its distance is below it. Nothing is interpolated, and with ties at
-    the threshold none of the tied pairs is accepted. Below one expected false accept (fewer than
-    1 / FAR impostor pairs) the set cannot measure that FAR, and the value is None.
+    The largest threshold at which the false accepts do not exceed FAR x impostor pairs: the
+    distance of the first impostor beyond. Below one expected false accept (fewer than 1 / FAR
+    impostor pairs) the set cannot measure that FAR, and the value is None.
 
     Args:
         distance: (P,) lower is more alike.
         same: (P,).
     """
-    genuine, impostor = np.sort(distance[same]), np.sort(distance[~same])
+    impostor = np.sort(distance[~same])
     values: dict[str, float | None] = {}
     for exponent in FAR_EXPONENTS:
         allowed = len(impostor) // 10**exponent  # exact, where FAR x count would round
-        measurable = allowed >= 1 and len(genuine) > 0
-        values[f"1e-{exponent}"] = (
-            float(np.searchsorted(genuine, impostor[allowed], side="left") / len(genuine))
-            if measurable
-            else None
-        )
+        values[f"1e-{exponent}"] = float(impostor[allowed]) if allowed else None
     return values
+
+
+def tar_at_far(distance: Floats, same: Bools) -> dict[str, float | None]:
+    """TAR at FAR 1e-1 ... 1e-6 over all pairs, by the conservative convention.
+
+    A pair is accepted when its distance is below `threshold_at_far`. Nothing is interpolated, and
+    with ties at the threshold none of the tied pairs is accepted. None where the set cannot
+    measure that FAR.
+
+    Args:
+        distance: (P,) lower is more alike.
+        same: (P,).
+    """
+    genuine = np.sort(distance[same])
+    return {
+        far: float(np.searchsorted(genuine, threshold, side="left") / len(genuine))
+        if threshold is not None and len(genuine)
+        else None
+        for far, threshold in threshold_at_far(distance, same).items()
+    }
 
 
 def equal_error_rate(far: Floats, tar: Floats) -> float:
@@ -238,29 +280,36 @@ def verification(distance: Floats, same: Bools, num_folds: int = 10) -> Verifica
         num_folds: folds of the accuracy; 10 in the field.
 
     Raises:
-        DataError: fewer pairs than folds, or a distance that is not finite.
+        DataError: pairs of both kinds, but fewer than folds, or a distance that is not finite.
     """
     distance, same = np.asarray(distance, np.float64), np.asarray(same, np.bool_)
     assert distance.shape == same.shape == (len(same),)
-    if not 2 <= num_folds <= len(distance):
-        raise DataError(
-            f"verification in num_folds={num_folds} folds needs at least 2 folds and a pair in "
-            f"each, got {len(distance)} pairs; add pairs or change num_folds"
-        )
     if not np.isfinite(distance).all():
         bad = np.flatnonzero(~np.isfinite(distance))[:10].tolist()
         raise DataError(f"distances must be finite, but pairs {bad} are not; check the embeddings")
-    accuracy, threshold = fold_accuracy(distance, same, num_folds)
     auc = eer = None
+    accuracy, threshold, dealt = np.zeros(0), np.zeros(0), False
     if same.any() and not same.all():
+        if not 2 <= num_folds <= len(distance):
+            raise DataError(
+                f"the accuracy in {num_folds} folds needs at least 2 folds and a pair in each, got "
+                f"{len(distance)} pairs; give fewer folds (evaluate --folds, evaluate.num_folds)"
+            )
+        accuracy, threshold = fold_accuracy(distance, same, num_folds)
+        dealt = not np.array_equal(fold_of_pairs(same, num_folds), _runs(len(same), num_folds))
         far, tar = roc(distance, same)
         auc, eer = area_under(far, tar), equal_error_rate(far, tar)
     return Verification(
-        accuracy=float(accuracy.mean()),
-        accuracy_std=float(accuracy.std()),
+        accuracy=float(accuracy.mean()) if accuracy.size else None,
+        accuracy_std=float(accuracy.std()) if accuracy.size else None,
         fold_accuracy=accuracy,
         fold_threshold=threshold,
+        folds_dealt=dealt,
         tar_at_far=tar_at_far(distance, same),
+        threshold_at_far={
+            far: None if value is None else 1 - value / 2  # of unit embeddings
+            for far, value in threshold_at_far(distance, same).items()
+        },
         auc=auc,
         eer=eer,
         num_pairs=len(distance),

@@ -18,6 +18,20 @@ def _with_interval(value: float | None, interval: list[float] | None) -> str:
     return f"{value:.4f} [{interval[0]:.4f}, {interval[1]:.4f}]"
 
 
+def threshold_table(numbers: Mapping[str, Mapping[str, Any]]) -> str:
+    """The cosine above which a pair is accepted at each FAR that a set can measure."""
+    fars = [
+        far
+        for far in next(iter(numbers.values()))["tar_at_far"]
+        if any(one["threshold_at_far"][far] is not None for one in numbers.values())
+    ]
+    rows = [
+        [name, *(_cell(one["threshold_at_far"][far]) for far in fars)]
+        for name, one in numbers.items()
+    ]
+    return format_table(["accept above cosine", *(f"FAR {far}" for far in fars)], rows)
+
+
 def identification_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """The 1:N numbers, one gallery a line."""
     names = next(iter(found.values()))
@@ -55,7 +69,7 @@ def evaluation_text(numbers: Mapping[str, Mapping[str, Any]]) -> str:
     Args:
         numbers: set name -> its numbers, as `verification.json` has them.
     """
-    parts = [verification_table(numbers)]
+    parts = [verification_table(numbers), threshold_table(numbers)]
     for name, values in numbers.items():
         if "identification" in values:
             parts.append(f"{name}, 1:N\n" + identification_table(values["identification"]))

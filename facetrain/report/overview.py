@@ -104,7 +104,7 @@ def _cards(run: Run) -> list[tuple[str, str, str]]:
         if numbers["accuracy"] is None:
             continue
         gain = ""
-        if after and name in before:
+        if after and name in before and before[name]["accuracy"] is not None:
             points = 100 * (numbers["accuracy"] - before[name]["accuracy"])
             gain = f"{points:+.2f} points by cleaning"
         cards.append((f"{100 * numbers['accuracy']:.2f} %", f"accuracy on {name}", gain))

@@ -75,7 +75,8 @@ def draw_training_curves(path: Path, entries: Sequence[Mapping[str, Any]]) -> bo
     accuracy: dict[str, list[tuple[int, float]]] = {}
     for entry in entries:
         for name, numbers in entry.get("evaluation", {}).items():
-            accuracy.setdefault(name, []).append((entry["step"], numbers["accuracy"]))
+            if numbers["accuracy"] is not None:
+                accuracy.setdefault(name, []).append((entry["step"], numbers["accuracy"]))
     steps = [entry["step"] for entry in training]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 5.8 if accuracy else 4.1), layout="constrained")

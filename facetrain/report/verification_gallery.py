@@ -96,7 +96,7 @@ def _open_sets(stage: Artifact) -> dict[str, VerificationSet | PairedFaces]:
         where = f"{stage.path / 'manifest.json'}: folders"
         folder = parse_config(FolderSet, section, where)
         if folder.images.is_dir() and folder.pair_list.exists():
-            sets[folder.kind] = PairedFaces.open(folder)
+            sets[folder.name] = PairedFaces.open(folder)
     return sets
 
 
@@ -104,6 +104,8 @@ def _draw_hardest(stage: Artifact, folder: Path) -> list[Picture]:
     """The hardest pairs of each set that is still here."""
     pictures, measured = [], _read_distances(stage)
     for name, pairs in _open_sets(stage).items():
+        if not stage.metrics[name]["fold_threshold"]:  # pairs of one kind only
+            continue
         threshold = float(np.mean(stage.metrics[name]["fold_threshold"]))
         picture = folder / f"hardest_{name}.png"
         distance, _ = measured[name]

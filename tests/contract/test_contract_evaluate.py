@@ -10,6 +10,7 @@ from cli_parts import Call
 from ijb_parts import load_tool, random_faces
 from pair_parts import write_lfw
 
+from facetrain.data.verification_bin import VerificationSet, write_bin
 from facetrain.models.backbone import ModelConfig, build_backbone
 from facetrain.models.weights import save_backbone
 
@@ -118,7 +119,7 @@ def test_lfw_from_its_official_files(call: Call, backbone: Path, tmp_path: Path)
     ("arguments", "message"),
     [
         (("--lfw", "{tmp}/none"), "must be the folder of lfw's images"),
-        (("--lfw", "{tmp}"), "pairs.txt: must be the pair list of lfw"),
+        (("--lfw", "{tmp}"), "pairs.txt: must be the list of pairs of"),
         (("--lfw", "{tmp}", "--cplfw", "{tmp}", "--pairs", "{tmp}/p"), "exactly one of --lfw"),
         (("--pairs", "{tmp}/p"), "exactly one of --lfw"),
         ((), "--lfw DIR or --ijb DIR"),
@@ -143,6 +144,73 @@ def test_bad_options_are_status_2(
 def test_a_backbone_is_needed(call: Call, protocol: Path) -> None:
     code, _, err = call("evaluate", "--ijb", protocol)
     assert (code, "needs --backbone" in err) == (2, True)
+
+
+def test_a_list_of_ones_own_and_rfw(call: Call, backbone: Path, tmp_path: Path) -> None:
+    """The same pairs as LFW's official ones give the same numbers by another list."""
+    write_lfw(tmp_path / "lfw", half=2, size=32)
+    images, official = tmp_path / "lfw" / "images", tmp_path / "lfw" / "pairs.txt"
+    lines = []
+    for line in official.read_text().splitlines()[1:]:
+        words = line.split("\t")
+        second = [words[0], words[2]] if len(words) == 3 else words[2:]
+        paths = [f"{name}/{name}_{int(n):04d}.png" for name, n in (words[:2], second)]
+        lines.append(f"{paths[0]} {paths[1]} {int(len(words) == 3)}")
+    (tmp_path / "mine.txt").write_text("\n".join(lines))
+    for group in ("African", "Asian", "Caucasian", "Indian"):
+        (tmp_path / "rfw" / "data").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "rfw" / "data" / group).symlink_to(images)
+        (tmp_path / "rfw" / "txts" / group).mkdir(parents=True)
+        text = official.read_text().partition("\n")[2]
+        (tmp_path / "rfw" / "txts" / group / f"{group}_pairs.txt").write_text(text)
+    numbers = {}
+    for name, options in {
+        "lfw": ("--lfw", images, "--pairs", official),
+        "mine": ("--images", images, "--pairs", tmp_path / "mine.txt"),
+        "rfw": ("--rfw", tmp_path / "rfw"),
+    }.items():
+        path = tmp_path / f"{name}.json"
+        code, out, err = call("evaluate", "--backbone", backbone, *options, "--json", path)
+        assert code == 0, err
+        assert "accept above cosine" in out
+        numbers[name] = json.loads(path.read_text())
+    assert list(numbers["rfw"]) == [
+        f"{g}_pairs" for g in ("African", "Asian", "Caucasian", "Indian")
+    ]
+    assert numbers["mine"]["mine"] == numbers["lfw"]["lfw"] == numbers["rfw"]["Indian_pairs"]
+
+
+def test_few_pairs_pairs_in_order_and_pairs_of_one_kind(
+    call: Call, backbone: Path, lfw: Path, tmp_path: Path
+) -> None:
+    pairs = VerificationSet.open(lfw / "val.bin")
+    images = [pairs.encoded(i) for i in range(2 * pairs.num_pairs)]
+
+    def write(name: str, rows: np.ndarray) -> Path:
+        encoded = [images[2 * row + side] for row in rows for side in (0, 1)]
+        write_bin(tmp_path / name, encoded, pairs.same[rows])
+        return tmp_path / name
+
+    def numbers(*arguments: object) -> tuple[dict[str, dict[str, object]], str]:
+        common = ("evaluate", "--backbone", backbone, "--json", tmp_path / "n.json", "--no-flip")
+        code, _, err = call(*common, *arguments)
+        assert code == 0, err
+        return json.loads((tmp_path / "n.json").read_text()), err
+
+    some = np.concatenate([np.arange(k, k + 12) for k in range(0, 1200, 60)])  # 20 runs of 12
+    in_order = np.concatenate([some[pairs.same[some]], some[~pairs.same[some]]])
+    bins = [write("turn.bin", some), write("order.bin", in_order)]
+    found, err = numbers("--bin", bins[0], "--bin", bins[1])
+    assert found["turn"] | {"folds_dealt": True} == found["order"]
+    assert "order.bin: its pairs are in order" in err
+    assert "turn.bin" not in err
+    found, err = numbers("--bin", write("same.bin", some[pairs.same[some]]))
+    assert found["same"]["accuracy"] is found["same"]["accuracy_std"] is None
+    assert "same.bin: all pairs are of one person" in err
+    eight = write("eight.bin", np.array([0, 60, 1, 61, 2, 62, 3, 63]))
+    code, _, err = call("evaluate", "--backbone", backbone, "--bin", eight)
+    assert (code, "eight.bin: the accuracy in 10 folds" in err, "--folds" in err) == (2, True, True)
+    assert len(numbers("--bin", eight, "--folds", 4)[0]["eight"]["fold_accuracy"]) == 4
 
 
 def test_a_recipe_names_any_set(

@@ -10,7 +10,14 @@ from facetrain.core.errors import DataError
 from facetrain.data.align import ARCFACE_POINTS, align, read_landmarks
 from facetrain.data.attributes import read_attributes
 from facetrain.data.images import decode_image
-from facetrain.data.pair_lists import read_agedb, read_cfp_ff, read_cfp_fp, read_two_lines
+from facetrain.data.pair_lists import (
+    read_agedb,
+    read_any,
+    read_cfp_ff,
+    read_cfp_fp,
+    read_lfw,
+    read_two_lines,
+)
 from facetrain.data.paired_faces import FolderSet, PairedFaces
 
 
@@ -185,6 +192,94 @@ def test_lfws_square_lies_where_faces_are(lfw):
         for points in read_landmarks(lfw / "folder_5pts.csv").values()
     ]
     assert np.abs(np.mean(whole, axis=0)).max() > 10
+
+
+LISTED = [("ann/1.jpg", "ann/2.jpg", True), ("ann/1.jpg", "bo/1.jpg", False)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ann/1.jpg ann/2.jpg 1\nann/1.jpg bo/1.jpg 0\n",
+        "\ufeffann/1.jpg\tann/2.jpg\t1\r\n\r\nann/1.jpg\tbo/1.jpg\t0",
+        "image1,image2,same\n./ann/1.jpg, ann/2.jpg, 1\nann/1.jpg, bo/1.jpg, 0\n",
+    ],
+)
+def test_a_list_of_ones_own(tmp_path, text):
+    (tmp_path / "my.txt").write_text(text, encoding="utf-8")
+    pairs = read_any(tmp_path / "my.txt")
+    assert triples(pairs) == LISTED
+    assert pairs.identity == ["ann", "ann", "ann", "bo"]
+    (tmp_path / "flat.txt").write_text("a.jpg b.jpg 1\na.jpg c.jpg 0\n")
+    assert read_any(tmp_path / "flat.txt").identity is None  # folders do not tell the people
+
+
+@pytest.mark.parametrize("header", ["", "1\n", "1 1\n", "\ufeff1\t1\n"])
+def test_names_and_numbers_with_and_without_a_header(tmp_path, header):
+    """RFW's lists are LFW's without the first line."""
+    (tmp_path / "my.txt").write_text(header + "m.0c7 2 14\nm.0c7\t2\tm.0x1\t3\n".replace("\t", " "))
+    pairs = read_any(tmp_path / "my.txt")
+    assert triples(pairs) == [
+        ("m.0c7/m.0c7_0002.jpg", "m.0c7/m.0c7_0014.jpg", True),
+        ("m.0c7/m.0c7_0002.jpg", "m.0x1/m.0x1_0003.jpg", False),
+    ]
+    assert pairs.identity == ["m.0c7", "m.0c7", "m.0c7", "m.0x1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.jpg b.jpg 1\na.jpg b.jpg 2\n", r"every line must be .* got 'a.jpg b.jpg 2'"),
+        ("a.jpg b.jpg 1\nAnn 1 2\n", "every line must be .* got 'Ann 1 2'"),
+        ("a.jpg b.jpg\n", "every line must be .* got 'a.jpg b.jpg'"),
+        ("my photo.jpg b.jpg 1\n", "every line must be"),
+        ("10 2\nAnn 1 2\nAnn 1 Bo 1\n", "promises 40 pairs, but it holds 2"),
+        ("Ann 1 2\nAnn 1 Ann 2\n", "must name two people, got 'Ann' twice"),
+        ("a b c d e\n", "every line must be"),
+        ("10 300\n", "promises 6000 pairs, but it holds 0"),
+        ("\n", "must hold lines"),
+    ],
+)
+def test_a_list_that_is_not_understood(tmp_path, text, message):
+    (tmp_path / "my.txt").write_text(text)
+    with pytest.raises(DataError, match=message) as error:
+        read_any(tmp_path / "my.txt")
+    assert "my.txt" in str(error.value)
+
+
+def test_lfws_list_with_blanks_and_a_byte_order_mark(tmp_path):
+    write_lfw(tmp_path, half=2, size=8)
+    official = read_lfw(tmp_path / "pairs.txt")
+    text = (tmp_path / "pairs.txt").read_text()
+    (tmp_path / "blanks.txt").write_text("\ufeff" + text.replace("\t", "  "), encoding="utf-8")
+    for read in (read_lfw, read_any):
+        found = read(tmp_path / "blanks.txt")
+        assert found.name == official.name
+        assert found.same.tolist() == official.same.tolist()
+    (tmp_path / "rfw.txt").write_text(text.partition("\n")[2])
+    assert read_any(tmp_path / "rfw.txt").name == official.name
+    with pytest.raises(DataError, match="is given with --images"):
+        read_lfw(tmp_path / "rfw.txt")
+
+
+def test_images_of_another_extension(tmp_path):
+    grey = np.full((8, 8, 3), 90, np.uint8)
+    for name in ("a.PNG", "b.JPG", "c.jpg", "c.png"):
+        write_image(tmp_path / "images" / name, grey)
+    (tmp_path / "my.txt").write_text("a.jpg b.jpg 1\na.jpg c.jpg 0\n")
+    config = FolderSet(kind="list", images=tmp_path / "images", pairs=tmp_path / "my.txt")
+    faces = PairedFaces.open(config)
+    assert (config.name, faces.identity) == ("my", None)
+    assert [faces.file[name].name for name in faces.pairs.name] == [
+        "a.PNG", "b.JPG", "a.PNG", "c.jpg",
+    ]  # fmt: skip
+    assert faces.decode(0, 8)[0, 0, 0] == 90
+    write_image(tmp_path / "images" / "b.jpeg", grey)
+    with pytest.raises(DataError, match=r"b.jpg: must be an image .* there is b.JPG and b.jpeg"):
+        PairedFaces.open(config)
+    (tmp_path / "my.txt").write_text("a.jpg d.jpg 1\n")
+    with pytest.raises(DataError, match=r"d.jpg: must be an image of .*my.txt, but there is none"):
+        PairedFaces.open(config)
 
 
 def test_attributes_by_name_and_by_row(tmp_path):

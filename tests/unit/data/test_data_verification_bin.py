@@ -131,22 +131,61 @@ def test_text_that_unfolds_without_end_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"bins": 1}, "pickle of .images, same."),
-        ((IMAGES, SAME, 1), "pickle of .images, same."),
-        ((IMAGES, 7), "pickle of two lists"),
+        ({"bins": 1}, "it holds a dictionary or a set"),
+        ((IMAGES, SAME, 1), "pickle of .images, same., got tuple of length 3"),
+        (b"image", "pickle of .images, same., got bytes of length 5"),
+        ((IMAGES, 7), "pickle of two lists, got list of length 6 and 7"),
         ((IMAGES[:5], SAME), "two images a pair, got 5 for 3 pairs"),
         (([], []), "two images a pair, got 0 for 0 pairs"),
-        (([*IMAGES[:5], 3], SAME), "image 5 must be encoded bytes or a uint8 array, got int"),
-        ((IMAGES, [True, False, 2]), "pair 2 must be same .* got 2"),
-        ((IMAGES, [True, False, "no"]), "pair 2 must be same .* got 'no'"),
-        ((IMAGES, np.array([0.0, 1.0, 1.0])), "pickle of two lists"),
-        (([np.zeros(3, np.float64)] * 6, SAME), "image 0 must be encoded bytes"),
+        (([*IMAGES[:5], 3], SAME), "image 5 must be encoded bytes or a uint8 array, got 3"),
+        ((IMAGES, [True, False, 2]), "pair 2 must be 1 .* got 2"),
+        ((IMAGES, [True, False, "no"]), "pair 2 must be 1 .* got 'no'"),
+        ((IMAGES, [True, False, IMAGES[0]]), "pair 2 must be 1 .* got bytes of length 27"),
+        ((IMAGES, [True, False, 1 << 40000]), "pair 2 must be 1 .* got a int"),
+        ((IMAGES, [True, False, np.array([0, 1])]), "pair 2 must be 1 .* got an array of i8"),
+        ((IMAGES, np.array([0.0, 1.0, 0.5])), "pair 2 must be 1 .* got 0.5"),
+        ((IMAGES, np.array([0, 1, -1])), "pair 2 must be 1 .* got -1"),
+        ((IMAGES, np.array([0j, 1j, 0j])), "two lists, got list of length 6 and an array of c16"),
+        (([np.zeros(3, np.float64)] * 6, SAME), "image 0 must be encoded .* got an array of f8"),
         (([np.array([None])] * 6, SAME), "image 0 must be encoded bytes"),
     ],
 )
 def test_other_content_is_named(tmp_path: Path, content: object, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as error:
         VerificationSet.open(save(tmp_path / "a.bin", content))
+    assert "0x" not in str(error.value)
+    assert "a.bin" in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "i1", "u1", "<i2", ">i4", "<i8", ">u8", "f4", "f8"])
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_flags_of_any_type_of_zero_and_one(tmp_path: Path, dtype: str, protocol: int) -> None:
+    array = np.array(SAME).astype(dtype)
+    for same in (array, list(array), array[:, None], array.astype(object), array.tolist()):
+        path = save(tmp_path / "a.bin", (IMAGES, same), protocol)
+        assert VerificationSet.open(path).same.tolist() == SAME
+
+
+def nested(leaf: object, levels: int) -> object:
+    """Two references to one thing, two references to that, ...: 2^levels leaves in few bytes."""
+    for _ in range(levels):
+        leaf = [leaf, leaf]
+    return leaf
+
+
+def test_lists_within_lists_end_in_a_message(tmp_path: Path) -> None:
+    """Their repr would have more characters than there are atoms."""
+    endless = nested(b"x", 60)
+    for content in (endless, ([endless] * 6, SAME), (IMAGES, [True, False, endless])):
+        path = save(tmp_path / "a.bin", content)
+        assert path.stat().st_size < 2000
+        with pytest.raises(DataError, match=r"a\.bin.* got (list of length 2|2 for 2 pairs)"):
+            VerificationSet.open(path)
+    # A key made of tuples within tuples: its hash takes 2^60 steps.
+    opcodes = b"\x80\x04}K\x01" + b"\x940h\x00h\x00\x86" * 60 + b"K\x01s."
+    (tmp_path / "a.bin").write_bytes(opcodes)
+    with pytest.raises(DataError, match="it holds a dictionary or a set"):
+        VerificationSet.open(tmp_path / "a.bin")
 
 
 def test_missing_file_and_bad_image_are_named(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def pairs(generator, num_pairs=400, gap=0.5):
 def test_accuracy_draws_are_those_of_drawn_pairs():
     generator = np.random.default_rng(0)
     distance, same = pairs(generator, 100)
-    fold = fold_of_pairs(100, 5)
+    fold = fold_of_pairs(same, 5)
     slow = []
     for _ in range(1500):
         drawn = np.concatenate([generator.choice(np.flatnonzero(fold == k), 20) for k in range(5)])

@@ -122,13 +122,45 @@ def test_roc_counts_every_threshold():
     np.testing.assert_allclose(np.stack((far, tar), axis=1), expected, rtol=0, atol=1e-15)
 
 
-def test_only_same_pairs_still_have_an_accuracy():
-    result = verification(np.linspace(0.1, 2.1, 20), np.ones(20, bool))
-    # The lowest threshold that accepts the 18 training pairs: at the last fold (2.0 and 2.1 out)
-    # it lies just above 1.9, so both test pairs are missed; everywhere else all are accepted.
-    assert result.accuracy == pytest.approx(0.9)
-    assert (result.auc, result.eer, result.num_impostor_pairs) == (None, None, 0)
+@pytest.mark.parametrize("kind", [True, False])
+def test_pairs_of_one_kind_have_no_accuracy(kind):
+    # As many folds as one likes: there is nothing to choose a threshold by.
+    result = verification(np.linspace(0.1, 2.1, 4), np.full(4, kind))
+    assert result.accuracy is result.accuracy_std is result.auc is result.eer is None
+    assert result.fold_accuracy.tolist() == []
+    assert result.num_impostor_pairs == (0 if kind else 4)
     assert set(result.tar_at_far.values()) == {None}
+
+
+def test_pairs_in_order_are_dealt_to_the_folds():
+    # All same, then all different, is the same set as 10 folds of 18 and 21, in turn.
+    distance, same = random_pairs(0, 500)
+    genuine, impostor = np.flatnonzero(same)[:180], np.flatnonzero(~same)[:210]
+    in_order = np.concatenate([genuine, impostor])
+    in_turn = np.concatenate([genuine.reshape(10, 18), impostor.reshape(10, 21)], axis=1).reshape(
+        -1
+    )
+    right, dealt = (verification(distance[rows], same[rows]) for rows in (in_turn, in_order))
+    assert (right.folds_dealt, dealt.folds_dealt) == (False, True)
+    np.testing.assert_array_equal(dealt.fold_accuracy, right.fold_accuracy)
+    accuracy, _ = slow_accuracy(distance[in_turn], same[in_turn], 10)
+    assert dealt.fold_accuracy.tolist() == accuracy
+    # The folds of the file itself would have said something else.
+    assert slow_accuracy(distance[in_order], same[in_order], 10)[0] != accuracy
+
+
+def test_the_threshold_at_a_far_does_what_it_says():
+    distance, same = random_pairs(7, 3000, same_share=0.4, decimals=3)
+    result = verification(distance, same)
+    cosine = 1 - distance / 2
+    for far in ("1e-1", "1e-2", "1e-3"):
+        accepted = cosine > result.threshold_at_far[far] + 1e-12  # 1 - d/2 rounds
+        assert accepted[same].mean() == result.tar_at_far[far]
+        assert accepted[~same].mean() <= float(far)
+        # One step lower and too many strangers come in.
+        lower = cosine > result.threshold_at_far[far] - 1e-12
+        assert lower[~same].mean() > float(far)
+    assert result.threshold_at_far["1e-4"] is None
 
 
 def test_best_threshold_is_the_middle_of_the_gap():
@@ -140,7 +172,10 @@ def test_best_threshold_is_the_middle_of_the_gap():
 
 def test_folds_are_those_of_a_plain_k_fold():
     # The layout scikit-learn documents: the first P % num_folds folds get one more.
-    assert fold_of_pairs(7, 3).tolist() == [0, 0, 0, 1, 1, 2, 2]
+    same = np.array([True, False, True, False, True, False, True])
+    assert fold_of_pairs(same, 3).tolist() == [0, 0, 0, 1, 1, 2, 2]
+    # In order, each kind by itself: 3 same pairs, 4 different ones.
+    assert fold_of_pairs(np.arange(7) < 3, 3).tolist() == [0, 1, 2, 0, 0, 1, 2]
 
 
 def test_pair_geometry_is_blind_to_scale_and_rotation():
@@ -168,7 +203,7 @@ def test_embeddings_without_direction_are_named_by_row():
 
 
 def test_too_few_pairs_and_infinite_distances_are_refused():
-    with pytest.raises(DataError, match=r"num_folds=10 .* got 9 pairs"):
-        verification(np.zeros(9), np.ones(9, bool))
+    with pytest.raises(DataError, match=r"in 10 folds .* got 9 pairs; give fewer folds .*--folds"):
+        verification(np.zeros(9), np.arange(9) < 5)
     with pytest.raises(DataError, match=r"pairs \[1\] are not"):
         verification(np.array([0.0, np.inf]), np.ones(2, bool), 2)

@@ -13,7 +13,7 @@ def numbers_of(levels):
     generator = np.random.default_rng(0)
     same = np.arange(400) % 2 == 0
     distance = np.clip(generator.normal(np.where(same, 0.8, 1.7), 0.3), 0, 3.9)
-    numbers = pair_numbers(distance, same, 10, 0)
+    numbers = pair_numbers(distance, same, 10, 0, "pairs")
     attribute = Attribute(levels, generator.integers(0, len(levels), 800))
     place = np.arange(800).reshape(-1, 2).T
     numbers["subgroups"] = subgroup_numbers({"hair": attribute}, place, distance, same)
