@@ -155,11 +155,8 @@ class FaceDataset:
         Raises:
             DataError: naming shard and key of an image that does not decode.
         """
-        encoded = self.encoded(index)
-        try:
-            return fit_square(decode_image(encoded, "image"), size)
-        except DataError as error:
-            raise DataError(f"record {self.key(index)}: {error}") from None
+        image = decode_image(self.encoded(index), f"record {self.key(index)}")
+        return fit_square(image, size)
 
 
 def image_positions(shard: ShardReader, table: RecordTable) -> tuple[str, NDArray[np.int64]]:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from facetrain.core.errors import DataError
+from facetrain.data.decoder_words import listening
 from facetrain.data.sampler import NO_ROW
 
 _PREFETCH = 4  # batches a worker may be ahead: enough to hide one slow batch
@@ -40,7 +41,16 @@ class ImageSource(Protocol):
 
 
 def _fill(source: ImageSource, rows: Rows, planes: NDArray[np.uint8]) -> Failures:
-    """Decode `rows` into `planes` (B, 3, H, W); zeros for padding and for what is unreadable."""
+    """Decode `rows` into `planes` (B, 3, H, W); zeros for padding and for what is unreadable.
+
+    Where a decoder printed something the rows are decoded again one by one, so that the warning
+    names the image; listening to each by itself would cost every image what it costs a batch.
+    """
+    failures, words = listening(lambda: _decode_rows(source, rows, planes))
+    return _decode_rows(source, rows, planes) if words else failures
+
+
+def _decode_rows(source: ImageSource, rows: Rows, planes: NDArray[np.uint8]) -> Failures:
     failures = []
     size = planes.shape[-1]
     for position, row in enumerate(rows.tolist()):

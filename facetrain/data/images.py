@@ -1,5 +1,6 @@
 """One image: decode, make square, encode. RGB everywhere (OpenCV 4.11 decodes to it directly)."""
 
+import functools
 from typing import cast
 
 import cv2
@@ -7,28 +8,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
+from facetrain.core.log import logger
+from facetrain.data.decoder_words import listening
 
 Image = NDArray[np.uint8]  # built once: in a cast it would be built for every image
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 
 
-def decode_image(encoded: bytes, where: str) -> Image:
-    """(H, W, 3) uint8 RGB of an encoded image; grey and alpha are converted.
+def decode_noting(encoded: bytes, where: str) -> tuple[Image, str]:
+    """(H, W, 3) uint8 RGB of an encoded image, and what its decoder printed ("": nothing).
 
-    A JPEG that lacks its end marker is cut short: OpenCV fills the rest with grey, we refuse.
+    Grey and alpha are converted. A JPEG that lacks its end marker is cut short: OpenCV fills the
+    rest with grey, we refuse.
 
     Raises:
         DataError: naming `where`.
     """
     if encoded[:2] == _JPEG_START and encoded.rfind(_JPEG_END) < encoded.rfind(_JPEG_SCAN):
         raise DataError(f"{where}: must be a whole image, but the JPEG is cut short")
-    try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error:  # no bytes, or more pixels than OpenCV allows
-        image = None
+    image, words = listening(lambda: _decode(encoded))
     if image is None:
-        raise DataError(f"{where}: must be an image, but its {len(encoded)} bytes do not decode")
-    return cast(Image, image)
+        said = f" ({words})" if words else ""
+        raise DataError(
+            f"{where}: must be an image, but its {len(encoded)} bytes do not decode{said}"
+        )
+    return image, words
+
+
+def decode_image(encoded: bytes, where: str) -> Image:
+    """(H, W, 3) uint8 RGB of an encoded image; what its decoder prints is logged with its name.
+
+    Raises:
+        DataError: naming `where`.
+    """
+    image, words = decode_noting(encoded, where)
+    if words:
+        _log_once(where, words)
+    return image
+
+
+def _decode(encoded: bytes) -> Image | None:
+    try:
+        pixels = np.frombuffer(encoded, np.uint8)
+        return cast(Image | None, cv2.imdecode(pixels, cv2.IMREAD_COLOR_RGB))
+    except cv2.error:  # no bytes, or more pixels than OpenCV allows
+        return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _log_once(where: str, words: str) -> None:
+    """Not in every epoch."""
+    logger.warning("%s: decodes, but is suspect: %s", where, words)
 
 
 def fit_square(image: Image, size: int) -> Image:

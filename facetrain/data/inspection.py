@@ -1,4 +1,4 @@
-"""What is in a data set: counts, layout, class histogram, every unreadable record."""
+"""What is in a data set: counts, layout, class histogram, every unreadable or suspect record."""
 
 import dataclasses
 import mmap
@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from facetrain.core.errors import DataError
 from facetrain.core.progress import progress
 from facetrain.data.dataset import image_positions, valid_labels
-from facetrain.data.images import decode_image
 from facetrain.data.record_table import BrokenRecordError, read_payload
 from facetrain.data.recordio import ShardReader, shard_paths, unpack_record
+from facetrain.data.shard_list import ShardList
+from facetrain.data.suspect import SUSPECT_FILE, decode_judged
 from facetrain.data.workers import ordered_map
 
+_UNREADABLE, _GOOD, _SUSPECT = range(3)
 _CHUNK = 256  # images a task
 _IMAGES_PER_WORKER = 4096  # fewer do not repay a process's start
 
@@ -40,6 +42,8 @@ def inspect(path: Path, workers: int | None = None, show_progress: bool = True) 
     Returns:
         `num_images` and `num_identities` (readable ones), `layout` ("header", "flat", "mixed"),
         `num_shards`, `unreadable` (keys of records that are damaged or do not decode),
+        `suspect` (keys of images that decode although part of their file is lost, or was when they
+        were packed),
         `invalid_label` (keys of images whose class is not an integer from 0 up),
         `class_histogram` (images an identity: min, median, mean, max, and bins of identities),
         `index_rebuilt` (shards whose .idx is missing or stale). Keys are integers, or
@@ -51,6 +55,7 @@ def inspect(path: Path, workers: int | None = None, show_progress: bool = True) 
     paths = shard_paths(Path(path))
     layouts, rebuilt = set(), []
     unreadable: list[int | str] = []
+    suspect: list[int | str] = []
     invalid_label: list[int | str] = []
     labels = []
     for shard_path in paths:
@@ -61,13 +66,17 @@ def inspect(path: Path, workers: int | None = None, show_progress: bool = True) 
         if shard.index_rebuilt:
             rebuilt.append(shard_path.name)
         good = table.readable
-        good[positions] &= _decodes(shard, positions, workers, show_progress)
+        state = _decode_all(shard, positions, workers, show_progress)
+        good[positions] &= state != _UNREADABLE
+        doubtful = positions[state == _SUSPECT]
+        doubtful = np.union1d(doubtful, positions[_suspect_when_packed(shard, positions)])
         images = positions[good[positions]]
         label = table.label[images]
         valid = valid_labels(label)
         labels.append(label[valid].astype(np.int64))
         for found, bad in (
             (unreadable, np.flatnonzero(~good)),
+            (suspect, doubtful[good[doubtful]]),
             (invalid_label, images[~valid]),
         ):
             keys = [int(key) for key in shard.keys[bad]]
@@ -79,24 +88,37 @@ def inspect(path: Path, workers: int | None = None, show_progress: bool = True) 
         "layout": layouts.pop() if len(layouts) == 1 else "mixed",
         "num_shards": len(paths),
         "unreadable": unreadable,
+        "suspect": suspect,
         "invalid_label": invalid_label,
         "class_histogram": _histogram(counts),
         "index_rebuilt": rebuilt,
     }
 
 
-def _decodes(
+def _suspect_when_packed(shard: ShardReader, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which images `pack` listed as suspect: encoded anew, they no longer show it."""
+    listed = shard.path.with_name(SUSPECT_FILE)
+    text = listed.read_text("utf-8", "surrogateescape") if listed.is_file() else ""
+    names = {line.partition("\t")[0] for line in text.splitlines()}
+    if not names:
+        return np.zeros(0, np.int64)
+    sources, keys = ShardList(shard.path), shard.keys[positions].tolist()
+    found = [number for number, key in enumerate(keys) if sources.name(key, number) in names]
+    return np.array(found, np.int64)
+
+
+def _decode_all(
     shard: ShardReader, positions: NDArray[np.int64], workers: int | None, show_progress: bool
-) -> NDArray[np.bool_]:
-    """Whether each image record is whole and decodes."""
+) -> NDArray[np.uint8]:
+    """What decoding says of each image record: unreadable, good or suspect."""
     most = max(1, len(positions) // _IMAGES_PER_WORKER)
     results = ordered_map(
         _check_chunk, _chunks(shard, positions), min(workers or os.cpu_count() or 1, most)
     )
-    flat = (good for chunk in results for good in chunk)
+    flat = (state for chunk in results for state in chunk)
     name, total = shard.path.name, len(positions)
     bar = progress(flat, name, total=total, unit="img", enabled=show_progress)
-    return np.fromiter(bar, np.bool_, total)
+    return np.fromiter(bar, np.uint8, total)
 
 
 def _chunks(shard: ShardReader, positions: NDArray[np.int64]) -> Iterator[_Task]:
@@ -105,23 +127,23 @@ def _chunks(shard: ShardReader, positions: NDArray[np.int64]) -> Iterator[_Task]
         yield _Task(shard.path, starts.tolist(), stops.tolist())
 
 
-def _check_chunk(task: _Task) -> list[bool]:
+def _check_chunk(task: _Task) -> list[int]:
     with (
         open(task.path, "rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
     ):
         return [
-            _is_image(mapped, start, stop)
-            for start, stop in zip(task.starts, task.stops, strict=True)
+            _state(mapped, start, stop) for start, stop in zip(task.starts, task.stops, strict=True)
         ]
 
 
-def _is_image(mapped: mmap.mmap, start: int, stop: int) -> bool:
+def _state(mapped: mmap.mmap, start: int, stop: int) -> int:
     try:
-        decode_image(unpack_record(read_payload(mapped, start, stop))[1], "image")
+        content = unpack_record(read_payload(mapped, start, stop))[1]
+        reason = decode_judged(content, "image")[1]
     except (BrokenRecordError, DataError):
-        return False
-    return True
+        return _UNREADABLE
+    return _GOOD if reason is None else _SUSPECT
 
 
 def _histogram(counts: NDArray[np.int64]) -> dict[str, Any]:

@@ -33,8 +33,9 @@ from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.progress import progress
 from facetrain.data.align import align, read_landmarks
 from facetrain.data.face_shard import FaceShardWriter, write_property
-from facetrain.data.images import decode_image, encode_jpeg, fit_square
+from facetrain.data.images import encode_jpeg, fit_square
 from facetrain.data.sources import Listing, SourceImage, list_images
+from facetrain.data.suspect import SUSPECT_FILE, decode_judged
 from facetrain.data.workers import ordered_map
 
 _PLAN = ".pack.json"
@@ -57,7 +58,8 @@ class _Task:
     aligned: bool  # landmarks were given for this source
 
 
-_Result = bytes | str  # the encoded image, or why there is none
+_Result = tuple[bytes, str | None] | str
+"""The encoded image and why it is suspect, if it is; or why there is none."""
 
 
 def pack(
@@ -74,7 +76,8 @@ def pack(
 
     A JPEG of size x size passes through byte for byte; any other image is cropped to its centre
     square, resized, and encoded as JPEG. With landmarks every image is aligned instead, and one
-    without them is skipped. Images that do not decode are skipped; `skipped.txt` names them all.
+    without them is skipped. Images that do not decode are skipped; `skipped.txt` names them all,
+    and `suspect.txt` those that decode although part of their file is lost, which are packed.
     An identity without any image gets no label. Leaves `train.rec` (or `train-00000.rec`, ...),
     `.idx`, `.lst`, `property`, `classes.json` and `manifest.json`. An interrupted pack continues.
 
@@ -134,12 +137,16 @@ def pack(
     skipped = [*listing.refused, *(tuple(pair) for mark in marks for pair in mark["skipped"])]
     with atomic_path(out / "skipped.txt") as temporary:
         _write_lines(temporary, (f"{name}\t{reason}" for name, reason in skipped))
+    suspect = [tuple(pair) for mark in marks for pair in mark["suspect"]]
+    with atomic_path(out / SUSPECT_FILE) as temporary:
+        _write_lines(temporary, (f"{name}\t{reason}" for name, reason in suspect))
     write_json(out / "classes.json", plan["classes"])
     write_property(out, plan["num_classes"], size)
     metrics = {
         "num_images": sum(mark["num_images"] for mark in marks),
         "num_identities": len(plan["classes"]),
         "num_skipped": len(skipped),
+        "num_suspect": len(suspect),
         "num_empty_identities": len(plan["empty"]),
         "empty_identities": plan["empty"],
     }
@@ -210,34 +217,42 @@ def _write_shard(
     path: Path, tasks: list[_Task], results: Iterator[_Result], labels: dict[str, int]
 ) -> dict[str, Any]:
     """Write one shard and its `.lst`; return what its mark says."""
-    skipped, lines = [], []
+    skipped, suspect, lines = [], [], []
     with FaceShardWriter(path) as writer:
         for task, result in zip(tasks, results, strict=True):
             image = task.image
             if isinstance(result, str):
                 skipped.append((image.name, result))
                 continue
+            encoded, reason = result
+            if reason is not None:
+                suspect.append((image.name, reason))
             label = labels[str(int(image.label[0]))]
             more = image.label[1:]
-            key = writer.write([label, *more] if more else label, result)
+            key = writer.write([label, *more] if more else label, encoded)
             numbers = "\t".join(f"{number:g}" for number in more)
             lines.append("\t".join(filter(None, (str(key), str(label), numbers, image.name))))
     with atomic_path(path.with_suffix(".lst")) as temporary:
         _write_lines(temporary, iter(lines))
-    return {"num_images": len(lines), "skipped": skipped}
+    return {"num_images": len(lines), "skipped": skipped, "suspect": suspect}
 
 
-def _prepare(task: _Task, config: PackConfig) -> bytes:
-    """The image file that goes into the shard, or a DataError that says why there is none."""
+def _prepare(task: _Task, config: PackConfig) -> tuple[bytes, str | None]:
+    """The image file that goes into the shard, and why it is suspect, or None.
+
+    Raises:
+        DataError: why there is none.
+    """
     if task.aligned and task.points is None:
         raise DataError("has no landmarks")
     encoded = task.image.read()
-    image = decode_image(encoded, "image")
+    image, reason = decode_judged(encoded, "image")
     if task.points is not None:
-        return encode_jpeg(align(image, task.points, config.size), config.quality)
+        aligned = align(image, task.points, config.size)
+        return encode_jpeg(aligned, config.quality), reason
     if image.shape[:2] == (config.size, config.size) and encoded[:2] == b"\xff\xd8":
-        return encoded
-    return encode_jpeg(fit_square(image, config.size), config.quality)
+        return encoded, reason
+    return encode_jpeg(fit_square(image, config.size), config.quality), reason
 
 
 def _prepare_chunk(tasks: list[_Task], config: PackConfig) -> list[_Result]:

@@ -32,6 +32,7 @@ def test_counts_and_histogram_by_hand(tmp_path: Path) -> None:
         "layout": "header",
         "num_shards": 1,
         "unreadable": [],
+        "suspect": [],
         "invalid_label": [],
         "class_histogram": {
             "min": 1,

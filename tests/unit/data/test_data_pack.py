@@ -65,6 +65,7 @@ def test_folder_per_identity(folder: Path, tmp_path: Path) -> None:
         "num_images": 6,
         "num_identities": 3,
         "num_skipped": 3,
+        "num_suspect": 0,
         "num_empty_identities": 2,
         "empty_identities": ["bad", "e"],
     }
@@ -286,8 +287,8 @@ def test_interrupted_at_any_rename_it_continues_to_the_same_bytes(
         stop_at = stop_at_now
         assert files(out) == wanted, f"killed at rename {stopped}"
         assert all(p.stat().st_mtime_ns == before[p] for p in finished)
-    # plan, 3 x (.rec, .idx, .lst, mark), skipped, classes, property, manifest
-    assert stop_at == 17
+    # plan, 3 x (.rec, .idx, .lst, mark), skipped, suspect, classes, property, manifest
+    assert stop_at == 18
 
 
 KILL = """
