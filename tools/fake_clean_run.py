@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facetrain.core.artifact import write_json
+from facetrain.core.artifact import Manifest, write_sealed
 from facetrain.core.rng import numpy_generator
 from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.face_shard import FaceShardWriter
@@ -81,8 +81,11 @@ def write_run(out: Path, num_identities: int, num_images: int, people: list[list
     run = out / "run"
     data = DataConfig(path=faces, overlay=(noise,), workers=0)
     for stage, config in (("train", {"data": data.model_dump(mode="json")}), ("clean", {})):
-        manifest = {"stage": stage, "config": config, "inputs": {"data": dataset.fingerprint}}
-        write_json(run / stage / "manifest.json", manifest | {"metrics": {}, "seconds": 0})
+        manifest = Manifest(
+            stage=stage, config=config, config_digest="", metrics={}, seconds=0, world_size=1,
+            inputs={"data": dataset.fingerprint}, versions={}, commit=None, files={},
+        )  # fmt: skip
+        write_sealed(run / stage / "manifest.json", manifest)
     write_stage_data(run / "clean", data)
     np.savez(
         run / "clean" / "clean.npz",

@@ -1,11 +1,13 @@
 """What a stage leaves behind: files written atomically, and a manifest that says how.
 
 A stage is finished when `manifest.json` stands in its folder; it is written last. Everything
-before that may be half-done and is resumed.
+before that may be half-done and is resumed. The manifest holds a digest of every file that the
+stage left, and of itself, so that damage is seen by whoever reads it.
 """
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -16,14 +18,20 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 import facetrain
 from facetrain.core.config import Config, config_digest
-from facetrain.core.errors import DataError
+from facetrain.core.digest import content_digest, file_digest
+from facetrain.core.errors import DataError, OutputError
+from facetrain.core.log import logger
+from facetrain.core.text import printable
 
 MANIFEST = "manifest.json"
 _SAMPLE_BYTES = 1 << 20
+_READING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)  # never of the output itself
 
 
 @contextlib.contextmanager
@@ -32,10 +40,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The block creates a file or a folder there. A reader sees the old content or the new, never
     a part; a failed block leaves nothing behind.
+
+    Raises:
+        OutputError: the disk is full, say; names `path`. An error of another file that the block
+            reads passes through.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if temporary.is_file():
             with open(temporary, "rb+") as file:
@@ -43,11 +55,27 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)
         os.replace(temporary, path)
+    except OSError as error:
+        about = {str(error.filename), str(error.filename2)} - {"None"}
+        own = {str(one) for one in (temporary, path, path.parent)}
+        if error.errno in _READING or (about and not about & own):
+            raise
+        raise not_writable(path, error) from None
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def not_writable(path: Path, error: OSError) -> OutputError:
+    """The error of a `path` that could not be written, with what to do about it."""
+    reason = error.strerror or str(error)  # NumPy's own says only how much it could write
+    return OutputError(
+        f"{printable(path)}: must be writable, but {reason}; free space or choose another --out, "
+        "then run the same command again: finished work is kept"
+    )
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -64,8 +92,56 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path}: must be a readable JSON file; {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{printable(path)}: must be a readable JSON file; {error}") from None
+
+
+class Sealed(BaseModel):
+    """A record of ours, written with a digest of its own content; strict about its schema."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+SealedT = TypeVar("SealedT", bound=Sealed)
+
+
+def write_sealed(path: Path, record: Sealed) -> None:
+    """Write a record as JSON with its digest, atomically."""
+    content = json.loads(json.dumps(record.model_dump()))  # as it will be read
+    write_json(path, content | {"digest": content_digest(content)})
+
+
+def read_sealed(path: Path, model: type[SealedT]) -> SealedT:
+    """Read a record that `write_sealed` wrote.
+
+    Raises:
+        DataError: missing, not JSON, of another schema, or changed since it was written.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or "digest" not in content:
+        raise DataError(f"{printable(path)}: must be a record with a digest, but has none")
+    digest = content.pop("digest")
+    try:
+        record = model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(
+            f"{printable(path)}: must be what {facetrain.__name__} wrote, but {where}: "
+            f"{first['msg']}"
+        ) from None
+    if digest != content_digest(content):
+        raise DataError(f"{printable(path)}: must be as it was written, but has changed since")
+    return record
+
+
+def set_aside(path: Path, why: object) -> None:
+    """Rename a damaged file or folder of ours to `damaged_<name>`, so that it is made again."""
+    aside = path.with_name(f"damaged_{path.name}")
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    os.replace(path, aside)
+    logger.warning("%s; kept as %s, and made again", why, aside.name)
 
 
 def fingerprint(path: Path) -> str:
@@ -73,28 +149,49 @@ def fingerprint(path: Path) -> str:
 
     Files over 3 MiB are sampled (size, first, middle and last MiB) so that a terabyte of shards
     costs milliseconds; a folder combines its files' fingerprints by name, hidden files left out.
+    It tells one input from another; `file_digest` tells whether a file of ours is damaged.
 
     Raises:
-        DataError: no such file or folder.
+        DataError: no such file or folder, or it cannot be read.
     """
     digest = hashlib.sha256()
-    if path.is_dir():
-        for child in sorted(path.rglob("*")):
-            if child.is_file() and not child.name.startswith("."):
-                digest.update(f"{child.relative_to(path)}={fingerprint(child)};".encode())
-        return digest.hexdigest()
-    if not path.is_file():
-        raise DataError(f"{path}: must be a file or a folder, but there is none")
-    size = path.stat().st_size
-    digest.update(str(size).encode())
-    with open(path, "rb") as file:
-        if size <= 3 * _SAMPLE_BYTES:
-            digest.update(file.read())
-        else:
-            for offset in (0, size // 2, size - _SAMPLE_BYTES):
-                file.seek(offset)
-                digest.update(file.read(_SAMPLE_BYTES))
+    try:
+        if path.is_dir():
+            for child in sorted(path.rglob("*")):
+                if child.is_file() and not child.name.startswith("."):
+                    name = str(child.relative_to(path))
+                    digest.update(f"{name}={fingerprint(child)};".encode(errors="surrogateescape"))
+            return digest.hexdigest()
+        if not path.is_file():
+            raise DataError(f"{printable(path)}: must be a file or a folder, but there is none")
+        size = path.stat().st_size
+        digest.update(str(size).encode())
+        with open(path, "rb") as file:
+            if size <= 3 * _SAMPLE_BYTES:
+                digest.update(file.read())
+            else:
+                for offset in (0, size // 2, size - _SAMPLE_BYTES):
+                    file.seek(offset)
+                    digest.update(file.read(_SAMPLE_BYTES))
+    except OSError as error:
+        raise DataError(f"{printable(path)}: must be readable, but {error.strerror}") from None
     return digest.hexdigest()
+
+
+class Manifest(Sealed):
+    """What `manifest.json` says of a finished stage."""
+
+    stage: str
+    config: dict[str, Any]
+    config_digest: str
+    inputs: dict[str, str]
+    metrics: dict[str, Any]
+    seconds: float
+    world_size: int
+    versions: dict[str, str]
+    commit: str | None
+    files: dict[str, str]
+    """Name below the folder -> `file_digest` of every file that the stage left."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,26 +207,67 @@ class Artifact:
         metrics: Mapping[str, Any] = self.manifest["metrics"]
         return metrics
 
+    def verify(self, *names: str) -> None:
+        """Return if the files of these names (of all names without any) are as they were left.
+
+        Each is read whole, once a process: see `file_digest` for the cost.
+
+        Raises:
+            DataError: one is missing, damaged, or none of the stage's; says how to mend it.
+        """
+        files: Mapping[str, str] = self.manifest["files"]
+        for name in names or files:
+            path = self.path / name
+            problem = "is not among the files it left" if name not in files else ""
+            try:
+                if name in files and file_digest(path) != files[name]:
+                    problem = "has changed since"
+            except DataError:
+                problem = "is missing or unreadable"
+            if problem:
+                raise DataError(
+                    f"{printable(path)}: must be as the stage {self.manifest['stage']} left it, "
+                    f"but {problem}; run that stage again, which makes it anew"
+                )
+
 
 def read_artifact(out_dir: Path) -> Artifact | None:
-    """The finished stage in `out_dir`, or None when it is absent or unfinished."""
-    manifest = out_dir / MANIFEST
-    return Artifact(out_dir, read_json(manifest)) if manifest.is_file() else None
+    """The finished stage in `out_dir`, or None when it is absent or unfinished.
+
+    Raises:
+        DataError: its manifest is damaged. The other files are not looked at: see `verify`.
+    """
+    path = out_dir / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        return Artifact(out_dir, read_sealed(path, Manifest).model_dump())
+    except DataError as error:
+        raise DataError(f"{error}; run the stage that writes it again") from None
 
 
 def finished(
     out_dir: Path, stage: str, config: Config, inputs: Mapping[str, str]
 ) -> Artifact | None:
-    """The artifact in `out_dir` when it came from this stage, config and inputs; else None."""
-    artifact = read_artifact(out_dir)
-    if artifact is None:
+    """The artifact in `out_dir` when it came from this stage, config and inputs; else None.
+
+    One that is damaged counts as unfinished, with a warning.
+    """
+    try:
+        artifact = read_artifact(out_dir)
+        if artifact is None:
+            return None
+        manifest = artifact.manifest
+        same = (
+            manifest["stage"] == stage
+            and manifest["config_digest"] == config_digest(config)
+            and manifest["inputs"] == dict(inputs)
+        )
+        if same:
+            artifact.verify()
+    except DataError as error:
+        logger.warning("%s", error)
         return None
-    manifest = artifact.manifest
-    same = (
-        manifest.get("stage") == stage
-        and manifest.get("config_digest") == config_digest(config)
-        and manifest.get("inputs") == dict(inputs)
-    )
     return artifact if same else None
 
 
@@ -144,6 +282,28 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None
+
+
+_OWN_DIGESTS = ("checkpoints",)  # folders whose files are verified by records of their own
+_FOR_PEOPLE = ("log.jsonl", "tensorboard")  # appended to, or drawn again, after the stage
+_PICTURES = (".png", ".html", ".svg")
+
+
+def _digests(out_dir: Path) -> dict[str, str]:
+    """Name -> digest of a stage's files: not of pictures, logs, or of stages in folders below."""
+    found: dict[str, str] = {}
+    pending = [out_dir] if out_dir.is_dir() else []
+    while pending:
+        for child in sorted(pending.pop().iterdir()):
+            name = child.relative_to(out_dir).as_posix()
+            if child.name.startswith((".", "damaged_")) or name in (*_OWN_DIGESTS, *_FOR_PEOPLE):
+                continue
+            if child.is_dir():
+                if not (child / MANIFEST).exists():
+                    pending.append(child)
+            elif child.suffix not in _PICTURES and name != MANIFEST:
+                found[name] = file_digest(child)
+    return found
 
 
 def write_manifest(
@@ -165,20 +325,21 @@ def write_manifest(
     """
     import torch
 
-    manifest = {
-        "stage": stage,
-        "config": config.model_dump(mode="json"),
-        "config_digest": config_digest(config),
-        "inputs": dict(inputs),
-        "metrics": dict(metrics),
-        "seconds": round(time.time() - started, 3),
-        "world_size": world_size,
-        "versions": {
+    manifest = Manifest(
+        stage=stage,
+        config=config.model_dump(mode="json"),
+        config_digest=config_digest(config),
+        inputs=dict(inputs),
+        metrics=json.loads(json.dumps(dict(metrics))),
+        seconds=round(time.time() - started, 3),
+        world_size=world_size,
+        versions={
             "facetrain": facetrain.__version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
         },
-        "commit": _commit(),
-    }
-    write_json(out_dir / MANIFEST, manifest)
-    return Artifact(out_dir, manifest)
+        commit=_commit(),
+        files=_digests(out_dir),
+    )
+    write_sealed(out_dir / MANIFEST, manifest)
+    return Artifact(out_dir, manifest.model_dump())

@@ -89,7 +89,7 @@ def load_state(template: State, folder: Path, mesh: Mesh) -> None:
             process_group=mesh.group,
             no_dist=mesh.group is None,
         )
-    bad = next((name for name, value in template.items() if not _is_finite(_local(value))), None)
+    bad = first_not_finite(template)
     if bad is not None:
         problem = CheckpointError(
             f"{folder}: {bad!r} must hold finite numbers, but has NaN or infinity; "
@@ -154,6 +154,11 @@ def _check_fit(template: State, metadata: Metadata, folder: Path) -> None:
                 f"{folder}: {name!r} must be complete, but {volume} of {math.prod(came[0])} "
                 "values are indexed; load an earlier checkpoint"
             )
+
+
+def first_not_finite(state: State) -> str | None:
+    """The first name whose values on this rank hold NaN or infinity; waits for the device."""
+    return next((name for name, value in state.items() if not _is_finite(_local(value))), None)
 
 
 def _is_finite(tensor: Tensor) -> bool:

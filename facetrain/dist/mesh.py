@@ -5,7 +5,9 @@ process group and every collective is the identity.
 """
 
 import contextlib
+import ctypes
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -72,6 +74,8 @@ class Mesh:
         place = _read_env(os.environ)
         if place is None:
             return cls.single(device)
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            _end_with_parent()
         rank, world_size, local_rank = place
         return cls.join(rank, world_size, local_rank, device, "env://", timeout_seconds)
 
@@ -175,6 +179,17 @@ def _read_env(environ: Mapping[str, str]) -> tuple[int, int, int] | None:
             f"0 <= LOCAL_RANK <= RANK < WORLD_SIZE must hold, got {came}; start with torchrun"
         )
     return rank, world_size, local_rank
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this rank with torchrun's agent, however that ends (Linux).
+
+    A killed agent ends nobody: its ranks would train on, and the same command, started again,
+    would find their folder taken.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def _local_device(choice: DeviceChoice, local_rank: int) -> torch.device:

@@ -1,7 +1,8 @@
-"""What every stage does around its work: skip when finished, mark when done."""
+"""What every stage does around its work: skip when finished, own its folder, mark when done."""
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,32 @@ from facetrain.core.artifact import (
     write_manifest,
 )
 from facetrain.core.config import Config
+from facetrain.core.errors import UserError
+from facetrain.core.lock import folder_lock, sweep_below
 from facetrain.core.log import logger
-from facetrain.dist.collectives import any_rank
+from facetrain.core.text import printable
+from facetrain.dist.collectives import any_rank, gather_objects
 from facetrain.dist.mesh import Mesh
+
+
+@contextlib.contextmanager
+def job_lock(folder: Path, mesh: Mesh) -> Iterator[None]:
+    """Own `folder` for all ranks inside the block; see `folder_lock`. A collective call.
+
+    Raises:
+        UserError: (on every rank) another job has it, or it cannot be written to.
+    """
+    with contextlib.ExitStack() as stack:
+        problem: UserError | None = None
+        if mesh.is_main:
+            try:
+                stack.enter_context(folder_lock(folder))
+            except UserError as error:
+                problem = error
+        told = [text for text in gather_objects(str(problem) if problem else None, mesh) if text]
+        if told:
+            raise problem or UserError(told[0])
+        yield
 
 
 def run_stage(
@@ -28,6 +52,9 @@ def run_stage(
 ) -> Artifact:
     """Run `work` on every rank, unless `out_dir` holds this stage of the same config and inputs.
 
+    The folder is locked from before the first file to after the manifest. A finished stage with a
+    damaged file is run again, with a warning.
+
     Args:
         stage: its name in the manifest.
         inputs: name -> fingerprint of each thing the stage reads.
@@ -36,25 +63,43 @@ def run_stage(
 
     Returns:
         The finished stage, on every rank.
+
+    Raises:
+        UserError: another job is writing there, or what `work` raises.
     """
-    done = finished(out_dir, stage, config, inputs)
-    if not any_rank(done is None, mesh):
-        assert done is not None
-        logger.info("%s: finished before, skipped", out_dir)
+    # Looked at before the lock too: a finished stage may lie where nobody can write.
+    done = _finished(stage, config, inputs, out_dir, mesh)
+    if done is not None:
         return done
-    started = time.time()
-    if mesh.is_main:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        (out_dir / MANIFEST).unlink(missing_ok=True)
-    mesh.barrier()
-    metrics = work()
-    mesh.barrier()
-    if mesh.is_main:
-        world_size = mesh.world_size
-        write_manifest(
-            out_dir, stage, config, inputs, metrics, started=started, world_size=world_size
-        )
-    mesh.barrier()
+    with job_lock(out_dir, mesh):
+        done = _finished(stage, config, inputs, out_dir, mesh)
+        if done is not None:  # another job wrote it meanwhile
+            return done
+        started = time.time()
+        if mesh.is_main:
+            sweep_below(out_dir)
+            (out_dir / MANIFEST).unlink(missing_ok=True)
+        mesh.barrier()
+        metrics = work()
+        mesh.barrier()
+        if mesh.is_main:
+            world_size = mesh.world_size
+            write_manifest(
+                out_dir, stage, config, inputs, metrics, started=started, world_size=world_size
+            )
+        mesh.barrier()
     artifact = read_artifact(out_dir)
     assert artifact is not None
     return artifact
+
+
+def _finished(
+    stage: str, config: Config, inputs: Mapping[str, str], out_dir: Path, mesh: Mesh
+) -> Artifact | None:
+    """The stage if rank 0, which alone reads its files to verify them, finds it finished."""
+    done = finished(out_dir, stage, config, inputs) if mesh.is_main else None
+    if not any_rank(done is not None, mesh):
+        return None
+    if mesh.is_main:
+        logger.info("%s: finished before, skipped", printable(out_dir))
+    return done or read_artifact(out_dir)

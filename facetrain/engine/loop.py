@@ -21,11 +21,11 @@ from facetrain.core.log import logger
 from facetrain.core.rng import derive_seed
 from facetrain.data.augment import AugmentConfig, augment, draw
 from facetrain.data.loader import Batch
-from facetrain.dist.collectives import all_reduce_sum
-from facetrain.dist.distributed_checkpoint import ShardedRows, load_state
+from facetrain.dist.collectives import all_reduce_sum, gather_objects
+from facetrain.dist.distributed_checkpoint import ShardedRows, first_not_finite, load_state
 from facetrain.dist.mesh import Mesh, named_errors
 from facetrain.dist.parallel import average_buffers, no_gradient_sync, wrap_ddp
-from facetrain.engine.checkpoint import Checkpoints, read_progress
+from facetrain.engine.checkpoint import Checkpoints, Progress
 from facetrain.engine.cpu_memory import keep_freed_memory
 from facetrain.engine.meter import RunLog
 from facetrain.engine.method import Method, StepBatch
@@ -123,8 +123,9 @@ class Trainer:
             `evaluation` (the last one, {} without an `evaluate`).
 
         Raises:
-            DivergenceError: a loss that is not finite, or far above where it began.
-            CheckpointError: the newest checkpoint belongs to another run, or is damaged.
+            DivergenceError: a loss that is not finite or far above where it began, or weights
+                that are not finite or give no finite embeddings. Such weights are never kept.
+            CheckpointError: the checkpoints belong to another run.
         """
         if self.mesh.device.type == "cpu":
             keep_freed_memory()
@@ -150,11 +151,14 @@ class Trainer:
                 self._look(losses, time.perf_counter() - started, log)
                 losses.clear()
                 started = time.perf_counter()
-            if self.step % evaluate_every == 0 or last:
+            evaluates = self.step % evaluate_every == 0 or last
+            if save or evaluates:
+                average_buffers(self.backbone, self.mesh)
+                self._check_weights(batch)
+            if evaluates:
                 self._verify(log)
             if save:
-                average_buffers(self.backbone, self.mesh)
-                self._checkpoints.save(self.step, self._tensors(), self._progress())
+                self._checkpoints.save(self._tensors(), self._progress())
                 started = time.perf_counter()
             if last:
                 break
@@ -264,17 +268,40 @@ class Trainer:
         else:
             what = f"the mean loss rose to {mean:.4g}, over {limit:.4g}, by step {self.step - 1}"
         window = ", ".join(f"{loss:.4g}" for loss in losses[: (bad or 0) + 1][-8:])
-        raise DivergenceError(
-            f"training must not diverge, but {what}; losses of steps {first}-{self.step - 1} "
-            f"up to there: {window}; lower optimizer.learning_rate, lengthen "
+        raise self._divergence(
+            f"{what}; losses of steps {first}-{self.step - 1} up to there: {window}"
+        )
+
+    def _divergence(self, what: str) -> DivergenceError:
+        return DivergenceError(
+            f"training must not diverge, but {what}; lower optimizer.learning_rate, lengthen "
             "schedule.warmup_epochs or set train.clip_norm; last good checkpoint: "
             f"{self._checkpoints.latest() or 'none'}"
         )
 
+    @torch.no_grad()
+    def _check_weights(self, batch: Batch) -> None:
+        """Refuse weights that nobody could use; a finite loss does not speak for them.
+
+        In training mode batch statistics hide a running variance of infinity, and weights so
+        large that an embedding overflows without them. A collective call.
+        """
+        bad = first_not_finite(self._tensors())
+        problem = f"{bad!r} holds NaN or infinity" if bad else None
+        if problem is None:
+            image = (batch.image.to(self.mesh.device).float() - 127.5) / 127.5
+            self.backbone.eval()
+            norm = self.backbone.forward(image).float().norm(dim=1)  # not what compile made of it
+            self._model.train()
+            if not bool((norm.isfinite() & (norm > 0)).all()):
+                problem = "images have embeddings that are zero or not finite"
+        told = [text for text in gather_objects(problem, self.mesh) if text]
+        if told:
+            raise self._divergence(f"after step {self.step - 1} {told[0]}")
+
     def _verify(self, log: RunLog | None) -> None:
         if self.evaluate is None:
             return
-        average_buffers(self.backbone, self.mesh)
         self.backbone.eval()
         numbers = self.evaluate(self.backbone)
         self._model.train()
@@ -291,35 +318,40 @@ class Trainer:
         optimizers = self.optimizers.tensors()
         return {**backbone, **head, **trained, **method, **optimizers}
 
-    def _progress(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "identity": dict(self.identity),
-            "world_size": self.mesh.world_size,
-            "optimizer_state": self.optimizers.state_names(),
-            "loss_scale": self._scaler.state(),
-            "first_loss": self._first_loss,
-            "metrics": self._metrics,
-        }
+    def _progress(self) -> Progress:
+        return Progress(
+            step=self.step,
+            identity=dict(self.identity),
+            world_size=self.mesh.world_size,
+            optimizer_state=self.optimizers.state_names(),
+            loss_scale=self._scaler.state(),
+            first_loss=self._first_loss,
+            metrics=self._metrics,
+        )
 
     def _resume(self) -> None:
-        checkpoint = self._checkpoints.latest()
-        if checkpoint is None:
+        found = self._checkpoints.newest_whole()
+        if found is None:
             return
-        progress = read_progress(checkpoint)
+        checkpoint, progress = found
         for name, value in self.identity.items():
-            if progress["identity"].get(name) != value:
+            if progress.identity.get(name) != value:
                 raise CheckpointError(
                     f"{self.out_dir}: holds a run with another {name}; continue it with what it "
                     "was started with, or choose another --out"
                 )
-        self.optimizers.materialise(progress["optimizer_state"])
+        if progress.step > self.num_steps:
+            raise CheckpointError(
+                f"{self.out_dir}: holds a run that has done {progress.step} steps, but "
+                f"train.max_steps={self.num_steps}; raise it, or choose another --out"
+            )
+        self.optimizers.materialise(progress.optimizer_state)
         tensors = self._tensors()
         load_state(tensors, checkpoint, self.mesh)
         of_method = {n: v for n, v in tensors.items() if n.startswith("method/")}
         self.method.restored({n.removeprefix("method/"): v for n, v in of_method.items()})
-        self._scaler.load(progress["loss_scale"])
-        self.step = progress["step"]
-        self._first_loss = progress["first_loss"]
-        self._metrics = progress["metrics"]
+        self._scaler.load(progress.loss_scale)
+        self.step = progress.step
+        self._first_loss = progress.first_loss
+        self._metrics = dict(progress.metrics)
         logger.info("resuming %s at step %d of %d", self.out_dir, self.step, self.num_steps)

@@ -15,7 +15,7 @@ import torch
 
 from facetrain.core.artifact import Artifact, fingerprint, read_artifact
 from facetrain.core.config import config_digest
-from facetrain.core.errors import CheckpointError, ConfigError
+from facetrain.core.errors import ConfigError
 from facetrain.core.log import logger
 from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.meta_sampler import MetaSampler
@@ -24,6 +24,7 @@ from facetrain.dist.collectives import gather_objects
 from facetrain.dist.distributed_checkpoint import load_state
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import run_stage
+from facetrain.engine.checkpoint import newest_whole
 from facetrain.engine.loop import Evaluate
 from facetrain.engine.method import Method
 from facetrain.engine.precision import autocast_dtype
@@ -52,8 +53,8 @@ def _check(config: FinetuneStageConfig) -> None:
         )
 
 
-def _trained_checkpoint(config: FinetuneStageConfig, dataset: FaceDataset, trained: Path) -> Path:
-    """The newest checkpoint of the folder, if it fits the recipe and the data."""
+def _check_trained(config: FinetuneStageConfig, dataset: FaceDataset, trained: Path) -> None:
+    """Refuse a folder that does not fit the recipe and the data."""
     artifact = read_artifact(trained)
     stage = artifact.manifest["stage"] if artifact else None
     if artifact is None or stage not in ("train", "finetune"):
@@ -73,13 +74,6 @@ def _trained_checkpoint(config: FinetuneStageConfig, dataset: FaceDataset, train
                 f"--from {trained}: the recipe's section {section!r} must be what was trained, "
                 f"{theirs}, but is {own.model_dump(mode='json')}"
             )
-    checkpoints = sorted((trained / "checkpoints").glob("step_*"))
-    if not checkpoints:
-        raise CheckpointError(
-            f"{trained}: must hold the class centres in checkpoints/, but there is none; train "
-            "again, or copy the folder with them"
-        )
-    return checkpoints[-1]
 
 
 def _variations(given: Path | None, data: DataConfig, dataset: FaceDataset) -> Variations:
@@ -106,7 +100,7 @@ def run(
         UserError: a folder or labels that do not fit, people in both sets, diverging losses.
     """
     _check(config)
-    checkpoint = _trained_checkpoint(config, dataset, trained)
+    _check_trained(config, dataset, trained)
     tuned = config.finetune
     inputs = {
         "data": dataset.fingerprint,
@@ -121,6 +115,7 @@ def run(
         head = MarginHead(config.head, dataset.num_classes, size, mesh, config.seed)
         start = {f"backbone/{n}": value for n, value in backbone.state_dict().items()}
         of_head = {f"head/{name}": value for name, value in head.tensors().items()}
+        checkpoint = newest_whole(trained / "checkpoints", mesh)
         load_state({**start, **of_head}, checkpoint, mesh)
         if config.train.channels_last:
             backbone.to(memory_format=torch.channels_last)

@@ -5,20 +5,29 @@ import shutil
 from pathlib import Path
 
 from facetrain.core.artifact import read_artifact
+from facetrain.core.errors import CheckpointError, DataError
 from facetrain.core.log import logger
-from facetrain.engine.checkpoint import read_progress
+from facetrain.engine.checkpoint import checkpoints_of, read_progress
 
 
 def trained_on(folder: Path) -> str | None:
     """Fingerprint of the data set and overlays of the training in `folder`, finished or not.
 
-    None where there is nothing to lose: neither a manifest nor a checkpoint.
+    None where there is nothing to lose: neither a manifest nor a checkpoint that can be read.
     """
-    artifact = read_artifact(folder)
+    try:
+        artifact = read_artifact(folder)
+    except DataError as error:  # the training that goes on from its checkpoints writes it anew
+        logger.warning("%s", error)
+        artifact = None
     if artifact is not None:
         return str(artifact.manifest["inputs"]["data"])
-    newest = max(folder.glob("checkpoints/step_*"), default=None)
-    return None if newest is None else str(read_progress(newest)["identity"]["data set or overlay"])
+    for checkpoint in reversed(checkpoints_of(folder / "checkpoints")):
+        try:
+            return read_progress(checkpoint).identity["data set or overlay"]
+        except (CheckpointError, KeyError):
+            continue
+    return None
 
 
 def make_way(folder: Path, data: str) -> None:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from facetrain.core.errors import ConfigError, DataError
+from facetrain.core.errors import ConfigError, DataError, OutputError
 from facetrain.data import pack as pack_module
 from facetrain.data.align import ARCFACE_POINTS, align, similarity_transform
 from facetrain.data.dataset import FaceDataset
@@ -334,7 +334,7 @@ def test_full_disk_passes_up_and_keeps_finished_shards(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OutputError, match=r"train-00001\.rec: must be writable.*No space left"):
             run(folder, out, num_shards=3)
     assert [p.name for p in sorted(out.glob("*.rec"))] == ["train-00000.rec"]
     assert not list(out.glob(".*.tmp"))

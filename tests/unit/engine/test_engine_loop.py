@@ -108,13 +108,6 @@ def test_another_run_is_not_continued(tmp_path: Path) -> None:
         fit(other)
 
 
-def test_a_damaged_checkpoint_says_what_to_delete(tmp_path: Path) -> None:
-    fit(make_trainer(tmp_path, max_steps=2))
-    (tmp_path / "checkpoints" / "step_0000000002" / "progress.json").write_text("{")
-    with pytest.raises(CheckpointError, match="delete the folder to resume from the one before"):
-        fit(make_trainer(tmp_path))
-
-
 def test_a_loss_that_is_not_finite_stops_with_its_step_and_the_last_checkpoint(
     tmp_path: Path,
 ) -> None:

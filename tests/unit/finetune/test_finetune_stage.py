@@ -175,5 +175,7 @@ def test_a_folder_that_is_no_training_is_named(root: Path, tmp_path: Path) -> No
     moved.mkdir()
     for name in ("manifest.json", "backbone.safetensors"):
         (moved / name).write_bytes((root / "train" / name).read_bytes())
-    with pytest.raises(CheckpointError, match="must hold the class centres in checkpoints/"):
+    with pytest.raises(
+        CheckpointError, match="must hold a whole checkpoint, with the class centres"
+    ):
         finetune.run(config(root), data, moved, tmp_path / "out", MESH)

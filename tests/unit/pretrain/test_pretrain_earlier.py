@@ -3,19 +3,25 @@
 from pathlib import Path
 
 import pytest
+from manifest_parts import plain_manifest
 
-from facetrain.core.artifact import write_json
+from facetrain.core.artifact import write_sealed
+from facetrain.engine.checkpoint import Progress
 from facetrain.pretrain.earlier import make_way, trained_on
 
 
 def finished(folder: Path, data: str) -> None:
-    write_json(folder / "manifest.json", {"inputs": {"data": data}, "stage": "train"})
+    plain_manifest(folder, "train", inputs={"data": data})
 
 
 def interrupted(folder: Path, *steps: tuple[int, str]) -> None:
     for step, data in steps:
+        progress = Progress(
+            step=step, identity={"data set or overlay": data}, world_size=1, optimizer_state=[],
+            loss_scale={}, first_loss=1.0, metrics={},
+        )  # fmt: skip
         checkpoint = folder / "checkpoints" / f"step_{step:010d}"
-        write_json(checkpoint / "progress.json", {"identity": {"data set or overlay": data}})
+        write_sealed(checkpoint / "progress.json", progress)
 
 
 def folders(path: Path) -> dict[str, str | None]:

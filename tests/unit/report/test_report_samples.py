@@ -1,10 +1,10 @@
 """What a method gave to every image, from the files of its training to the pictures."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from manifest_parts import change_manifest, plain_manifest
 from report_parts import LABEL, write_run
 
 from facetrain.data.variation import VARIATION_FILE, Variations, save_variations
@@ -21,10 +21,7 @@ def write_samples(stage: Path, epochs: range, **values: np.ndarray) -> None:
 
 
 def with_method(run: Path, **robust: object) -> None:
-    path = run / "train" / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["config"]["robust"] = robust
-    path.write_text(json.dumps(manifest))
+    change_manifest(run / "train", lambda manifest: manifest["config"].update(robust=robust))
 
 
 def test_at_most_twelve_epochs_are_read_the_first_and_the_last_among_them(tmp_path: Path) -> None:
@@ -78,12 +75,10 @@ def test_samples_of_other_images_are_drawn_without_the_truth(tmp_path: Path) -> 
 
 def test_margins_of_a_fine_tuning_are_drawn(tmp_path: Path) -> None:
     run = write_run(tmp_path)
-    text = (run / "train" / "manifest.json").read_text()
-    manifest = json.loads(text) | {"stage": "finetune"}
-    manifest["config"]["finetune"] = {"method": "mvcom", "variation": None}
+    config = dict(Run(run).stages[0].manifest["config"])  # type: ignore[index]
     tuned = run / "finetune"
-    tuned.mkdir()
-    (tuned / "manifest.json").write_text(json.dumps(manifest))
+    mvcom = {"method": "mvcom", "variation": None}
+    plain_manifest(tuned, "finetune", config=config | {"finetune": mvcom})
     margin = np.linspace(0.1, 0.5, 12)
     write_samples(tuned, range(1, 3), margin=margin, residual=margin - 0.3)
     opened = Run(run)

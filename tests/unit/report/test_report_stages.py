@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from manifest_parts import change_manifest
 from report_parts import write_run
 
 from facetrain.core.artifact import write_manifest
@@ -35,8 +36,7 @@ def finish(folder: Path, stage: str, second: int, metrics: dict[str, object] | N
     """A stage that took 10 seconds and ended at `second`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_manifest(folder, stage, Settings(), {}, metrics or {}, started=0, world_size=1)
-    manifest = json.loads((folder / "manifest.json").read_text()) | {"seconds": 10.0}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    change_manifest(folder, lambda manifest: manifest.update(seconds=10.0))
     os.utime(folder / "manifest.json", (second, second))
 
 

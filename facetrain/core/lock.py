@@ -1,0 +1,162 @@
+"""One writer for each place: a lock that ends with its process, however that ends.
+
+POSIX record locks, on purpose: unlike `flock` they are not inherited by forked loader workers,
+which outlive a killed trainer by seconds and would keep the folder closed to the restart. They
+also hold between machines on NFS.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from facetrain.core.artifact import not_writable
+from facetrain.core.errors import UserError
+from facetrain.core.log import logger
+from facetrain.core.text import printable
+
+_LOCK = ".lock"
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # what `atomic_path` names its temporaries
+_held: dict[Path, int] = {}  # lock file -> the thread of this process that has it
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path, *, sweep: bool = True) -> Iterator[None]:
+    """Create `folder` if need be and be its only writer inside the block.
+
+    Taken again by the same thread, it is simply held. What killed writers left half-written
+    directly in the folder is removed first.
+
+    Args:
+        sweep: False leaves such leftovers alone.
+
+    Raises:
+        UserError: another process has it; says which, on which machine, since when.
+        OutputError: the folder cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise not_writable(folder, error) from None
+    with _locked(folder / _LOCK, folder):
+        if sweep:
+            _sweep(folder, "")
+        yield
+
+
+@contextlib.contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Be the only writer of the file `path`, which need not be there yet; as `folder_lock`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise not_writable(path.parent, error) from None
+    with _locked(path.with_name(f".{path.name}{_LOCK}"), path):
+        _sweep(path.parent, f".{path.name}.")
+        yield
+
+
+def sweep_below(folder: Path) -> None:
+    """Remove what killed writers left half-written anywhere below a stage's folder.
+
+    Folders with a lock or a manifest of their own belong to other stages and are left alone.
+    """
+    for child in list(folder.iterdir()):
+        own = child.is_dir() and not child.is_symlink()
+        if own and not any((child / name).exists() for name in (_LOCK, "manifest.json")):
+            _sweep(child, "")
+            sweep_below(child)
+
+
+def _sweep(folder: Path, prefix: str) -> None:
+    for child in list(folder.iterdir()):
+        if _LEFTOVER.fullmatch(child.name) and child.name.startswith(prefix):
+            if child.is_dir() and not child.is_symlink():
+                shutil.rmtree(child, ignore_errors=True)
+            else:
+                child.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(lock: Path, what: Path) -> Iterator[None]:
+    key = lock.resolve()
+    if _held.get(key) == threading.get_ident():
+        yield
+        return
+    if key in _held:
+        raise _taken(what, "another thread of this process")
+    handle = _acquire(lock, what)
+    _held[key] = threading.get_ident()
+    try:
+        yield
+    finally:
+        del _held[key]
+        with contextlib.suppress(OSError):
+            lock.unlink(missing_ok=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def _acquire(lock: Path, what: Path) -> int | None:
+    """A handle on the locked file; None where the file system knows no locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: nothing keeps two writers apart there
+        return None
+    while True:
+        try:
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise not_writable(what, error) from None
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = _holder(handle)
+            os.close(handle)
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise _taken(what, holder) from None
+            logger.warning(
+                "%s: cannot be locked (%s); start no second command there", what, error.strerror
+            )
+            return None
+        # Whoever had it may have removed the file between our opening and our locking it.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), lock.stat()):
+                break
+        os.close(handle)
+    who = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "command": " ".join(sys.argv[1:2]),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+    with contextlib.suppress(OSError):  # a full disk: the lock holds without a name on it
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(who).encode(), 0)
+    return handle
+
+
+def _holder(handle: int) -> str:
+    """Who has the lock, in words."""
+    try:
+        who = json.loads(os.pread(handle, 4096, 0))
+        return printable(
+            f"process {who['pid']} on {who['host']} ({who['command']}, since {who['since']})"
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"  # it has not written its name yet
+
+
+def _taken(what: Path, holder: str) -> UserError:
+    return UserError(
+        f"{printable(what)}: must have one writer at a time, but {holder} is writing there; "
+        "wait for it, end it, or choose another --out"
+    )
