@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine_parts import NUM_CLASSES, images
+from engine_parts import NUM_CLASSES, NUM_IMAGES, images
 from torch import nn
 
 from facetrain.data.augment import AugmentConfig
@@ -54,7 +54,9 @@ def make(options: dict[str, Any], folder: Path) -> Callable[[MarginHead, nn.Modu
     def method(head: MarginHead, backbone: nn.Module) -> Method:
         assert head.num_classes == NUM_CLASSES
         if options["name"] == "superloss":
-            return SuperLossMethod(SuperLossConfig(**options), head, head.mesh)
+            return SuperLossMethod(
+                SuperLossConfig(**options), head, head.mesh, steps_per_epoch=STEPS_PER_EPOCH
+            )
         if options["name"] == "nal":
             return NalMethod(
                 NalConfig.model_validate(options),
@@ -64,6 +66,7 @@ def make(options: dict[str, Any], folder: Path) -> Callable[[MarginHead, nn.Modu
                 steps_per_epoch=STEPS_PER_EPOCH,
                 folder=folder,
             )
+        hold_out = options.get("hold_out", False)
         return L2bMethod(
             L2bConfig(**options),
             head,
@@ -71,6 +74,7 @@ def make(options: dict[str, Any], folder: Path) -> Callable[[MarginHead, nn.Modu
             head.mesh,
             batches=lambda start: trusted_batches(start, head.mesh),
             augment_config=AugmentConfig(flip_probability=0.5),
+            held_out=torch.arange(NUM_IMAGES) < (NUM_TRUSTED if hold_out else 0),
             steps_per_epoch=STEPS_PER_EPOCH,
             seed=4,
         )

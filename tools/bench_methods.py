@@ -54,7 +54,7 @@ def make_method(
     if name == "plain":
         return Method(head)
     if name == "superloss":
-        return SuperLossMethod(SuperLossConfig(name="superloss"), head, mesh)
+        return SuperLossMethod(SuperLossConfig(name="superloss"), head, mesh, 1000)
     if name.startswith("nal"):
         targets = TargetsConfig() if name == "nal, targets" else None
         config = NalConfig(name="nal", attention="branch", warmup_epochs=0, targets=targets)
@@ -75,6 +75,7 @@ def make_method(
     return L2bMethod(
         settings, head, backbone, mesh,
         batches=batches, augment_config=AugmentConfig(), steps_per_epoch=1000, seed=0,
+        held_out=torch.zeros(num_images, dtype=torch.bool),
     )  # fmt: skip
 
 

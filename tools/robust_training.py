@@ -148,14 +148,14 @@ class NoiseAttention(nn.Module):
             if batch.epoch >= self.estimation.start:
                 label, target = self.targets.read(batch.sample)  # (B, K)
                 label, target = label.to(batch.x.device), target.to(batch.x.device)
-                if batch.epoch % self.estimation.every == 0:
+                if (batch.epoch + 1) % self.estimation.every == 0:
                     self._estimate(batch.sample, label, everything)
         place = label.clamp_min(0)
         losses = network.losses(embedding, place)  # (B, K)
         probability = everything.gather(1, place)
         if self.equilibrium:
-            p_y = everything.gather(1, batch.label[:, None])[:, 0]
-            attention = equilibrium_attention(p_y, self.boost).clamp_max(1 - 1e-6)  # (B,)
+            attention = equilibrium_attention(probability, target, self.boost)  # (B,)
+            attention = attention.clamp_max(1 - 1e-6)
         else:
             attention = self.branch(embedding.detach() if self.detached else embedding)  # (B,)
         weight = target_weight(probability, target, attention).detach()  # (B, K)

@@ -26,6 +26,8 @@ class TrustedImages:
 
     label: NDArray[np.int64]
     """(num_images,) dense classes of the training set."""
+    row: NDArray[np.int64]
+    """(num_images,) rows among all images of the shards."""
     fingerprint: str
 
     def __init__(self, dataset: FaceDataset, path: Path, overlay: Path) -> None:
@@ -35,7 +37,7 @@ class TrustedImages:
         place = np.searchsorted(dataset.class_ids, label).clip(max=dataset.num_classes - 1)
         known = dataset.class_ids[place] == label
         self._image = np.flatnonzero(known)
-        self.label = place[known]
+        self.label, self.row = place[known], self._trusted.row[known]
         if len(self.label) == 0:
             raise DataError(
                 f"{overlay}: must keep images of identities that are trained, but keeps "

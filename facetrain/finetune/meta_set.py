@@ -190,7 +190,7 @@ def check_other_people(meta: FaceDataset, train: FaceDataset) -> None:
             f"the meta set must have other identities than the training set, but {len(shared)} of "
             f"its {meta.num_classes} are in both ({some}); leave them out with an overlay, or, "
             "where the two sets number their people independently, set "
-            "finetune.same_numbering=false to compare faces instead"
+            "finetune.meta.same_numbering=false to compare faces instead"
         )
 
 

@@ -205,7 +205,8 @@ class Mvcom(ClassMargin):
                 embedding = self._embed(parameters, batch.image[part], self.dtype)
             leaf = embedding.detach().requires_grad_()
             given = (leaf, batch.label[part], self.margin[part])
-            output = functional_call(self.head, centres, given)
+            with self.head.looking():
+                output = functional_call(self.head, centres, given)
             (slope,) = torch.autograd.grad(output.loss.sum(), leaf)
             probabilities.append(output.target_probability)
             slopes.append(slope)

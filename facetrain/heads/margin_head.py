@@ -116,6 +116,10 @@ class HeadOutput:
     negative_logsumexp: Tensor
     """(B,)"""
 
+    def dominant_probability(self, scale: float) -> Tensor:
+        """(B,) probability of the label without a margin, by its dominant sub-centre."""
+        return torch.sigmoid(scale * self.dominant_cosine - self.negative_logsumexp)
+
 
 class MarginHead(nn.Module):
     """Softmax over `num_classes` class centres, of which this rank holds its shard.

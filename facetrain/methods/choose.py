@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
@@ -33,6 +34,12 @@ def check_combination(robust: RobustConfig | None, head: HeadConfig, loop: LoopC
             comes in pieces where its weights are normalised as a whole, or unclipped gradients
             where that may give all weight to a few samples.
     """
+    judges_by_dominant = isinstance(robust, SuperLossConfig | NalConfig) and robust.dominant
+    if judges_by_dominant and head.num_centres == 1:
+        raise ValueError(
+            "robust.dominant judges by a class's dominant sub-centre, but head.num_centres=1; "
+            "set that to 3, or leave robust.dominant out"
+        )
     if isinstance(robust, NalConfig | L2bConfig) and head.sample_rate < 1:
         raise ValueError(
             f"robust.name={robust.name} needs the probabilities of all classes, but "
@@ -69,19 +76,28 @@ def make_method(
     """The method of `robust` on this head and data set; plain training for None.
 
     Raises:
-        ConfigError: fewer trusted images than one look-ahead needs.
+        ConfigError: fewer trusted images than one look-ahead needs, or too many to hold out.
         DataError: trusted images of none of the identities.
     """
     if robust is None:
         return Method(head)
     if isinstance(robust, SuperLossConfig):
-        return SuperLossMethod(robust, head, mesh)
+        return SuperLossMethod(robust, head, mesh, steps_per_epoch)
     if isinstance(robust, NalConfig):
         label = torch.from_numpy(dataset.label)
         return NalMethod(
             robust, head, mesh, label=label, steps_per_epoch=steps_per_epoch, folder=out_dir
         )
     trusted = TrustedImages(dataset, data_path, robust.trusted)
+    held_out = torch.from_numpy(np.isin(dataset.row, trusted.row))
+    if not robust.hold_out:
+        held_out = torch.zeros_like(held_out)
+    elif 2 * int(held_out.sum()) > len(held_out):
+        raise ConfigError(
+            f"{robust.trusted}: trusts {int(held_out.sum())} of the {len(held_out)} training "
+            "images, and trusted images are not trained on; name a few of each identity, or set "
+            "robust.hold_out=false to train on them too"
+        )
     if trusted.num_images < robust.batch_size:
         raise ConfigError(
             f"{robust.trusted}: a look-ahead takes {robust.batch_size} trusted images, but there "
@@ -109,6 +125,7 @@ def make_method(
         mesh,
         batches=batches,
         augment_config=augment,
+        held_out=held_out,
         steps_per_epoch=steps_per_epoch,
         seed=own_seed,
     )

@@ -42,7 +42,10 @@ class TargetsConfig(Config):
     memory: float = Field(0.9, ge=0, le=1)
     """How much of the old target stays at an update."""
     every_epochs: int = Field(1, ge=1)
-    """Epochs between updates; the authors' code updates every tenth."""
+    """Epochs between updates, which fall into the last of each so many; the authors' code updates
+    in every tenth, where the learning rate of its cycle is lowest."""
+    warmup_epochs: float = Field(0.0, ge=0)
+    """Epochs before the targets may move; none before the gate's own warm-up."""
 
 
 class NalConfig(Config):
@@ -56,6 +59,8 @@ class NalConfig(Config):
     """Where the attention would come to rest, or the paper's linear layer on the embedding, which
     does not see the label and tells noise less well."""
     warmup_epochs: float = Field(2.0, ge=0)
+    dominant: bool = False
+    """Judge the label by its dominant sub-centre (`head.num_centres` above 1)."""
     targets: TargetsConfig | None = None
 
 
@@ -106,7 +111,9 @@ class NalMethod(Method):
         self._slot, self._target = batch.label[:, None], (batch.label >= 0).float()[:, None]
         if self._targets is None or self.config.targets is None or self._warm:
             return
-        self._updates = epoch % self.config.targets.every_epochs == 0
+        targets = self.config.targets
+        due = (epoch + 1) % targets.every_epochs == 0
+        self._updates = due and step >= targets.warmup_epochs * self.steps_per_epoch
         sample = all_gather_no_grad(batch.index, self.mesh)  # (G,)
         own = own_samples(len(sample), self.mesh)
         label, target = self._targets.read(sample)  # (G, K)
@@ -124,8 +131,11 @@ class NalMethod(Method):
             plain: Tensor = output.loss
             return plain
         probability = output.plain_probability  # (b, K)
+        if self.config.dominant:
+            own = output.dominant_probability(self.head.config.scale)
+            probability = torch.cat([own[:, None], probability[:, 1:]], dim=1)
         if self._branch is None:
-            attention = equilibrium_attention(probability[:, 0], self.config.boost)
+            attention = equilibrium_attention(probability, target, self.config.boost)
             of_attention = torch.zeros_like(attention)
         else:
             attention = self._branch(embedding.detach())  # (b,)

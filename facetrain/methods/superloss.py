@@ -30,7 +30,15 @@ class SuperLossConfig(Config):
     smoothing: float = Field(0.9, ge=0, lt=1)
     """Of the exponential mean."""
     lam: float = Field(1.0, gt=0)
-    """Regularisation for a mean loss of ln 10, scaled with tau; large makes all weights 1."""
+    """Regularisation, in units of the loss; large makes all weights 1. A constant, as in the
+    paper: as the losses fall, the weights come back to 1."""
+    lam_follows_tau: bool = False
+    """Ours: `lam` is meant for a mean loss of ln 10 and shrinks with tau, so that the weights
+    depend on loss / mean loss alone and stay as sharp to the end."""
+    dominant: bool = False
+    """Judge the label by its dominant sub-centre (`head.num_centres` above 1)."""
+    warmup_epochs: float = Field(0.0, ge=0)
+    """Of plain training, all weights 1; the threshold follows the losses."""
 
 
 class SuperLossMethod(Method):
@@ -39,9 +47,13 @@ class SuperLossMethod(Method):
     A micro-batch of an accumulated step counts as a batch of its own.
     """
 
-    def __init__(self, config: SuperLossConfig, head: MarginHead, mesh: Mesh) -> None:
+    def __init__(
+        self, config: SuperLossConfig, head: MarginHead, mesh: Mesh, steps_per_epoch: int
+    ) -> None:
         super().__init__(head)
         self.config, self.mesh = config, mesh
+        self._first = config.warmup_epochs * steps_per_epoch
+        self._warm = False
         classes = head.num_classes if config.tau == "log_classes" else None
         self.tau = Tau(config.tau, num_classes=classes, smoothing=config.smoothing).to(mesh.device)
         self._weights: list[Tensor] = []
@@ -49,6 +61,7 @@ class SuperLossMethod(Method):
     def begin_step(self, step: int, batch: StepBatch) -> None:
         """A new batch has no weights yet."""
         super().begin_step(step, batch)
+        self._warm = step < self._first
         self._weights = []
 
     def loss(self, embedding: Tensor, part: slice) -> Tensor:
@@ -57,10 +70,15 @@ class SuperLossMethod(Method):
         output = self.head(embedding, label, self.batch.margin[part])
         self.margin_loss = output.loss.detach()
         scale = self.head.config.scale
-        plain = F.softplus(output.negative_logsumexp - scale * output.target_cosine)  # (b,)
+        cosine = output.dominant_cosine if self.config.dominant else output.target_cosine
+        plain = F.softplus(output.negative_logsumexp - scale * cosine)  # (b,)
         both = torch.stack(loss_sum_and_count(plain, label >= 0))
         tau = self.tau.update(*all_reduce_sum(both, self.mesh))
-        weight = confidence(plain, tau, scaled_lambda(self.config.lam, tau)).to(plain.dtype)
+        config = self.config
+        lam = scaled_lambda(config.lam, tau) if config.lam_follows_tau else config.lam
+        weight = confidence(plain, tau, lam).to(plain.dtype)
+        if self._warm:
+            weight = torch.ones_like(weight)
         self._weights.append(weight)
         weighted: Tensor = weight * output.loss
         return weighted

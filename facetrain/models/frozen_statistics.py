@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @contextlib.contextmanager
@@ -14,7 +15,7 @@ def frozen_statistics(block: nn.Module) -> Iterator[None]:
     than `track_running_stats` off: a second run must save as many tensors for backward as the
     first, and the statistics are among them.
     """
-    norms = [child for child in block.modules() if isinstance(child, nn.BatchNorm2d)]
+    norms = [child for child in block.modules() if isinstance(child, _BatchNorm)]
     saved = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 _LEAST_ATTENTION = 1e-12
+_HALVINGS = 30
+"""Of an interval shorter than 1: past float32's precision."""
 
 
 def noise_attention_loss(
@@ -74,17 +76,35 @@ def target_weight(probability: Tensor, target: Tensor, attention: Tensor) -> Ten
     return tau * target * probability / torch.where(below > 0, below, 1.0)
 
 
-def equilibrium_attention(p_y: Tensor, boost: float) -> Tensor:
-    """tau* = min(1, boost / ((1 + boost) (1 - p_y))), (B,): the loss's minimum over tau.
+def equilibrium_attention(probability: Tensor, target: Tensor, boost: float) -> Tensor:
+    """tau*, (B,): where Eq. 1 has its minimum over tau in (0, 1], p and q held.
 
-    For one target of weight 1 and p_y held; derived here, not in the paper. Then `gate` is
-    min(1, boost p_y / (1 - p_y)).
+    Derived here, not in the paper. Eq. 1 is convex in tau, and tau times its slope is
+    sum_k q_k^2 / (q_k + tau (p_k - q_k)) - 1 - boost, which has one zero; 1 where that is beyond.
+    For one target of weight 1 it is min(1, boost / ((1 + boost) (1 - p_y))), and `gate` is then
+    min(1, boost p_y / (1 - p_y)). Where the target is what the model says (q = p), tau* is 1.
 
     Args:
-        p_y: (B,) probability of the label.
+        probability: (B, K) p of the targets.
+        target: (B, K) q, rows summing to 1 (a row of zeros gives 1).
         boost: lambda > 0.
     """
-    return (boost / ((1 + boost) * (1 - p_y))).clamp_max(1)
+    if target.shape[1] == 1:
+        return (boost / ((1 + boost) * (1 - probability[:, 0]))).clamp_max(1)
+
+    def slope(tau: Tensor) -> Tensor:
+        below = tau[:, None] * probability + (1 - tau[:, None]) * target  # (B, K)
+        return (target.square() / torch.where(target > 0, below, 1.0)).sum(1) - 1 - boost
+
+    high = torch.ones_like(probability[:, 0])
+    inside = slope(high) > 0
+    # Of all p the zero is smallest at p = 0, where the slope is 1 / (1 - tau) - 1 - boost.
+    low = high * (boost / (1 + boost))
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        beyond = slope(middle) > 0
+        low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
+    return torch.where(inside, (low + high) / 2, 1.0)
 
 
 class AttentionBranch(nn.Module):

@@ -50,6 +50,8 @@ def test_a_robust_training_leaves_a_backbone_and_its_weights_by_image(
     for values in samples.values():
         assert values.shape[1] == 48
         assert np.isfinite(values[-1]).all()  # 48 images are four whole batches of twelve
+    if "alpha" in kept:  # 16 of the 48 are trusted, so not trained on
+        assert (samples["alpha"][-1] + samples["beta"][-1] == 0).sum() >= 16
     manifest = json.loads((tmp_path / "train" / "manifest.json").read_text())
     assert manifest["config"]["robust"]["name"] in settings[0]
 
@@ -67,6 +69,7 @@ def test_a_robust_training_leaves_a_backbone_and_its_weights_by_image(
             "there is no nowhere.npz",
         ),
         (["robust.name=superloss", "robust.boost=3"], "boost"),
+        (["robust.name=superloss", "robust.dominant=true"], "num_centres"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_message(
@@ -85,6 +88,22 @@ def test_too_few_trusted_images_are_refused(
     code, _, err = call("train", recipe, "--out", tmp_path / "train", *settings)
     assert code == 2
     assert "there are 16" in err
+
+
+def test_trusting_most_of_the_training_set_is_refused(
+    recipe: Path, faces: Path, tmp_path: Path, call: Call
+) -> None:
+    """Trusted images are held out: an overlay of a whole cleaning would leave only its noise."""
+    dataset = FaceDataset.open(faces)
+    path = tmp_path / "all.npz"
+    LabelOverlay.make(dataset.class_ids[dataset.label], np.ones(48, np.bool_)).save(path)
+    words = ["robust.name=l2b", f"robust.trusted={path}", "train.clip_norm=1"]
+    words.append("robust.batch_size=8")
+    code, _, err = call("train", recipe, "--out", tmp_path / "train", *words)
+    assert code == 2
+    assert "trusts 48 of the 48" in err
+    code, _, err = call("train", recipe, "--out", tmp_path / "t", *words, "robust.hold_out=false")
+    assert code == 0, err
 
 
 def test_another_method_does_not_continue_a_run(recipe: Path, tmp_path: Path, call: Call) -> None:

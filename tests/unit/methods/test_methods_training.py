@@ -1,5 +1,6 @@
 """Each method inside the training loop: against its formula written out, and over a resume."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from engine_parts import DIM, NUM_CLASSES, NUM_IMAGES, batches, fit, images, make_trainer, weights
-from method_parts import METHODS, make, trusted_batches
+from method_parts import METHODS, NUM_TRUSTED, make, trusted_batches
 from scipy.special import lambertw
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -17,6 +18,8 @@ from facetrain.data.augment import augment, draw
 from facetrain.engine.loop import Trainer
 from facetrain.engine.method import StepBatch
 from facetrain.engine.sample_record import read_samples
+from facetrain.methods.superloss import SuperLossConfig
+from facetrain.robust.superloss import confidence, scaled_lambda
 
 SCALE, MARGIN = 8.0, 0.2
 
@@ -85,15 +88,18 @@ def test_every_method_leaves_another_path_than_plain_training(tmp_path: Path, na
     assert not torch.equal(plain.head.weight, robust.head.weight)
 
 
-def test_superloss_is_its_closed_form(tmp_path: Path) -> None:
-    trainer = trainer_of(tmp_path, "superloss log C")
+@pytest.mark.parametrize("follows", [False, True])
+def test_superloss_is_its_closed_form(tmp_path: Path, follows: bool) -> None:
+    options = {**METHODS["superloss log C"], "lam_follows_tau": follows}
+    trainer = make_trainer(tmp_path, method=make(options, tmp_path))
     batch = first_batch(trainer)
     losses, probability = given(trainer, batch)
     known = batch.label >= 0
     label = batch.label.clamp_min(0)[:, None]
     plain = -probability.gather(1, label)[:, 0].log().detach()
     tau = np.log(NUM_CLASSES)
-    beta = (plain.double().numpy() - tau) / (0.3 * tau / np.log(10))
+    lam = 0.3 * tau / np.log(10) if follows else 0.3
+    beta = (plain.double().numpy() - tau) / lam
     sigma = np.exp(-lambertw(0.5 * np.maximum(beta, -2 / np.e + 1e-12)).real)
     expected = torch.where(known, torch.from_numpy(sigma) * losses.gather(1, label)[:, 0], 0.0)
     found, _ = of_method(trainer, batch)
@@ -102,6 +108,36 @@ def test_superloss_is_its_closed_form(tmp_path: Path) -> None:
         gradients(trainer, found.sum()), gradients(trainer, expected.sum()), strict=True
     ):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("follows", "expected"), [(False, [1.05, 1.0, 0.91, 0.72]), (True, [2.72, 1.0, 0.40, 0.17])]
+)
+def test_a_constant_lambda_lets_the_weights_relax(follows: bool, expected: list[float]) -> None:
+    """Late in a training: losses of 0, 1, 3 and 10 times a mean of 0.1, at the default lambda."""
+    config = SuperLossConfig(name="superloss", lam_follows_tau=follows)
+    tau = torch.tensor(0.1)
+    lam = scaled_lambda(config.lam, tau) if config.lam_follows_tau else config.lam
+    found = confidence(torch.tensor([0.0, 0.1, 0.3, 1.0]), tau, lam)
+    assert found.tolist() == pytest.approx(expected, abs=0.01)
+
+
+def test_superlosss_warm_up_and_dominant_sub_centre(tmp_path: Path) -> None:
+    options = {"name": "superloss", "dominant": True, "warmup_epochs": 0.2}
+    head = {"scale": SCALE, "cosine_margin": MARGIN, "num_centres": 3}
+    trainer = make_trainer(tmp_path, method=make(options, tmp_path), head=head)
+    batch = first_batch(trainer)
+    of_method(trainer, batch)
+    assert trainer.method.per_sample()["weight"].tolist() == [1.0] * 6
+    of_method(trainer, batch, step=1)
+    with trainer.head.looking():
+        output = trainer.head(trainer.backbone(batch.image), batch.label, batch.margin)
+    assert not torch.equal(output.dominant_cosine, output.target_cosine)
+    plain = F.softplus(output.negative_logsumexp - SCALE * output.dominant_cosine)
+    tau = plain[batch.label >= 0].mean()  # both passes saw the same losses
+    weight = confidence(plain, tau, 1.0)
+    found = trainer.method.per_sample()["weight"]
+    torch.testing.assert_close(found, weight, rtol=1e-4, atol=1e-5)
 
 
 def test_the_threshold_leaves_absent_samples_out(tmp_path: Path) -> None:
@@ -175,6 +211,42 @@ def test_estimated_targets_are_the_dense_ensemble(tmp_path: Path) -> None:
         dense[batch.index[known]] = (0.5 * q + 0.5 * p)[known]
 
 
+def test_targets_move_in_the_last_epoch_of_each_cycle_and_not_before_their_time(
+    tmp_path: Path,
+) -> None:
+    """every_epochs 2 of 5 steps: epochs 1, 3, ... count from 0; a warm-up of 2 leaves 3 and on."""
+    targets = {"count": 3, "memory": 0.5, "every_epochs": 2, "warmup_epochs": 2}
+    options = {**METHODS["nal with targets"], "targets": targets}
+    trainer = make_trainer(tmp_path, method=make(options, tmp_path))
+    batch = first_batch(trainer)
+    moved = []
+    for step in (0, 4, 5, 9, 10, 14, 15, 19, 20):
+        before = dict(trainer.method.tensors())["target_probability"].local.clone()  # type: ignore[union-attr]
+        of_method(trainer, batch, step)
+        after = dict(trainer.method.tensors())["target_probability"].local  # type: ignore[union-attr]
+        moved.append(not torch.equal(before, after))
+    assert moved == [False] * 6 + [True, True, False]
+
+
+def test_trusted_images_are_not_trained_on(tmp_path: Path) -> None:
+    """Images 0 to 11 are trusted: their losses are 0, the others' are as without them."""
+    options = {**METHODS["l2b"], "warmup_epochs": 0, "every": 2, "hold_out": True}
+    trainer = make_trainer(tmp_path, method=make(options, tmp_path))
+    batch = replace(first_batch(trainer), index=torch.tensor([3, 20, 25, 11, 12, -1]))
+    held_out = torch.tensor([True, False, False, True, False, False])
+    assert NUM_TRUSTED == 12
+    losses, _ = given(trainer, batch)
+    plain = losses.gather(1, batch.label.clamp_min(0)[:, None])[:, 0]
+    found, _ = of_method(trainer, batch, step=1)  # a step without a look-ahead
+    present = (batch.label >= 0) & ~held_out
+    torch.testing.assert_close(found, torch.where(present, plain, 0.0))
+    found, _ = of_method(trainer, batch, step=0)
+    kept = trainer.method.per_sample()
+    assert (found[~present] == 0).all()
+    assert (kept["alpha"] + kept["beta"])[~present].tolist() == [0.0] * int((~present).sum())
+    assert (kept["alpha"] + kept["beta"]).sum().item() == pytest.approx(present.sum().item())
+
+
 def naive_weights(trainer: Trainer, batch: StepBatch) -> tuple[Tensor, Tensor, Tensor]:
     """Algorithm 1 of the supplement: differentiate the trusted loss through one virtual step."""
     parameters = {n: p.detach().requires_grad_() for n, p in trainer.backbone.named_parameters()}
@@ -241,11 +313,12 @@ def test_bootstrap_weights_are_those_of_the_double_backward(tmp_path: Path) -> N
 
 def test_looking_ahead_leaves_running_statistics_and_random_numbers_alone(tmp_path: Path) -> None:
     options = {**METHODS["l2b"], "warmup_epochs": 0}
-    norm = nn.BatchNorm2d(3)
+    norm, last = nn.BatchNorm2d(3), nn.BatchNorm1d(DIM)
 
     def with_norm(head: Any, backbone: nn.Sequential) -> Any:
         backbone.insert(0, norm)
         backbone.insert(1, nn.Dropout(0.5))
+        backbone.append(last)  # as every network of ours ends
         return make(options, tmp_path)(head, backbone)
 
     trainer = make_trainer(tmp_path, method=with_norm)
@@ -253,10 +326,14 @@ def test_looking_ahead_leaves_running_statistics_and_random_numbers_alone(tmp_pa
     torch.manual_seed(0)
     trainer.backbone(batch.image)
     once, after_once = norm.running_mean.clone(), torch.rand(1)  # type: ignore[union-attr]
+    last_once = last.running_mean.clone()  # type: ignore[union-attr]
     norm.reset_running_stats()
+    last.reset_running_stats()
     torch.manual_seed(0)
     of_method(trainer, batch)
     assert torch.equal(norm.running_mean, once)  # type: ignore[arg-type]
+    assert torch.equal(last.running_mean, last_once)  # type: ignore[arg-type]
+    assert last.num_batches_tracked == 1
     assert torch.equal(torch.rand(1), after_once)
     assert norm.momentum == 0.1
 

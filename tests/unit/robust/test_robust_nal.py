@@ -134,8 +134,8 @@ def test_classes_without_weight_contribute_nothing_even_at_probability_0() -> No
 def test_equilibrium_is_the_minimum(boost: float) -> None:
     """On a grid no tau is better; below 1 the slope there is 0."""
     p_y = torch.tensor([1e-6, 0.01, 0.05, 0.3, 0.7, 0.999], dtype=torch.float64)
-    tau = equilibrium_attention(p_y, boost).requires_grad_()
     one = torch.ones(len(p_y), 1, dtype=torch.float64)
+    tau = equilibrium_attention(p_y[:, None], one, boost).requires_grad_()
     best = noise_attention_loss(p_y[:, None], one, tau, boost)
     for value in torch.linspace(0.001, 1, 1000, dtype=torch.float64):
         other = noise_attention_loss(p_y[:, None], one, value.expand(len(p_y)), boost)
@@ -154,11 +154,40 @@ def test_equilibrium_gate_opens_at_one_over_one_plus_boost(boost: float) -> None
     """phi* = min(1, boost p / (1 - p)): 1 from 0.667, 0.091, 0.0196 on."""
     opens = 1 / (1 + boost)
     p_y = opens * torch.tensor([1e-3, 0.1, 0.5, 0.999, 1.0, 1.001, 1 / opens], dtype=torch.float64)
-    phi = gate(p_y, equilibrium_attention(p_y, boost))
+    one = torch.ones(len(p_y), 1, dtype=torch.float64)
+    phi = gate(p_y, equilibrium_attention(p_y[:, None], one, boost))
     expected = (boost * p_y / (1 - p_y)).clamp_max(1)
     torch.testing.assert_close(phi, expected, rtol=1e-12, atol=0)
     assert (phi[:4] < 1).all()
     assert phi[4:].tolist() == pytest.approx([1, 1, 1], rel=1e-12)
+
+
+@pytest.mark.parametrize("boost", BOOSTS)
+def test_equilibrium_with_several_targets_is_the_minimum(boost: float) -> None:
+    """On a grid no tau is better, whatever the targets; where q = p attention is whole."""
+    generator = torch.Generator().manual_seed(3)
+    q = torch.rand(40, 3, generator=generator, dtype=torch.float64) ** 3
+    q[:8, 2] = 0
+    q = q / q.sum(1, keepdim=True)
+    p = torch.rand(40, 3, generator=generator, dtype=torch.float64) ** 4
+    p = p / (p.sum(1, keepdim=True) + torch.rand(40, 1, generator=generator))
+    p[9, 0] = 0
+    tau = equilibrium_attention(p, q, boost)
+    best = noise_attention_loss(p, q, tau, boost)
+    for value in torch.linspace(0.001, 1, 1000, dtype=torch.float64):
+        assert (noise_attention_loss(p, q, value.expand(40), boost) >= best - 1e-9).all()
+    assert (tau < 1).any()
+    assert equilibrium_attention(q, q, boost).tolist() == [1.0] * 40
+    assert equilibrium_attention(torch.zeros(2, 3), torch.zeros(2, 3), boost).tolist() == [1, 1]
+
+
+def test_a_rightly_relabelled_sample_has_its_whole_weight() -> None:
+    # The target has moved to a class that the model gives 0.99; the given label's p is 0.005.
+    # From that alone tau would be 0.1 / (1.1 * 0.995) = 0.091.
+    q = torch.tensor([[0.005, 0.99, 0.005]])
+    tau = equilibrium_attention(q, q, 0.1)
+    assert tau.tolist() == [1.0]
+    assert target_weight(q, q, tau).sum().item() == pytest.approx(1.0)
 
 
 def test_branch() -> None:
