@@ -1,6 +1,5 @@
 """Similarity alignment of a face to the ArcFace five-point template."""
 
-from pathlib import Path
 from typing import cast
 
 import cv2
@@ -8,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
-from facetrain.data.csv_file import csv_rows
 
 # Eyes, nose tip, mouth corners (image left first) in a 112 x 112 crop (insightface).
 ARCFACE_POINTS = np.array(
@@ -20,6 +18,7 @@ ARCFACE_POINTS = np.array(
         [70.7299, 92.2041],
     ]
 )
+_MOST_SIDE = 32766  # pixels: what OpenCV's remapping can address
 
 
 def similarity_transform(
@@ -53,7 +52,8 @@ def similarity_transform(
 def align(image: NDArray[np.uint8], points: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
     """(size, size, 3) crop of an (H, W, 3) image with its five points on the template.
 
-    Bilinear, black outside the image, as InsightFace's own preparation does.
+    Bilinear, black outside the image, as InsightFace's own preparation does; a face of more than
+    twice the crop's size is first shrunk by area, for bilinear sampling would skip pixels.
 
     Args:
         image: any RGB image.
@@ -61,29 +61,38 @@ def align(image: NDArray[np.uint8], points: NDArray[np.float64], size: int) -> N
         size: side of the crop; the template is scaled by size / 112.
 
     Raises:
-        DataError: degenerate points.
+        DataError: degenerate points, or points so far apart or outside that no pixel of the image
+            would be in the crop.
     """
-    matrix = similarity_transform(points, ARCFACE_POINTS * (size / 112))
-    return cast(NDArray[np.uint8], cv2.warpAffine(image, matrix, (size, size)))
+    return warp(image, similarity_transform(points, ARCFACE_POINTS * (size / 112)), size)
 
 
-def read_landmarks(path: Path) -> dict[str, NDArray[np.float64]]:
-    """Five points by image path from a CSV `path,x1,y1,...,x5,y5`; a header line is optional.
+def warp(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
+    """(size, size, 3) of an (H, W, 3) image under a (2, 3) similarity, reflections included.
 
     Raises:
-        DataError: no such file, or a line that does not hold a path and ten numbers.
+        DataError: no pixel of the image would be in it.
     """
-    points: dict[str, NDArray[np.float64]] = {}
-    for place, (number, row) in enumerate(csv_rows(path, "landmarks")):
-        try:
-            coordinates = np.array([float(cell) for cell in row[1:11]]).reshape(5, 2)
-        except ValueError:
-            if place == 0:
-                continue  # the header
-            raise DataError(
-                f"{path}: line {number} must be path,x1,y1,...,x5,y5; got {row!r:.80}"
-            ) from None
-        points[row[0].strip().removeprefix("./")] = coordinates
-    if not points:
-        raise DataError(f"{path}: must hold lines of path,x1,y1,...,x5,y5, but has none")
-    return points
+    inverse = np.linalg.inv(matrix[:, :2])
+    corners = np.array([(0, 0), (size, 0), (0, size), (size, size)]) - matrix[:, 2]
+    corners = corners @ inverse.T
+    limit = np.array(image.shape[1::-1])
+    low = np.clip(np.floor(corners.min(axis=0)) - 2, 0, limit).astype(int)
+    high = np.clip(np.ceil(corners.max(axis=0)) + 3, 0, limit).astype(int)
+    if (low >= high).any():
+        raise DataError(
+            f"landmarks must lie in the image of {limit[0]} x {limit[1]} pixels, but the face "
+            "would be outside"
+        )
+    scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
+    if scale < 0.5 or max(image.shape[:2]) > _MOST_SIDE:
+        image = image[low[1] : high[1], low[0] : high[0]]
+        matrix = np.column_stack([matrix[:, :2], matrix[:, 2] + matrix[:, :2] @ low])
+    if scale < 0.5:
+        extent = high - low
+        small = np.maximum(np.rint(extent * 2 * scale), 1).astype(int)
+        image = cast(NDArray[np.uint8], cv2.resize(image, small, interpolation=cv2.INTER_AREA))
+        factor = extent / small  # pixel centres: x = (x_small + 0.5) * factor - 0.5
+        turn = matrix[:, :2] * factor
+        matrix = np.column_stack([turn, matrix[:, 2] + matrix[:, :2] @ (0.5 * factor - 0.5)])
+    return cast(NDArray[np.uint8], cv2.warpAffine(image, matrix, (size, size)))

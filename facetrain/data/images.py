@@ -10,21 +10,27 @@ from numpy.typing import NDArray
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
 from facetrain.data.decoder_words import listening
+from facetrain.data.image_header import FORMATS, ImageHeader, read_header
 
 Image = NDArray[np.uint8]  # built once: in a cast it would be built for every image
-_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+MAX_PIXELS = 1 << 27
+"""134 million: the largest cameras stay below; decoding takes up to six bytes for each."""
+_JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
+# Orientation is applied here: which formats OpenCV turns depends on its version.
+_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def decode_noting(encoded: bytes, where: str) -> tuple[Image, str]:
     """(H, W, 3) uint8 RGB of an encoded image, and what its decoder printed ("": nothing).
 
-    Grey and alpha are converted. A JPEG that lacks its end marker is cut short: OpenCV fills the
-    rest with grey, we refuse.
+    Turned upright as its EXIF says; grey and alpha are converted. A JPEG that lacks its end marker
+    is cut short: OpenCV fills the rest with grey, we refuse.
 
     Raises:
-        DataError: naming `where`.
+        DataError: naming `where`; more than MAX_PIXELS before they are decoded.
     """
-    if encoded[:2] == _JPEG_START and encoded.rfind(_JPEG_END) < encoded.rfind(_JPEG_SCAN):
+    header = image_header(encoded, where)
+    if header.format == "JPEG" and encoded.rfind(_JPEG_END) < encoded.rfind(_JPEG_SCAN):
         raise DataError(f"{where}: must be a whole image, but the JPEG is cut short")
     image, words = listening(lambda: _decode(encoded))
     if image is None:
@@ -32,7 +38,7 @@ def decode_noting(encoded: bytes, where: str) -> tuple[Image, str]:
         raise DataError(
             f"{where}: must be an image, but its {len(encoded)} bytes do not decode{said}"
         )
-    return image, words
+    return _upright(image, header.orientation), words
 
 
 def decode_image(encoded: bytes, where: str) -> Image:
@@ -47,11 +53,29 @@ def decode_image(encoded: bytes, where: str) -> Image:
     return image
 
 
+def image_header(encoded: bytes, where: str) -> ImageHeader:
+    """What the image says of itself.
+
+    Raises:
+        DataError: no image of a format that is read here, or more than MAX_PIXELS.
+    """
+    header = read_header(encoded)
+    if header is None:
+        raise DataError(
+            f"{where}: must be an image ({FORMATS}), but its {len(encoded)} bytes do not decode"
+        )
+    if header.width * header.height > MAX_PIXELS:
+        raise DataError(
+            f"{where}: must have at most {MAX_PIXELS} pixels, but says it has {header.width} x "
+            f"{header.height}"
+        )
+    return header
+
+
 def _decode(encoded: bytes) -> Image | None:
     try:
-        pixels = np.frombuffer(encoded, np.uint8)
-        return cast(Image | None, cv2.imdecode(pixels, cv2.IMREAD_COLOR_RGB))
-    except cv2.error:  # no bytes, or more pixels than OpenCV allows
+        return cast(Image | None, cv2.imdecode(np.frombuffer(encoded, np.uint8), _FLAGS))
+    except cv2.error:
         return None
 
 
@@ -59,6 +83,19 @@ def _decode(encoded: bytes) -> Image | None:
 def _log_once(where: str, words: str) -> None:
     """Not in every epoch."""
     logger.warning("%s: decodes, but is suspect: %s", where, words)
+
+
+def _upright(image: Image, orientation: int) -> Image:
+    """Undo an EXIF orientation: 2 to 4 mirror and turn by 180 degrees, 5 to 8 also transpose."""
+    if orientation == 1:
+        return image
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
 
 
 def fit_square(image: Image, size: int) -> Image:
