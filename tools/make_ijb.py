@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError, UserError
 from facetrain.core.rng import numpy_generator
-from facetrain.data.align import ARCFACE_POINTS, read_landmarks
+from facetrain.data.align import ARCFACE_POINTS
 from facetrain.data.ijb_metadata import GALLERIES, Protocol
 from facetrain.data.images import encode_jpeg
+from facetrain.data.landmarks import read_landmarks
 from facetrain.data.synthetic import SyntheticConfig, all_samples, draw_nuisance, render
 
 
@@ -166,7 +167,7 @@ def folder_faces(folder: Path, landmarks: Path) -> list[LooseFace]:
     Raises:
         DataError: there are none.
     """
-    points = read_landmarks(landmarks)
+    points = read_landmarks(landmarks).points
     paths = sorted(path for path in points if (folder / path).is_file())
     if not paths:
         raise DataError(f"{landmarks}: must name images below {folder}, but none of them is there")

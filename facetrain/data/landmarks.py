@@ -2,7 +2,7 @@
 
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +21,8 @@ FURTHER = ("score", "face_size")
 LAYOUT = "path,x1,y1,...,x5,y5"
 
 # RMS distance to the template after the best similarity, in its pixels. Right files of photographs
-# for the press: 3.2 in the median, 7.2 at most; a generic head turned by 75 degrees: 13 to 15; points
-# in another order or layout: 16.9 and up in the median; 23.2 is the worst that can be.
+# for the press: 3.2 in the median, 7.2 at most; a generic head turned by 75 degrees: 13 to 15;
+# points in another order or layout: 16.9 and up in the median; 23.2 is the worst that can be.
 _FILE_RESIDUAL, _FACE_RESIDUAL, _PLAIN_RESIDUAL = 14.0, 16.0, 8.0
 _MOST_SCALE = 16.0  # template pixels a pixel: the eyes would be 2 pixels apart
 _MOST_TURN = 60.0  # degrees, of a file's median face: a detector finds none that lies on its side
@@ -34,7 +34,7 @@ _PARTS = {
        for name in ("{}mouth", "mouth{}", "{}mouthcorner", "mouthcorner{}", "mouth{}corner")},
 }  # fmt: skip
 # What other files hold: how it reads, the header that says so, and how to undo it.
-_OTHERS = (
+_OTHERS: tuple[tuple[str, str, Callable[[Points], Points]], ...] = (
     (
         "the person's left eye seems to come first", "path,x2,y2,x1,y1,x3,y3,x5,y5,x4,y4",
         lambda points: points[:, _EXCHANGED],
@@ -186,8 +186,8 @@ def _layout(path: Path, first: Sequence[str]) -> _Layout:
         if len(first) != 11:
             raise DataError(
                 f"{path}: without a header, lines must be {LAYOUT}, 11 cells; got {len(first)}: "
-                f"{','.join(first)!r:.80}; leave the others out, or give a header that names {LAYOUT}"
-                f" and, if they are that, {' and '.join(FURTHER)}"
+                f"{','.join(first)!r:.80}; leave the others out, or give a header that names "
+                f"{LAYOUT} and, if they are that, {' and '.join(FURTHER)}"
             )
         return _Layout(0, list(range(1, 11)), 11, False, False)
     names = [_column(cell) for cell in first]

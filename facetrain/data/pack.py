@@ -31,9 +31,10 @@ from facetrain.core.artifact import (
 from facetrain.core.config import Config, config_digest, parse_config
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.progress import progress
-from facetrain.data.align import align, read_landmarks
+from facetrain.data.align import align
 from facetrain.data.face_shard import FaceShardWriter, write_property
 from facetrain.data.images import encode_jpeg, fit_square
+from facetrain.data.landmarks import Landmarks, read_landmarks
 from facetrain.data.sources import Listing, SourceImage, list_images
 from facetrain.data.suspect import SUSPECT_FILE, decode_judged
 from facetrain.data.workers import ordered_map
@@ -55,7 +56,7 @@ class PackConfig(Config):
 class _Task:
     image: SourceImage
     points: NDArray[np.float64] | None
-    aligned: bool  # landmarks were given for this source
+    no_points: str | None  # why, where landmarks were given for this source
 
 
 _Result = tuple[bytes, str | None] | str
@@ -104,9 +105,9 @@ def pack(
     scratch = out / ".source.tar"
     listing = list_images(source, scratch)
     inputs = {"source": listing.digest}
-    points: dict[str, NDArray[np.float64]] = {}
+    marked: Landmarks | None = None
     if landmarks is not None:
-        points = read_landmarks(Path(landmarks))
+        marked = read_landmarks(Path(landmarks))
         inputs["landmarks"] = fingerprint(Path(landmarks))
     done = finished(out, "pack", config, inputs)
     if done is not None:
@@ -114,7 +115,7 @@ def pack(
         return done
     if num_shards > len(listing.images):
         raise ConfigError(f"pack: num_shards={num_shards}, but only {len(listing.images)} images")
-    tasks = [_Task(im, points.get(im.name), landmarks is not None) for im in listing.images]
+    tasks = [_task(image, marked) for image in listing.images]
     workers = workers or os.cpu_count() or 1
     workers = max(1, min(workers, len(tasks) // _IMAGES_PER_WORKER))
     plan = _plan(out, listing, tasks, config, inputs, workers, show_progress)
@@ -153,6 +154,14 @@ def pack(
     artifact = write_manifest(out, "pack", config, inputs, metrics, started=started, world_size=1)
     _remove_leftovers(out)
     return artifact
+
+
+def _task(image: SourceImage, marked: Landmarks | None) -> _Task:
+    if marked is None:
+        return _Task(image, None, None)
+    points = marked.points.get(image.name)
+    missing = marked.misfit.get(image.name, "has no landmarks")
+    return _Task(image, points, missing if points is None else None)
 
 
 def _plan(
@@ -243,8 +252,8 @@ def _prepare(task: _Task, config: PackConfig) -> tuple[bytes, str | None]:
     Raises:
         DataError: why there is none.
     """
-    if task.aligned and task.points is None:
-        raise DataError("has no landmarks")
+    if task.no_points is not None:
+        raise DataError(task.no_points)
     encoded = task.image.read()
     image, reason = decode_judged(encoded, "image")
     if task.points is not None:

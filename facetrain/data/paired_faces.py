@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from facetrain.core.config import Config
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
-from facetrain.data.align import align, read_landmarks
+from facetrain.data.align import align
 from facetrain.data.images import Image, decode_image, fit_square
+from facetrain.data.landmarks import read_landmarks
 from facetrain.data.pair_lists import KINDS, PairList
 
 # Of LFW's 250 x 250 images (original, funneled or deep-funneled), the square that the ArcFace
@@ -87,7 +88,8 @@ class PairedFaces:
 
         Raises:
             DataError: a missing or malformed file, an image that is not there, or landmarks of
-                other images. One without landmarks among others is cropped, with a warning.
+                other images. One without landmarks that fit a face, among others, is cropped, with
+                a warning.
         """
         if not config.images.is_dir():
             raise DataError(f"{config.images}: must be the folder of {config.name}'s images")
@@ -101,18 +103,21 @@ class PairedFaces:
         landmarks = read_landmarks(config.landmarks) if config.landmarks else None
         file = find_images(config.images, pairs.name, source)
         if landmarks is not None:
-            without = sorted(set(pairs.name) - landmarks.keys())
+            without = sorted(set(pairs.name) - landmarks.points.keys())
             if len(without) == len(set(pairs.name)):
+                named = next(iter({**landmarks.points, **landmarks.misfit}))
                 raise DataError(
                     f"{config.landmarks}: must name images as {source} does ({without[0]}), but "
-                    f"has points of none of them ({next(iter(landmarks))})"
+                    f"has points of none of them ({named})"
                 )
             if without:  # a detector misses some, but every pair must be judged
                 logger.warning(
-                    "%s has no points of %d images (%s, ...): they are cropped instead",
-                    config.landmarks, len(without), without[0],
+                    "%s has no points that fit %d images' faces (%s%s): they are cropped instead",
+                    config.landmarks, len(without), ", ".join(without[:20]),
+                    ", ..." if len(without) > 20 else "",
                 )  # fmt: skip
-        return cls(config.images, config.kind, pairs, file, landmarks)
+        points = None if landmarks is None else landmarks.points
+        return cls(config.images, config.kind, pairs, file, points)
 
     @property
     def same(self) -> NDArray[np.bool_]:

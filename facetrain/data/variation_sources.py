@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
-from facetrain.data.align import read_landmarks
 from facetrain.data.csv_file import csv_table
 from facetrain.data.images import Image
+from facetrain.data.landmarks import read_landmarks
 from facetrain.data.synthetic import BLUR_SIGMAS, OCCLUSIONS, POSE_EDGES, read_labels
 from facetrain.data.variation import UNKNOWN, Variations
 
@@ -148,7 +148,7 @@ def read_poses(path: Path, names: Sequence[str] | None, num_rows: int) -> Variat
     Raises:
         DataError: as `read_attributes`, or other than ten numbers an image.
     """
-    points = read_landmarks(path)
+    points = read_landmarks(path).points
     row_of = None if names is None else {name: row for row, name in enumerate(names)}
     rows = np.array([_row(path, image, row_of, num_rows) for image in points], np.int64)
     level = np.full(num_rows, UNKNOWN, np.int8)

@@ -7,9 +7,10 @@ from pair_parts import LFW_BOX, write_image, write_lfw
 from scipy.io import savemat
 
 from facetrain.core.errors import DataError
-from facetrain.data.align import ARCFACE_POINTS, align, read_landmarks
+from facetrain.data.align import ARCFACE_POINTS, align
 from facetrain.data.attributes import read_attributes
 from facetrain.data.images import decode_image
+from facetrain.data.landmarks import read_landmarks
 from facetrain.data.pair_lists import (
     read_agedb,
     read_any,
@@ -182,14 +183,14 @@ def test_lfws_square_lies_where_faces_are(lfw):
     left, top, side = LFW_BOX
     errors = [
         (points - [left, top]) * 112 / side - ARCFACE_POINTS
-        for points in read_landmarks(lfw / "folder_5pts.csv").values()
+        for points in read_landmarks(lfw / "folder_5pts.csv").points.values()
     ]
     assert len(errors) == 202
     assert np.abs(np.mean(errors, axis=0)).max() < 2.5  # pixels of 112
     # A control: the whole image's centre square is far off.
     whole = [
         points * 112 / 250 - ARCFACE_POINTS
-        for points in read_landmarks(lfw / "folder_5pts.csv").values()
+        for points in read_landmarks(lfw / "folder_5pts.csv").points.values()
     ]
     assert np.abs(np.mean(whole, axis=0)).max() > 10
 
