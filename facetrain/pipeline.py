@@ -20,8 +20,8 @@ from facetrain.core.errors import ConfigError
 from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.stage_data import write_stage_data
 from facetrain.dist.mesh import Mesh
-from facetrain.embed import embed
-from facetrain.embed.embed import EmbedConfig
+from facetrain.embedding import embed
+from facetrain.embedding.embed import EmbedConfig
 from facetrain.engine.loop import Evaluate
 from facetrain.evaluate import evaluate, ijb
 from facetrain.evaluate.evaluate import EvaluateConfig, evaluate_bins, name_sets

@@ -158,7 +158,7 @@ def test_stages_that_do_not_belong_together_are_refused(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "DATA or data.path=..., got neither"),
+        ((), "as DATA or as data.path=..., got neither"),
         (("{recipe}", "--target", "{blind}"), "is cleaned by itself"),
         (("--target", "{blind}", "--graph", "{tmp}"), "is cleaned by itself"),
         (("--target", "{tmp}/none.npz"), "no such file"),

@@ -13,7 +13,7 @@ LINES = (
     {"heads", "graph", "robust"},
     {"engine"},
     {"methods"},
-    {"pretrain", "embed", "clean", "evaluate", "export", "report", "finetune", "review"},
+    {"pretrain", "embedding", "clean", "evaluate", "export", "report", "finetune", "review"},
     {"pipeline"},
     {"without_recipe"},
     {"demo"},
@@ -63,7 +63,7 @@ def test_rooms_import_only_upwards() -> None:
 def test_a_wrong_import_is_seen() -> None:
     assert violations("data", "from facetrain.dist.mesh import Mesh")
     assert violations("heads", "from facetrain.engine import loop")
-    assert violations("embed", "import facetrain.evaluate.evaluate")
+    assert violations("embedding", "import facetrain.evaluate.evaluate")
     assert violations("engine", "import torch.distributed as dist")
     assert not violations("heads", "from facetrain.dist.mesh import Mesh")
 

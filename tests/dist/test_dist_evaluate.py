@@ -13,8 +13,8 @@ from launch import Ranks
 from facetrain.core.errors import DataError
 from facetrain.data.verification_bin import write_bin
 from facetrain.dist.mesh import Mesh
-from facetrain.embed import embed
-from facetrain.embed.embed import EmbedConfig
+from facetrain.embedding import embed
+from facetrain.embedding.embed import EmbedConfig
 from facetrain.evaluate.evaluate import EvaluateConfig, pair_distances
 
 SIZE, D = 8, 4

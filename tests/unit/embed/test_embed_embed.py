@@ -10,8 +10,8 @@ import torch
 
 from facetrain.core.errors import DataError, UserError
 from facetrain.dist.mesh import Mesh
-from facetrain.embed import embed
-from facetrain.embed.embed import EmbedConfig
+from facetrain.embedding import embed
+from facetrain.embedding.embed import EmbedConfig
 
 SIZE, D = 8, 5
 INPUTS = {"backbone": "b1"}

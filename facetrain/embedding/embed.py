@@ -31,7 +31,7 @@ from facetrain.data.loader import OrderedLoader
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
 from facetrain.dist.stage import run_stage
-from facetrain.embed.row_file import BatchProgress, RowWriter, done_batches
+from facetrain.embedding.row_file import BatchProgress, RowWriter, done_batches
 from facetrain.engine.inference import embed_images
 from facetrain.models.weights import EmbeddingModel
 
