@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from facetrain import pipeline
-from facetrain.clean.clean import OVERLAY_FILE
 from facetrain.core.artifact import Artifact
 from facetrain.core.config import load_config
+from facetrain.core.run_folder import OVERLAY_FILE
 from facetrain.data.corrupt import corrupt
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.noise import NoiseConfig

@@ -13,10 +13,12 @@ from pydantic import Field
 from torch import nn
 
 from facetrain.clean import clean
-from facetrain.clean.clean import OVERLAY_FILE, CleanConfig
+from facetrain.clean.clean import CleanConfig
+from facetrain.core import run_folder
 from facetrain.core.artifact import Artifact, fingerprint, read_artifact, write_json
 from facetrain.core.config import Config, load_config
 from facetrain.core.errors import ConfigError
+from facetrain.data.cleaned_set import CleanedSet
 from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.stage_data import write_stage_data
 from facetrain.dist.mesh import Mesh
@@ -35,15 +37,13 @@ from facetrain.models.weights import BACKBONE_FILE, load_backbone
 from facetrain.pretrain import train
 from facetrain.pretrain.earlier import make_way
 from facetrain.pretrain.train import TrainConfig
-from facetrain.report.cleaning import CleanedSet, noise_rows
-from facetrain.report.comparison import EVALUATE, EVALUATE_RETRAIN, EVALUATE_TRUE, compare
+from facetrain.report.cleaning import noise_numbers, noise_rows
+from facetrain.report.comparison import compare
 from facetrain.report.stages import finished_stages
 from facetrain.report.summary import write_report
 from facetrain.report.table import format_table, verification_table
 from facetrain.review import layer
 
-SUMMARY_FILE = "summary.json"
-ROUND = "round_"
 RECIPES = Path(__file__).parent / "recipes"
 
 Numbers = Mapping[str, Mapping[str, Any]]
@@ -194,7 +194,9 @@ def ijb_stage(config: IjbConfig, backbone: Path | None, out_dir: Path, mesh: Mes
 
 def graph_stage(recipe: CleaningRecipe, embeddings: Path, out_dir: Path, mesh: Mesh) -> Artifact:
     """Stage `graph`: the kNN graph of the embeddings in a folder, into `out_dir`."""
-    return knn_stage.run(recipe.graph, embeddings / "embedding.npy", out_dir, mesh, inputs={})
+    return knn_stage.run(
+        recipe.graph, embeddings / run_folder.EMBEDDING_FILE, out_dir, mesh, inputs={}
+    )
 
 
 def clean_stage(
@@ -216,14 +218,14 @@ def clean_stage(
         ConfigError: the folders do not belong together.
     """
     dataset = _open_dataset(recipe, mesh)
-    embedded = np.load(embeddings / "row.npy")
+    embedded = np.load(embeddings / run_folder.ROW_FILE)
     if not np.array_equal(embedded, dataset.row):
         raise ConfigError(
             f"--embeddings {embeddings}: must be of the {dataset.num_images} images of the data "
             f"set with its overlays, but is of {len(embedded)} or of others; embed them again"
         )
     inputs = {
-        "embedding": fingerprint(embeddings / "embedding.npy"),
+        "embedding": fingerprint(embeddings / run_folder.EMBEDDING_FILE),
         "graph": fingerprint(graph / "neighbours.npy"),
     }
     of_graph = read_artifact(graph)
@@ -284,7 +286,7 @@ def beside(out_dir: Path, given: Path | None, stage: str, option: str) -> Path:
 
 def trained_beside(out_dir: Path) -> Path | None:
     """The folder of the first training, where `run` puts it beside `out_dir`, if it is there."""
-    folder = out_dir.absolute().parent / "train"
+    folder = out_dir.absolute().parent / run_folder.TRAIN
     return folder if read_artifact(folder) else None
 
 
@@ -303,17 +305,17 @@ def run(recipe: Recipe, out_dir: Path, mesh: Mesh, true_labels: Recipe | None = 
     Returns:
         A short text for the terminal; its numbers are in `summary.json`.
     """
-    trained = out_dir / "train"
-    _train_and_verify(recipe, trained, out_dir / EVALUATE, mesh)
+    trained = out_dir / run_folder.TRAIN
+    _train_and_verify(recipe, trained, out_dir / run_folder.EVALUATE, mesh)
     if recipe.clean is None:
-        embed_stage(recipe, trained, out_dir / "embed", mesh)
+        embed_stage(recipe, trained, out_dir / run_folder.EMBED, mesh)
     else:
         for number in range(1, recipe.rounds):
-            folder = out_dir / f"{ROUND}{number}"
+            folder = run_folder.round_folder(out_dir, number)
             trained = _clean_and_retrain(recipe, trained, folder, out_dir, mesh)
         _clean_and_retrain(recipe, trained, out_dir, out_dir, mesh)
         if true_labels is not None:
-            folders = out_dir / "train_true", out_dir / EVALUATE_TRUE
+            folders = out_dir / run_folder.TRAIN_TRUE, out_dir / run_folder.EVALUATE_TRUE
             _train_and_verify(true_labels, *folders, mesh)
     text = _summary(recipe, out_dir) if mesh.is_main else ""
     mesh.barrier()
@@ -327,21 +329,22 @@ def _clean_and_retrain(
 
     Every round starts from the labels as they were given, so that none inherits another's errors.
     """
-    embedded, graph, cleaned = folder / "embed", folder / "graph", folder / "clean"
+    embedded, graph = folder / run_folder.EMBED, folder / run_folder.GRAPH
+    cleaned = folder / run_folder.CLEAN
     embed_stage(recipe, trained, embedded, mesh)
     graph_stage(recipe, embedded, graph, mesh)
     clean_stage(recipe, embedded, graph, cleaned, mesh, trained)
-    reviewed = run_dir / layer.REVIEW_FOLDER / layer.OVERLAY_FILE
+    reviewed = run_dir / run_folder.REVIEW / run_folder.OVERLAY_FILE
     _refresh_reviews([reviewed], mesh)
-    opinions = [cleaned / OVERLAY_FILE, *([reviewed] if layer.decides(reviewed) else ())]
+    opinions = [cleaned / run_folder.OVERLAY_FILE, *([reviewed] if layer.decides(reviewed) else ())]
     again = with_overlay(recipe, (*recipe.data.overlay, *opinions))
-    retrained = folder / "retrain"
+    retrained = folder / run_folder.RETRAIN
     given, kept = _open_dataset(recipe, mesh), _open_dataset(again, mesh)
     if mesh.is_main:
         make_way(retrained, kept.fingerprint)
     mesh.barrier()
     again = _stretched(again, given.num_images / kept.num_images)
-    _train_and_verify(again, retrained, folder / EVALUATE_RETRAIN, mesh)
+    _train_and_verify(again, retrained, folder / run_folder.EVALUATE_RETRAIN, mesh)
     return retrained
 
 
@@ -387,16 +390,16 @@ def _summary(recipe: Recipe, out_dir: Path) -> str:
     verification = compare(finished_stages(out_dir))
     numbers: dict[str, Any] = {"verification": verification}
     parts = []
-    stage = read_artifact(out_dir / "clean") if recipe.clean else None
+    stage = read_artifact(out_dir / run_folder.CLEAN) if recipe.clean else None
     if stage is not None:
         metrics = stage.metrics
         parts.append(f"dropped {metrics['num_dropped']:,} of {metrics['num_images']:,} images")
-        noise = CleanedSet.open(stage, recipe.data).noise_numbers()
+        noise = noise_numbers(CleanedSet.open(stage.path, recipe.data))
         if noise is not None:
             numbers["noise"] = noise
             parts.append(format_table(*noise_rows(noise)) + "\n")
     if verification:
         parts.append(verification_table(verification))
-    write_json(out_dir / SUMMARY_FILE, numbers)
+    write_json(out_dir / run_folder.SUMMARY_FILE, numbers)
     parts.append(f"report: {write_report(out_dir)}")
     return "\n".join(parts)

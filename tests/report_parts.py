@@ -5,13 +5,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from facetrain.core.artifact import Artifact, write_manifest
+from facetrain.core.artifact import write_manifest
 from facetrain.core.config import Config
+from facetrain.data.cleaned_set import CleanedSet
+from facetrain.data.cleaning_result import CleaningResult, Reason
 from facetrain.data.dataset import DataConfig
 from facetrain.data.face_shard import FaceShardWriter
 from facetrain.data.images import encode_jpeg
 from facetrain.data.overlay import LabelOverlay
-from facetrain.report.cleaning import CleanedSet, Cleaning
+from facetrain.report.cleaning import Cleaning
 
 GREEN, RED = (0x2F, 0x8A, 0x57), (0xC4, 0x37, 0x2B)
 
@@ -27,6 +29,18 @@ CLEANING = Cleaning(
     PROBABILITY, np.full(3, 0.5, np.float32), PROBABILITY > 0.5, SUGGESTED,
     NOBODY, NOBODY, NOTHING, NOTHING,
 )  # fmt: skip
+RESULT = CleaningResult(
+    PROBABILITY,
+    PROBABILITY > 0.5,
+    np.where(SUGGESTED >= 0, CLASS_IDS[SUGGESTED], -1),
+    np.where(SUGGESTED >= 0, 0.9, 0).astype(np.float32),
+    np.where(PROBABILITY > 0.5, Reason.CLEAN, Reason.OTHER_IDENTITY).astype(np.uint8),
+    NOBODY,
+    NOBODY,
+    NOTHING,
+    CLASS_IDS,
+    np.full(3, 0.5, np.float32),
+)
 
 
 class Settings(Config):
@@ -61,8 +75,8 @@ def write_run(folder: Path) -> Path:
     times = {"started": 0.0, "world_size": 1}
     metrics = {"num_images": 12, "num_classes": 3}
     write_manifest(run / "train", "train", Settings(data=data), {}, metrics, **times)  # type: ignore[arg-type]
-    (run / "clean").mkdir()
-    np.savez(run / "clean" / "clean.npz", **vars(CLEANING), more=np.zeros(2))
+    RESULT.save(run / "clean" / "clean.npz")
+    LabelOverlay.make(CLASS_IDS[LABEL], RESULT.kept).save(run / "clean" / "overlay.npz")
     metrics = {"num_images": 12, "num_dropped": 2}
     write_manifest(run / "clean", "clean", Settings(), {}, metrics, **times)  # type: ignore[arg-type]
     return run
@@ -70,5 +84,4 @@ def write_run(folder: Path) -> Path:
 
 def opened(run: Path) -> CleanedSet:
     noise = run.parent / "noise" / "overlay.npz"
-    stage = Artifact(run / "clean", {})
-    return CleanedSet.open(stage, DataConfig(path=run.parent / "faces", overlay=(noise,)))
+    return CleanedSet.open(run / "clean", DataConfig(path=run.parent / "faces", overlay=(noise,)))

@@ -28,16 +28,16 @@ from pathlib import Path
 import numpy as np
 
 from facetrain import pipeline
-from facetrain.clean.clean import OVERLAY_FILE
+from facetrain.core import run_folder
 from facetrain.core.artifact import read_json, write_json
 from facetrain.core.config import load_config
 from facetrain.core.log import configure_logging
 from facetrain.core.rng import numpy_generator
+from facetrain.core.run_folder import EVALUATE, EVALUATE_RETRAIN, EVALUATE_TRUE, OVERLAY_FILE
 from facetrain.data.overlay import LabelOverlay
 from facetrain.data.synthetic import write_pairs
 from facetrain.demo import DemoRecipe, noise_stage, render_stage
 from facetrain.dist.mesh import Mesh
-from facetrain.report.comparison import EVALUATE, EVALUATE_RETRAIN, EVALUATE_TRUE
 from facetrain.report.table import format_table
 
 MESH = Mesh.single()
@@ -95,7 +95,7 @@ class OneSeed:
         """Train on the noisy labels, clean, train on the true ones; the folders of the rounds."""
         recipe, run = self.recipe(), self.folder / "run"
         pipeline.run(recipe, run, MESH, true_labels=pipeline.with_overlay(recipe, ()))
-        folders = [run / f"{pipeline.ROUND}{number}" for number in range(1, recipe.rounds)]
+        folders = [run_folder.round_folder(run, number) for number in range(1, recipe.rounds)]
         return [(f"round {number + 1}", folder) for number, folder in enumerate([*folders, run])]
 
     def train(self, name: str, recipe: DemoRecipe) -> Mapping[str, float]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from facetrain.core.artifact import Manifest, write_sealed
 from facetrain.core.rng import numpy_generator
+from facetrain.data.cleaning_result import CleaningResult, Reason
 from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.face_shard import FaceShardWriter
 from facetrain.data.overlay import LabelOverlay
@@ -87,17 +88,21 @@ def write_run(out: Path, num_identities: int, num_images: int, people: list[list
         )  # fmt: skip
         write_sealed(run / stage / "manifest.json", manifest)
     write_stage_data(run / "clean", data)
-    np.savez(
-        run / "clean" / "clean.npz",
+    reason = np.where(kept, Reason.CLEAN, np.where(told, Reason.OTHER_IDENTITY, Reason.NOBODY))
+    reason[undecided] = Reason.AMBIGUOUS
+    ids = dataset.class_ids
+    CleaningResult(
         clean_probability=probability,
-        threshold=threshold,
         kept=kept,
-        suggested_label=np.where(told, home, -1),
-        merge_label=merge[label],
+        suggested_label=np.where(told, ids[home], -1),
+        suggested_probability=np.where(told, 1 - probability, 0).astype(np.float32),
+        reason=reason.astype(np.uint8),
+        merge_label=np.where(merge >= 0, ids[merge], -1)[label],
         duplicate_of=copied,
         overlap=np.zeros(len(label), np.bool_),
-        undecided=undecided,
-    )
+        class_id=ids,
+        threshold=threshold,
+    ).save(run / "clean" / "clean.npz")
 
     def by_row(value: NDArray[Any], absent: int) -> NDArray[Any]:
         column = np.full(num_rows, absent, value.dtype)

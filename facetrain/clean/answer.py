@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from facetrain.clean.near_duplicates import near_duplicates
 from facetrain.clean.overlapping import overlapping
 from facetrain.clean.split_identities import split_identities
 from facetrain.clean.suggestions import suggest
-from facetrain.core.artifact import atomic_path
+from facetrain.data.cleaning_result import CleaningResult, Reason
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.overlay import LabelOverlay
 from facetrain.metrics.noise import noise_detection
@@ -34,10 +33,40 @@ class Cleaned:
     overlap: NDArray[np.bool_]  # (N,) the class is also in an evaluation set
     undecided: NDArray[np.bool_]  # (N,) nothing tells whose class it is: probability 0.5, kept
 
-    def save(self, path: Path) -> None:
-        """Write the `.npz`, atomically."""
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **vars(self))
+    def result(
+        self,
+        label: NDArray[np.int64],
+        class_ids: NDArray[np.int64],
+        decided: NDArray[np.bool_] | None = None,
+    ) -> CleaningResult:
+        """The same in the labels that were given.
+
+        Args:
+            label: (N,) the labels that were judged, from 0 up; -1 where nothing is said.
+            class_ids: (largest label + 1,) what the set calls them.
+            decided: (N,) images of which a person has spoken.
+        """
+        reason = np.where(self.kept, Reason.CLEAN, Reason.NOBODY)
+        reason[~self.kept & (self.suggested_label >= 0)] = Reason.OTHER_IDENTITY
+        reason[self.undecided] = Reason.AMBIGUOUS
+        reason[(label < 0) | (False if decided is None else decided)] = Reason.NOT_JUDGED
+
+        def given(dense: NDArray[np.int64]) -> NDArray[np.int64]:
+            return np.where(dense >= 0, class_ids[dense], -1)
+
+        judged = np.flatnonzero(~np.isnan(self.threshold))
+        return CleaningResult(
+            self.clean_probability,
+            self.kept,
+            given(self.suggested_label),
+            (self.suggested_label >= 0).astype(np.float32),
+            reason.astype(np.uint8),
+            given(self.merge_label),
+            self.duplicate_of,
+            self.overlap,
+            class_ids[judged],
+            self.threshold[judged],
+        )
 
 
 def answer(

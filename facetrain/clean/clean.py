@@ -36,6 +36,7 @@ from facetrain.core.artifact import Artifact, atomic_path, fingerprint
 from facetrain.core.config import Config, Paths
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.log import logger
+from facetrain.core.run_folder import CLEAN_FILE, OVERLAY_FILE
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.features import load_features
 from facetrain.dist.collectives import broadcast
@@ -43,8 +44,6 @@ from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import run_stage
 from facetrain.graph.knn import KnnConfig, KnnGraph, knn_graph
 
-CLEAN_FILE = "clean.npz"
-OVERLAY_FILE = "overlay.npz"
 PRETRAINED_FILE = "pretrained.safetensors"
 _LEAST_SOURCE_CLASSES, _LEAST_SOURCE_IMAGES = 8, 4
 
@@ -210,7 +209,8 @@ def run_features(config: CleanConfig, target: Path, out_dir: Path, mesh: Mesh) -
         digest = _digest(config, inputs)
         cleaned = clean(config, embedded, features.label, source, excluded, out_dir, mesh, digest)
         if mesh.is_main:
-            cleaned.save(out_dir / CLEAN_FILE)
+            given = np.arange(int(features.label.max()) + 1)
+            cleaned.result(features.label, given).save(out_dir / CLEAN_FILE)
         return numbers_of(cleaned, features.label, features.is_clean)
 
     return run_stage("clean", config, inputs, out_dir, mesh, work)
@@ -255,7 +255,7 @@ def run(
         label = np.where(np.load(embeddings / "norm.npy") > 0, dataset.label, -1)
         cleaned = clean(config, embedded, label, source, excluded, out_dir, mesh, digest, decided)
         if mesh.is_main:
-            cleaned.save(out_dir / CLEAN_FILE)
+            cleaned.result(label, dataset.class_ids, decided).save(out_dir / CLEAN_FILE)
             opinion = overlay(cleaned, label, dataset, config.apply_suggestions, decided)
             opinion.save(out_dir / OVERLAY_FILE)
         return numbers_of(cleaned, label, None)

@@ -83,7 +83,10 @@ class CleaningResult:
         arrays = read_npz(path, "the answer of a cleaning (.npz)")
         names = [field.name for field in dataclasses.fields(cls)]
         if missing := [name for name in names if name not in arrays]:
-            raise DataError(f"{path}: must hold {', '.join(names)}, but lacks {missing[0]}")
+            raise DataError(
+                f"{path}: must hold {', '.join(names)}, but lacks {missing[0]}, as files of "
+                f"facetrain 0.1 do; remove {path.parent} and clean again"
+            )
         reason_names = arrays.pop("reason_names")
         if reason_names.dtype.kind != "U" or reason_names.ndim != 1:
             raise DataError(f"{path}: reason_names must be text, got {reason_names.dtype}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from facetrain.core.artifact import read_artifact
 from facetrain.core.errors import CheckpointError, DataError
 from facetrain.core.log import logger
+from facetrain.core.run_folder import CHECKPOINTS, previous_folder
 from facetrain.engine.checkpoint import checkpoints_of, read_progress
 
 
@@ -22,7 +23,7 @@ def trained_on(folder: Path) -> str | None:
         artifact = None
     if artifact is not None:
         return str(artifact.manifest["inputs"]["data"])
-    for checkpoint in reversed(checkpoints_of(folder / "checkpoints")):
+    for checkpoint in reversed(checkpoints_of(folder / CHECKPOINTS)):
         try:
             return read_progress(checkpoint).identity["data set or overlay"]
         except (CheckpointError, KeyError):
@@ -46,7 +47,7 @@ def make_way(folder: Path, data: str) -> None:
     former = sorted(folder.parent.glob(f"{folder.name}.previous-*"))
     again = next((one for one in former if trained_on(one) == data), None)
     if before is not None:
-        names = (folder.with_name(f"{folder.name}.previous-{n}") for n in itertools.count(1))
+        names = (previous_folder(folder, n) for n in itertools.count(1))
         free = next(name for name in names if not name.exists())
         folder.rename(free)
         logger.warning("%s: trained on other labels than now; kept as %s", folder, free.name)

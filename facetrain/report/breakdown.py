@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from facetrain.report.cleaning import Bools, CleanedSet, Cleaning
+from facetrain.data.cleaned_set import Bools, CleanedSet
+from facetrain.report.cleaning import Cleaning
 
 
 class Fate(NamedTuple):
@@ -51,7 +52,7 @@ def fates(cleaning: Cleaning, moves: bool, cleaned: CleanedSet | None) -> list[F
     split = masks(cleaning, moves)
     suggested = cleaning.suggested_label >= 0
     is_clean = None if cleaned is None else cleaned.is_clean
-    is_right = None if cleaned is None else cleaned.is_right(cleaning.suggested_label)
+    is_right = None if cleaned is None else cleaned.is_right(cleaned.suggested)
 
     def noise_in(which: Bools) -> str:
         if is_clean is None:

@@ -1,19 +1,17 @@
 """What a cleaning stage decided, image by image, and how right it was where the truth is known."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.artifact import Artifact
-from facetrain.core.errors import DataError
-from facetrain.data.dataset import DataConfig, FaceDataset
+from facetrain.core.run_folder import CLEAN_FILE
+from facetrain.data.cleaned_set import CleanedSet
+from facetrain.data.cleaning_result import CleaningResult, Reason
 from facetrain.metrics.noise import noise_detection
-
-TRUTH_FILE = "truth.npz"
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -33,102 +31,47 @@ class Cleaning:
     undecided: Bools  # (N,) nothing tells whose class it is: probability 0.5, kept
 
     @classmethod
-    def read(cls, stage: Artifact) -> "Cleaning":
-        """The arrays of a finished stage `clean`."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        with np.load(stage.path / "clean.npz", allow_pickle=False) as arrays:
-            return cls(**{name: arrays[name] for name in names})
-
-
-@dataclasses.dataclass(frozen=True)
-class CleanedSet:
-    """The data set that was cleaned, what was decided, and the truth where it is known."""
-
-    cleaning: Cleaning
-    dataset: FaceDataset
-    true_label: Ints | None  # (N,) class ids
+    def of(cls, result: CleaningResult, cleaned: "CleanedSet | None" = None) -> "Cleaning":
+        """What a cleaning says, classes by place where their data set is known."""
+        label = result.merge_label if cleaned is None else cleaned.merge[cleaned.dataset.label]
+        return cls(
+            result.clean_probability,
+            result.threshold if cleaned is None else cleaned.threshold,
+            result.kept,
+            result.suggested_label if cleaned is None else cleaned.suggested,
+            label,
+            result.duplicate_of,
+            result.overlap,
+            result.reason == Reason.AMBIGUOUS,
+        )
 
     @classmethod
-    def open(
-        cls, stage: Artifact, data: DataConfig, dataset: FaceDataset | None = None
-    ) -> "CleanedSet":
-        """The finished stage `clean` of this data set with these overlays.
-
-        Args:
-            stage: of the kind `clean`.
-            data: what was cleaned.
-            dataset: the same, if it is open.
-
-        Raises:
-            DataError: the data set or the truth cannot be read, or is of other images.
-        """
-        if dataset is None:
-            dataset = FaceDataset.open(data.path, data.overlay, on_corrupt=data.on_corrupt)
-        cleaning = Cleaning.read(stage)
-        if len(cleaning.kept) != dataset.num_images:
-            raise DataError(
-                f"{stage.path}: must be of the {dataset.num_images} images of {data.path} with its "
-                f"overlays, but is of {len(cleaning.kept)}; clean again"
-            )
-        return cls(cleaning, dataset, read_true_label(dataset, data.overlay))
-
-    @property
-    def is_clean(self) -> Bools | None:
-        """Whether each label is right, (N,), where that is known."""
-        return self.is_right(self.dataset.label)
-
-    def is_right(self, label: Ints) -> Bools | None:
-        """Whether other labels (N,), from 0 up, would be right, (N,), where that is known."""
-        if self.true_label is None:
-            return None
-        is_right: Bools = self.dataset.class_ids[label] == self.true_label
-        return is_right & (label >= 0)
-
-    def noise_numbers(self) -> dict[str, Any] | None:
-        """What of the known noise was found, and how many of the suggested labels are right.
-
-        The numbers of `NoiseDetection` with `num_suggested` and `num_suggested_right`; None
-        where the truth is not known.
-        """
-        is_clean, cleaning = self.is_clean, self.cleaning
-        right = self.is_right(cleaning.suggested_label)
-        if is_clean is None or right is None:
-            return None
-        found = noise_detection(cleaning.clean_probability, cleaning.kept, is_clean)
-        return found.numbers() | {
-            "num_suggested": int((cleaning.suggested_label >= 0).sum()),
-            "num_suggested_right": int(np.count_nonzero(right)),
-        }
+    def read(cls, stage: Artifact) -> "Cleaning":
+        """The arrays of a finished stage `clean`."""
+        return cls.of(CleaningResult.load(stage.path / CLEAN_FILE))
 
 
-def read_true_label(dataset: FaceDataset, overlay: Sequence[Path]) -> Ints | None:
-    """The class ids that the images should have, (N,), or None where nobody knows.
+def noise_numbers(cleaned: CleanedSet) -> dict[str, Any] | None:
+    """What of the known noise was found, and how many of the suggested labels are right.
 
-    `facetrain corrupt` leaves `truth.npz` beside the overlay it writes; there it is found again.
+    The numbers of `NoiseDetection` with `num_suggested` and `num_suggested_right`; None where
+    the truth is not known.
     """
-    for one in overlay:
-        file = (one if one.is_dir() else one.parent) / TRUTH_FILE
-        if not file.is_file():
-            continue
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                true_label: Ints = arrays["true_label"]
-        except Exception as error:  # a damaged archive may raise anything
-            raise DataError(f"{file}: must be an .npz with true_label; {error}") from None
-        if true_label.shape != (dataset.num_rows,):
-            raise DataError(
-                f"{file}: true_label must cover the {dataset.num_rows} images of the data set, "
-                f"got {true_label.shape}; it belongs to another one, move it away"
-            )
-        return true_label[dataset.row]
-    return None
+    is_clean, right = cleaned.is_clean, cleaned.is_right(cleaned.suggested)
+    if is_clean is None or right is None:
+        return None
+    found = noise_detection(cleaned.result.clean_probability, cleaned.result.kept, is_clean)
+    return found.numbers() | {
+        "num_suggested": int((cleaned.suggested >= 0).sum()),
+        "num_suggested_right": int(np.count_nonzero(right)),
+    }
 
 
 def noise_rows(numbers: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and the one row of what was found, for a table.
 
     Args:
-        numbers: as `CleanedSet.noise_numbers` gives them.
+        numbers: as `noise_numbers` gives them.
     """
     columns = {
         "images": "num_images",

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from facetrain.report.cleaning import CleanedSet, Cleaning
+from facetrain.data.cleaned_set import CleanedSet
+from facetrain.report.cleaning import Cleaning
 from facetrain.report.dropped import draw_dropped_faces
 from facetrain.report.moved import draw_moved_faces
 from facetrain.report.noise_pictures import draw_class_noise, draw_clean_probability
@@ -61,7 +62,8 @@ def draw_cleaning(
 
 def _draw_faces(cleaned: CleanedSet, moves: bool, folder: Path, suffix: str) -> list[Picture]:
     """The sheets of dropped and of moved images."""
-    dataset, cleaning, is_clean = cleaned.dataset, cleaned.cleaning, cleaned.is_clean
+    dataset, is_clean = cleaned.dataset, cleaned.is_clean
+    cleaning = Cleaning.of(cleaned.result, cleaned)
 
     def decode(image: int) -> Image:
         return dataset.decode(image, _FACE_SIZE)
@@ -74,7 +76,7 @@ def _draw_faces(cleaned: CleanedSet, moves: bool, folder: Path, suffix: str) -> 
         caption = _DROPPED + (frames if is_clean is not None else "")
         pictures.append(Picture(sheet, caption, "cleaning", photo=True))
     sheet = folder / f"moved{suffix}.png"
-    if moves and draw_moved_faces(sheet, *of, cleaned.is_right(cleaning.suggested_label)):
+    if moves and draw_moved_faces(sheet, *of, cleaned.is_right(cleaned.suggested)):
         frames = " Green frame: this is who it is. Red: it is somebody else."
         caption = _MOVED + (frames if is_clean is not None else "")
         pictures.append(Picture(sheet, caption, "cleaning", photo=True))

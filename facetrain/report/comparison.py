@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from facetrain.core.artifact import Artifact
-from facetrain.report.stages import round_of
+from facetrain.core.run_folder import EVALUATE, EVALUATE_RETRAIN, EVALUATE_TRUE, round_of
 
-EVALUATE, EVALUATE_RETRAIN, EVALUATE_TRUE = "evaluate", "evaluate_retrain", "evaluate_true"
 LABELS = {
     EVALUATE: "noisy labels",
     EVALUATE_RETRAIN: "cleaned labels",

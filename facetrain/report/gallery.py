@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from facetrain.core.run_folder import PICTURES
 from facetrain.report.class_sizes import draw_class_sizes
 from facetrain.report.cleaning import Cleaning
 from facetrain.report.cleaning_gallery import draw_cleaning
@@ -32,7 +33,7 @@ def draw_pictures(folder: Path) -> list[Picture]:
 
 def draw_run(run: Run) -> list[Picture]:
     """Draw every picture of a run that is open."""
-    folder = run.folder / "pictures"
+    folder = run.folder / PICTURES
     pictures = []
     if run.sizes:
         draw_class_sizes(folder / "class_sizes.png", run.sizes)
@@ -52,7 +53,11 @@ def _draw_cleanings(run: Run, folder: Path) -> list[Picture]:
         assert stage.artifact is not None
         moves = bool(stage.artifact.manifest["config"].get("apply_suggestions"))
         cleaned = run.cleaned.get(stage.name)
-        cleaning = Cleaning.read(stage.artifact) if cleaned is None else cleaned.cleaning
+        cleaning = (
+            Cleaning.read(stage.artifact)
+            if cleaned is None
+            else Cleaning.of(cleaned.result, cleaned)
+        )
         drawn = draw_cleaning(cleaning, moves, cleaned, folder, stage.file_suffix)
         of_which = f"{stage.name}: " if len(stages) > 1 else ""
         pictures += [dataclasses.replace(one, caption=of_which + one.caption) for one in drawn]

@@ -4,9 +4,10 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from facetrain.core.run_folder import CLEAN, EVALUATE, EVALUATE_RETRAIN, EVALUATE_TRUE
 from facetrain.report.breakdown import masks
-from facetrain.report.cleaning import Cleaning
-from facetrain.report.comparison import EVALUATE, EVALUATE_RETRAIN, EVALUATE_TRUE, compare
+from facetrain.report.cleaning import Cleaning, noise_numbers
+from facetrain.report.comparison import compare
 from facetrain.report.markup import anchor, duration, escape
 from facetrain.report.run import Run
 from facetrain.report.stages import Stage
@@ -27,7 +28,7 @@ def _numbers(run: Run, name: str) -> Mapping[str, Any]:
 
 def _split(run: Run) -> tuple[int, int, int] | None:
     """Images kept, moved and left out by the run's own cleaning."""
-    stage = _stage(run, "clean")
+    stage = _stage(run, CLEAN)
     if stage is None or stage.artifact is None:
         return None
     moves = bool(stage.artifact.manifest["config"].get("apply_suggestions"))
@@ -36,8 +37,8 @@ def _split(run: Run) -> tuple[int, int, int] | None:
 
 
 def _noise(run: Run) -> dict[str, Any] | None:
-    cleaned = run.cleaned.get("clean")
-    return None if cleaned is None else cleaned.noise_numbers()
+    cleaned = run.cleaned.get(CLEAN)
+    return None if cleaned is None else noise_numbers(cleaned)
 
 
 def findings(run: Run) -> list[str]:

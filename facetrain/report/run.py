@@ -4,16 +4,13 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+from facetrain.core import run_folder
 from facetrain.core.artifact import Artifact
-from facetrain.core.config import parse_config
+from facetrain.data.cleaned_set import CleanedSet, cleaned_data, read_true_label
 from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.overlay import LabelOverlay
-from facetrain.data.stage_data import read_stage_data
 from facetrain.report.class_sizes import Ints, class_sizes
-from facetrain.report.cleaning import CleanedSet, read_true_label
-from facetrain.report.stages import Stage, read_stages, round_of
-
-_OVERLAY = "overlay.npz"
+from facetrain.report.stages import Stage, read_stages
 
 
 class Run:
@@ -42,12 +39,8 @@ class Run:
 
     @functools.cached_property
     def data(self) -> DataConfig | None:
-        """What was cleaned, else what the first training was trained on; None if unknown."""
-        cleaned = next((stage for stage in self.stages if stage.name == "clean"), None)
-        if cleaned is not None and (data := read_stage_data(cleaned.path)) is not None:
-            return data
-        train = next((stage for stage in self.stages if stage.name == "train"), None)
-        return None if train is None else data_of(train)
+        """The data set whose labels were cleaned, or trained on; None if unknown."""
+        return cleaned_data(self.folder)
 
     def dataset(self, data: DataConfig | None, overlay: Sequence[Path] = ()) -> FaceDataset | None:
         """A data set with further overlays, or None where it is not here any more."""
@@ -72,10 +65,10 @@ class Run:
             if stage.kind != "clean" or stage.artifact is None or self.given is None:
                 continue
             other = stage.artifact.metrics["num_images"] != self.given.num_images
-            if round_of(stage.path) and other:  # a round on what an earlier one kept
+            if run_folder.round_of(stage.path) and other:  # a round on what an earlier one kept
                 continue
             assert self.data is not None
-            found[stage.name] = CleanedSet.open(stage.artifact, self.data, self.given)
+            found[stage.name] = CleanedSet.open(stage.path, self.data, self.given)
         return found
 
     @functools.cached_property
@@ -84,8 +77,8 @@ class Run:
         if self.given is None or self.data is None:
             return {}
         layers = {
-            "after cleaning": self.folder / "clean" / _OVERLAY,
-            "after the review": self.folder / "review" / _OVERLAY,
+            "after cleaning": self.folder / run_folder.CLEAN / run_folder.OVERLAY_FILE,
+            "after the review": self.folder / run_folder.REVIEW / run_folder.OVERLAY_FILE,
         }
         views, overlay = {"as given": class_sizes(self.given.label)}, []
         for name, layer in layers.items():
@@ -101,12 +94,3 @@ class Run:
         if dataset is None or data is None:
             return None
         return read_true_label(dataset, data.overlay)
-
-
-def data_of(stage: Stage) -> DataConfig | None:
-    """The section `data` of a finished training."""
-    if stage.manifest is None or "data" not in stage.manifest["config"]:
-        return None
-    section = stage.manifest["config"]["data"]
-    where = f"{stage.path / 'manifest.json'}: data"
-    return None if section is None else parse_config(DataConfig, section, where)

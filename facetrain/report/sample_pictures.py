@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from facetrain.core.run_folder import SAMPLES
+from facetrain.data.cleaned_set import Bools, Ints
 from facetrain.data.dataset import FaceDataset
-from facetrain.engine.sample_record import SAMPLES
-from facetrain.report.cleaning import Bools, Ints
 from facetrain.report.pictures import Picture
 from facetrain.report.robust_pictures import (
     draw_alpha_beta,

@@ -8,9 +8,10 @@ from typing import Any
 import yaml
 
 from facetrain.core.artifact import Artifact
+from facetrain.data.cleaned_set import CleanedSet
 from facetrain.report.breakdown import Fate, advice, fates
 from facetrain.report.class_sizes import size_rows
-from facetrain.report.cleaning import CleanedSet, Cleaning, noise_rows
+from facetrain.report.cleaning import Cleaning, noise_numbers, noise_rows
 from facetrain.report.markup import (
     Html,
     anchor,
@@ -108,7 +109,7 @@ def cleaning_section(run: Run) -> str:
         if len(stages) > 1:
             parts.append(f"<h3>{html.escape(stage.name)}</h3>")
         parts.append(_account(stage.artifact, cleaned) + source(stage.name))
-        if cleaned is not None and (numbers := cleaned.noise_numbers()) is not None:
+        if cleaned is not None and (numbers := noise_numbers(cleaned)) is not None:
             header, rows = noise_rows(numbers)
             noise.append([stage.name, *rows[0]])
     if noise:

@@ -2,26 +2,15 @@
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from facetrain.core import run_folder
 from facetrain.core.artifact import Artifact, read_artifact
 from facetrain.core.errors import DataError
 from facetrain.engine.meter import read_run_log
-
-LOG_FILE = "log.jsonl"
-_KINDS = {
-    "train": "train", "retrain": "train", "train_true": "train", "finetune": "finetune",
-    "embed": "embed", "graph": "graph", "clean": "clean", "evaluate": "evaluate",
-    "evaluate_retrain": "evaluate", "evaluate_true": "evaluate",
-    **{f"{name}_{protocol}": "ijb" for protocol in ("ijbb", "ijbc")
-       for name in ("evaluate", "evaluate_retrain", "evaluate_true")},
-}  # fmt: skip
-"""Folder of a stage in a run -> the stage, for folders that do not say it themselves yet."""
-_ROUND = re.compile(r"round_(\d+)$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +42,7 @@ class Stage:
     @property
     def set_aside(self) -> bool:
         """A training on other labels than now, kept beside the one that counts."""
-        return ".previous-" in self.path.name
+        return run_folder.is_previous(self.path)
 
     @property
     def is_training(self) -> bool:
@@ -76,12 +65,14 @@ class Stage:
     def so_far(self) -> str:
         """How far an unfinished stage came, in words."""
         last = datetime.fromtimestamp(_last_written(self.path)).strftime("%Y-%m-%d %H:%M")
-        losses = [entry for entry in read_run_log(self.path / LOG_FILE) if "loss" in entry]
+        losses = [
+            entry for entry in read_run_log(self.path / run_folder.LOG_FILE) if "loss" in entry
+        ]
         words = []
         if losses:
             now = losses[-1]
             words.append(f"step {now['step']:,}, epoch {now['epoch']:.2f}, loss {now['loss']:.4g}")
-        checkpoints = sorted((self.path / "checkpoints").glob("step_*"))
+        checkpoints = sorted((self.path / run_folder.CHECKPOINTS).glob("step_*"))
         if checkpoints:
             words.append(f"continues from step {int(checkpoints[-1].name[5:]):,}")
         return ", ".join([*(words or ["begun"]), f"last written {last}"])
@@ -91,22 +82,16 @@ def _last_written(folder: Path) -> float:
     return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
 
 
-def round_of(path: Path) -> int | None:
-    """Which cleaning round a stage's folder belongs to: `round_2/clean` -> 2."""
-    found = _ROUND.fullmatch(path.absolute().parent.name)
-    return int(found[1]) if found else None
-
-
 def _read(folder: Path, run_dir: Path) -> Stage | None:
     artifact = read_artifact(folder)
     name = "" if folder == run_dir else folder.relative_to(run_dir).as_posix()
     if artifact is not None:
         kind = str(artifact.manifest["stage"])
         return Stage(folder, name or kind, kind, artifact)
-    trains = (folder / LOG_FILE).is_file() or (folder / "checkpoints").is_dir()
-    if not trains and (folder == run_dir or folder.name not in _KINDS):
+    trains = (folder / run_folder.LOG_FILE).is_file() or (folder / run_folder.CHECKPOINTS).is_dir()
+    if not trains and (folder == run_dir or folder.name not in run_folder.STAGE_OF_FOLDER):
         return None
-    kind = _KINDS.get(folder.name, "train")
+    kind = run_folder.STAGE_OF_FOLDER.get(folder.name, "train")
     return Stage(folder, name or kind, kind, None)
 
 
@@ -120,7 +105,7 @@ def read_stages(run_dir: Path) -> list[Stage]:
     """
     own = _read(run_dir, run_dir)
     inside = sorted(path for path in run_dir.glob("*") if path.is_dir())
-    rounds = [path for one in inside if _ROUND.match(one.name) for path in sorted(one.glob("*/"))]
+    rounds = [path for one in run_folder.round_folders(run_dir) for path in sorted(one.glob("*/"))]
     stages = [stage for one in (*inside, *rounds) if (stage := _read(one, run_dir))]
     if own is not None:  # what lies unfinished in a stage's own folder is its working files
         stages = [own, *(stage for stage in stages if stage.artifact is not None)]
@@ -132,7 +117,7 @@ def read_stages(run_dir: Path) -> list[Stage]:
 
     def when(stage: Stage) -> tuple[bool, float]:
         if stage.artifact is not None:
-            return False, (stage.path / "manifest.json").stat().st_mtime_ns / 1e9
+            return False, (stage.path / run_folder.MANIFEST_FILE).stat().st_mtime_ns / 1e9
         return True, _last_written(stage.path)
 
     return sorted(stages, key=when)
@@ -153,7 +138,7 @@ def journal_counts(run_dir: Path) -> dict[str, tuple[int, int]] | None:
 
     Decisions that were taken back do not count. `seen` counts identities that were looked at.
     """
-    path = run_dir / "review" / "journal.jsonl"
+    path = run_dir / run_folder.REVIEW / run_folder.JOURNAL_FILE
     if not path.is_file():
         return None
     done: list[tuple[str, int]] = []

@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from facetrain.core.artifact import atomic_path
+from facetrain.core.run_folder import REPORT_FILE
 from facetrain.report.gallery import draw_run
 from facetrain.report.markup import figures, page_style, section
 from facetrain.report.overview import overview
@@ -69,7 +70,7 @@ def write_report(run_dir: Path) -> Path:
         f"<header><h1>{title}</h1><div class='soft'>{html.escape(_made_by(run))}</div></header>"
         f"{body}</main></body></html>\n"
     )
-    path = run_dir / "report.html"
+    path = run_dir / REPORT_FILE
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path

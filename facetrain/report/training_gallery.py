@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from facetrain.core.run_folder import LOG_FILE, SAMPLES
+from facetrain.data.cleaned_set import data_of_stage
 from facetrain.engine.meter import read_run_log
-from facetrain.engine.sample_record import SAMPLES
 from facetrain.report.margin_gallery import draw_margins, read_variations
 from facetrain.report.pictures import Picture, draw_training_curves
-from facetrain.report.run import Run, data_of
+from facetrain.report.run import Run
 from facetrain.report.sample_pictures import draw_sample_pictures
-from facetrain.report.stages import LOG_FILE, Stage
+from facetrain.report.stages import Stage
 
 _CURVES = (
     "{name}{so_far}: loss, learning rate and accuracy by step. Good: the loss falls as long as the "
@@ -39,7 +40,7 @@ def draw_training(run: Run, stage: Stage, folder: Path) -> list[Picture]:
 
 def _draw_samples(run: Run, stage: Stage, folder: Path) -> list[Picture]:
     """Weights, labels and margins; an unfinished training does not say what it trains on."""
-    data = data_of(stage)
+    data = None if stage.artifact is None else data_of_stage(stage.artifact)
     dataset = run.given if data == run.data else run.dataset(data)
     config: dict[str, Any] = dict(stage.manifest["config"]) if stage.manifest else {}
     robust = config.get("robust") or {}

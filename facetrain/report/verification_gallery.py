@@ -7,10 +7,11 @@ import numpy as np
 
 from facetrain.core.artifact import Artifact
 from facetrain.core.config import parse_config
+from facetrain.core.run_folder import EVALUATE_RETRAIN, ROC_FILE
 from facetrain.data.paired_faces import FolderSet, PairedFaces
 from facetrain.data.verification_bin import VerificationSet
 from facetrain.metrics.verification import Bools, Floats
-from facetrain.report.comparison import EVALUATE_RETRAIN, compare, in_order, trained_on
+from facetrain.report.comparison import compare, in_order, trained_on
 from facetrain.report.curve import Curve
 from facetrain.report.pictures import Picture
 from facetrain.report.sheets import draw_hardest_pairs
@@ -66,7 +67,7 @@ def draw_evaluations(stages: Sequence[Artifact], folder: Path) -> list[Picture]:
     for stage in ijb:
         for name, one in stage.metrics.items():
             pairs = one["num_pairs"], one["num_impostor_pairs"]
-            curves[_name(name, stage, len(ijb))] = Curve.read(stage.path / "roc.npz", *pairs)
+            curves[_name(name, stage, len(ijb))] = Curve.read(stage.path / ROC_FILE, *pairs)
     pictures = []
     if draw_roc(folder / "roc.png", curves):
         pictures.append(Picture(folder / "roc.png", _ROC, "verification", width="half"))

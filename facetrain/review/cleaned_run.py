@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from facetrain.core.artifact import read_artifact
 from facetrain.core.errors import DataError
+from facetrain.core.run_folder import CLASSES_FILE
+from facetrain.data.cleaned_set import CleanedSet, cleaned_data
+from facetrain.data.cleaning_result import Reason
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.overlay import LabelOverlay
-from facetrain.data.stage_data import DATA_FILE, read_stage_data
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -35,63 +35,30 @@ class CleanedRun:
 
     @classmethod
     def open(cls, run_dir: Path) -> "CleanedRun":
-        """Read the stage `clean` of a run, and open the data set that it judged.
+        """Read the stage `clean` of a run and the data set it judged.
 
         Raises:
             DataError: the stage is not finished, its data set is not where it was, or is another.
         """
-        clean = read_artifact(run_dir / "clean")
-        if clean is None:
-            raise DataError(
-                f"{run_dir}: must be the --out folder of a run that cleaned its labels, but it has "
-                f"no finished stage clean; finish it with `facetrain run CONFIG --out {run_dir} "
-                "clean={}` or `facetrain clean DATA --backbone B --out "
-                f"{run_dir}`, or give another folder"
-            )
-        where = clean.path / DATA_FILE
-        data = read_stage_data(clean.path)
-        if data is None:
-            raise DataError(
-                f"{where}: must say which data set was cleaned, but there is no such file; "
-                "run the same command that cleaned it again"
-            )
-        for path in (data.path, *data.overlay):
-            if not path.exists():
-                raise DataError(
-                    f"{where}: must still be there, but there is no {path}; bring it back, or "
-                    "start the review in the folder the run was started in"
-                )
-        dataset = FaceDataset.open(data.path, data.overlay, on_corrupt=data.on_corrupt)
-        if clean.manifest["inputs"].get("data") != dataset.fingerprint:
-            raise DataError(
-                f"{clean.path}: must be of {data.path} with its overlays as they are now, but is "
-                "of other labels or images; run `facetrain run` again"
-            )
-        with np.load(clean.path / "clean.npz", allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-        merge = np.full(dataset.num_classes, -1)
-        merge[dataset.label] = found["merge_label"]
-        opinion = LabelOverlay.load(clean.path / "overlay.npz")
-        kept = opinion.kept[dataset.row]
-        said = np.where(kept & (opinion.label[dataset.row] >= 0), opinion.label[dataset.row], -1)
-        place = np.searchsorted(dataset.class_ids, said).clip(max=dataset.num_classes - 1)
+        cleaned, data = CleanedSet.open_run(run_dir), cleaned_data(run_dir)
+        assert data is not None
         return cls(
-            dataset,
-            _names(data.path, dataset.class_ids),
-            found["clean_probability"],
-            found["threshold"],
-            found["suggested_label"],
-            merge,
-            found["duplicate_of"],
-            found["undecided"],
-            np.where(dataset.class_ids[place] == said, place, dataset.label),
-            kept,
+            cleaned.dataset,
+            _names(data.path, cleaned.dataset.class_ids),
+            cleaned.result.clean_probability,
+            cleaned.threshold,
+            cleaned.suggested,
+            cleaned.merge,
+            cleaned.result.duplicate_of,
+            cleaned.result.reason == Reason.AMBIGUOUS,
+            cleaned.label_after,
+            cleaned.kept_after,
         )
 
 
 def _names(data: Path, class_ids: Ints) -> tuple[str, ...]:
     """From the `classes.json` that `facetrain pack` leaves, where there is one."""
-    file = (data if data.is_dir() else data.parent) / "classes.json"
+    file = (data if data.is_dir() else data.parent) / CLASSES_FILE
     try:
         named = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except (OSError, ValueError) as error:

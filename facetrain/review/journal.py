@@ -17,7 +17,6 @@ from typing import Any, Literal
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
 
-JOURNAL_FILE = "journal.jsonl"
 Action = Literal["keep", "drop", "move", "merge"]
 ACTIONS: tuple[Action, ...] = ("keep", "drop", "move", "merge")
 _FORMAT = "facetrain review 1"

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.artifact import fingerprint
+from facetrain.core.run_folder import JOURNAL_FILE
 from facetrain.data.overlay import LabelOverlay, overlay_file
-from facetrain.review.journal import JOURNAL_FILE, Journal, read_journal
+from facetrain.review.journal import Journal, read_journal
 
-REVIEW_FOLDER = "review"
-OVERLAY_FILE = "overlay.npz"
 SOURCE = "review"
 
 

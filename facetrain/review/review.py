@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from facetrain.core.errors import UserError
+from facetrain.core.run_folder import JOURNAL_FILE, OVERLAY_FILE, REVIEW
 from facetrain.review.cleaned_run import CleanedRun
-from facetrain.review.journal import JOURNAL_FILE, open_journal
-from facetrain.review.layer import OVERLAY_FILE, REVIEW_FOLDER, refresh
+from facetrain.review.journal import open_journal
+from facetrain.review.layer import refresh
 from facetrain.review.server import ReviewServer
 from facetrain.review.session import Session
 
@@ -26,7 +27,7 @@ def serving(run_dir: Path, port: int) -> Iterator[ReviewServer]:
         UserError: no cleaned run, another review of it is open, or the port is taken.
     """
     run = CleanedRun.open(run_dir)
-    folder = run_dir / REVIEW_FOLDER
+    folder = run_dir / REVIEW
     dataset = run.dataset
     with open_journal(folder / JOURNAL_FILE, dataset.base_fingerprint, dataset.num_rows) as journal:
         refresh(folder / OVERLAY_FILE)
@@ -56,7 +57,7 @@ def review(run_dir: Path, port: int, *, open_browser: bool, say: Callable[[str],
     with _until_interrupted() as interrupted, serving(run_dir, port) as server:
         say(f"review of {run_dir}: {server.address}")
         say("Ctrl-C ends it; every decision is saved at once")
-        door = run_dir / REVIEW_FOLDER / _DOOR
+        door = run_dir / REVIEW / _DOOR
         try:
             if open_browser:
                 write_door(door, server.address)
@@ -66,7 +67,7 @@ def review(run_dir: Path, port: int, *, open_browser: bool, say: Callable[[str],
             door.unlink(missing_ok=True)
         number = server.session.progress()["decisions"]
     say(
-        f"\n{number} decisions in {run_dir / REVIEW_FOLDER / OVERLAY_FILE}"
+        f"\n{number} decisions in {run_dir / REVIEW / OVERLAY_FILE}"
         + ("; start `facetrain run` again to train on them" if number else "")
     )
 

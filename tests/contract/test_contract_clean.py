@@ -15,6 +15,7 @@ from facetrain.graph.knn import KnnGraph
 
 QUICK = ("pretrain.num_draws=4", "meta.num_rounds=1", "meta.num_steps=4", "adapter.num_draws=2")
 NUM_CLASSES, NUM_IMAGES = 24, 288
+FIRST, STEP = 100, 7  # given labels: 100, 107, ...
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
     embedding = (centre[label] + 0.35 * generator.normal(size=(NUM_IMAGES, 16))).astype(np.float32)
     planted = plant(label, NoiseConfig(flip=0.15, structured=0.1))
     path = tmp_path_factory.mktemp("features") / "target.npz"
-    save_features(path, Features(embedding, planted.label, planted.is_clean))
+    save_features(path, Features(embedding, FIRST + STEP * planted.label, planted.is_clean))
     return path
 
 
@@ -61,9 +62,16 @@ def test_features_alone_leave_the_contract_arrays(features: Path, cleaned: Path)
     )
     assert probability.shape == kept.shape == arrays["suggested_label"].shape == (NUM_IMAGES,)
     assert threshold.shape == (NUM_CLASSES,)
+    assert np.array_equal(arrays["class_id"], np.unique(truth["label"]))
     assert (probability.dtype, threshold.dtype, kept.dtype) == (np.float32, np.float32, bool)
-    assert np.array_equal(kept, probability > threshold[truth["label"]])
-    assert arrays["suggested_label"].min() >= -1
+    place = np.searchsorted(arrays["class_id"], truth["label"])
+    assert np.array_equal(kept, probability > threshold[place])
+    for name in ("suggested_label", "merge_label"):
+        assert np.isin(arrays[name], [-1, *arrays["class_id"]]).all()
+    assert np.array_equal(arrays["suggested_label"] >= 0, arrays["suggested_probability"] > 0)
+    reasons = arrays["reason_names"][arrays["reason"]]
+    assert set(reasons[~kept]) <= {"another identity", "nobody in the set", "ambiguous", "copy"}
+    assert not np.isin(reasons[kept], ["another identity", "nobody in the set"]).any()
     assert not (arrays["suggested_label"][kept] >= 0).any()
     # Well-separated people: a cleaner that guessed would be right in a quarter of its drops.
     assert (~kept & ~truth["is_clean"]).sum() > 0.9 * (~truth["is_clean"]).sum()

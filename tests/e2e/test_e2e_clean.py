@@ -23,10 +23,12 @@ def test_the_second_training_sees_what_was_kept(recipe: Path, finished: Path) ->
         probability, threshold, kept, suggested = (
             arrays[name] for name in ("clean_probability", "threshold", "kept", "suggested_label")
         )
+        class_id = arrays["class_id"]
     faces, noise = recipe.parent / "faces", recipe.parent / "noise" / "overlay.npz"
     before = FaceDataset.open(faces, [noise])
     num_images = NUM_CLASSES * PER_CLASS
     assert probability.shape == kept.shape == suggested.shape == (num_images,)
+    assert np.array_equal(class_id, before.class_ids)
     assert threshold.shape == (before.num_classes,)
     assert np.array_equal(kept, probability > threshold[before.label])
     # Better than guessing, which would drop the same share of noise and of clean images.

@@ -21,9 +21,10 @@ from report_parts import (
 
 from facetrain.core.artifact import Artifact
 from facetrain.core.errors import DataError
+from facetrain.data.cleaned_set import CleanedSet
 from facetrain.data.dataset import DataConfig
 from facetrain.data.overlay import LabelOverlay
-from facetrain.report.cleaning import CleanedSet, Cleaning, noise_rows
+from facetrain.report.cleaning import Cleaning, noise_numbers, noise_rows
 from facetrain.report.comparison import compare
 from facetrain.report.dropped import choose_rows, draw_dropped_faces
 from facetrain.report.noise_pictures import draw_class_noise, draw_clean_probability
@@ -38,7 +39,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def test_noise_numbers_by_hand(run_dir: Path) -> None:
-    numbers = opened(run_dir).noise_numbers()
+    numbers = noise_numbers(opened(run_dir))
     assert numbers is not None
     expected = {
         "num_images": 12, "num_noise": 2, "num_found": 1, "num_missed": 1,
@@ -56,7 +57,7 @@ def test_without_a_truth_nothing_is_said(run_dir: Path) -> None:
     (run_dir.parent / "noise" / "truth.npz").unlink()
     cleaned = opened(run_dir)
     assert cleaned.is_clean is None
-    assert cleaned.noise_numbers() is None
+    assert noise_numbers(cleaned) is None
     page = write_report(run_dir).read_text()
     assert "Cleaning" in page
     assert "wrongly dropped" not in page
@@ -84,7 +85,7 @@ def test_a_cleaning_of_other_images_is_refused(run_dir: Path) -> None:
     LabelOverlay.make(TRUE_LABEL, kept).save(run_dir.parent / "fewer.npz")
     fewer = data.model_copy(update={"overlay": (run_dir.parent / "fewer.npz",)})
     with pytest.raises(DataError, match="must be of the 11 images"):
-        CleanedSet.open(Artifact(run_dir / "clean", {}), fewer)
+        CleanedSet.open(run_dir / "clean", fewer)
 
 
 def test_rows_of_the_sheet_by_hand() -> None:

@@ -114,9 +114,9 @@ def numbers(seed: int, margin: float) -> dict[str, object]:
 def test_rounds_are_rows_of_the_tables(tmp_path: Path) -> None:
     """Round 1 decides as the final cleaning does; each training has its evaluation."""
     run = write_run(tmp_path)
-    clean = (run / "clean" / "clean.npz").read_bytes()
     (run / "round_1" / "clean").mkdir(parents=True)
-    (run / "round_1" / "clean" / "clean.npz").write_bytes(clean)
+    for name in ("clean.npz", "overlay.npz"):
+        (run / "round_1" / "clean" / name).write_bytes((run / "clean" / name).read_bytes())
     finish(run / "round_1" / "clean", "clean", 500, {"num_images": 12, "num_dropped": 2})
     accuracy = {}
     same = np.arange(200) % 2 == 0

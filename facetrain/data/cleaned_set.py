@@ -1,0 +1,185 @@
+"""A data set with what a cleaning says of it, as the report, the review and `write` read a run."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from facetrain.core import run_folder
+from facetrain.core.artifact import Artifact, read_artifact
+from facetrain.core.config import parse_config
+from facetrain.core.errors import DataError
+from facetrain.data.cleaning_result import CleaningResult
+from facetrain.data.dataset import DataConfig, FaceDataset
+from facetrain.data.npz_file import read_npz
+from facetrain.data.overlay import LabelOverlay
+from facetrain.data.stage_data import DATA_FILE, read_stage_data
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class CleanedSet:
+    """N images in the order of the data set; its C classes by their place in `class_ids`."""
+
+    dataset: FaceDataset
+    result: CleaningResult  # its labels are class ids
+    suggested: Ints  # (N,) the class that an image belongs to, or -1
+    merge: Ints  # (C,) the class that seems to be the same person, or -1
+    threshold: Floats  # (C,) on clean_probability; NaN for a class that was not judged
+    label_after: Ints  # (N,) the class under which a training after the cleaning sees an image
+    kept_after: Bools  # (N,) whether such a training sees it
+    true_label: Ints | None  # (N,) class ids, where they are known
+
+    @classmethod
+    def open(
+        cls, cleaning: Path, data: DataConfig, dataset: FaceDataset | None = None
+    ) -> "CleanedSet":
+        """Read a finished stage `clean` of a data set.
+
+        Args:
+            cleaning: folder of the stage.
+            data: what was cleaned.
+            dataset: the same, if it is open.
+
+        Raises:
+            DataError: the data set, the answer or the truth cannot be read, or they do not fit.
+        """
+        if dataset is None:
+            dataset = FaceDataset.open(data.path, data.overlay, on_corrupt=data.on_corrupt)
+        path = cleaning / run_folder.CLEAN_FILE
+        result = CleaningResult.load(path)
+        if len(result.kept) != dataset.num_images:
+            raise DataError(
+                f"{path}: must be of the {dataset.num_images} images of {data.path} with its "
+                f"overlays, but is of {len(result.kept)}; clean again"
+            )
+        places = {}
+        for name in ("suggested_label", "merge_label", "class_id"):
+            label = getattr(result, name)
+            place = places[name] = class_place(dataset.class_ids, label)
+            if len(unknown := np.flatnonzero((place < 0) & (label >= 0))):
+                raise DataError(
+                    f"{path}: {name} must be of labels of {data.path}, got {label[unknown[0]]}; "
+                    "it is of another data set, clean again"
+                )
+        threshold = np.full(dataset.num_classes, np.nan, np.float32)
+        threshold[places["class_id"]] = result.threshold
+        merge = np.full(dataset.num_classes, -1)
+        merge[dataset.label] = places["merge_label"]
+        overlay = LabelOverlay.load(cleaning / run_folder.OVERLAY_FILE)
+        if len(overlay.label) != dataset.num_rows:
+            raise DataError(
+                f"{cleaning / run_folder.OVERLAY_FILE}: must cover the {dataset.num_rows} images "
+                f"of {data.path}, but has {len(overlay.label)} rows; clean again"
+            )
+        kept = overlay.kept[dataset.row]
+        said = class_place(dataset.class_ids, np.where(kept, overlay.label[dataset.row], -1))
+        return cls(
+            dataset,
+            result,
+            places["suggested_label"],
+            merge,
+            threshold,
+            np.where(said >= 0, said, dataset.label),
+            kept,
+            read_true_label(dataset, data.overlay),
+        )
+
+    @classmethod
+    def open_run(cls, run_dir: Path) -> "CleanedSet":
+        """Read a run that cleaned its labels, by a recipe or by `facetrain clean DATA`.
+
+        Raises:
+            DataError: its cleaning is not finished, or its data set is not where it was, or is
+                another by now.
+        """
+        clean = read_artifact(run_dir / run_folder.CLEAN)
+        if clean is None:
+            raise DataError(
+                f"{run_dir}: must be the --out folder of a run that cleaned its labels, but it has "
+                f"no finished stage clean; finish it with `facetrain run CONFIG --out {run_dir} "
+                f"clean={{}}` or `facetrain clean DATA --backbone B --out {run_dir}`, or give "
+                "another folder"
+            )
+        data = read_stage_data(clean.path)
+        if data is None:
+            raise DataError(
+                f"{clean.path / DATA_FILE}: must say which data set was cleaned, but there is no "
+                "such file; run the same command that cleaned it again"
+            )
+        for path in (data.path, *data.overlay):
+            if not path.exists():
+                raise DataError(
+                    f"{clean.path / DATA_FILE}: must still be there, but there is no {path}; bring "
+                    "it back, or start in the folder the run was started in"
+                )
+        dataset = FaceDataset.open(data.path, data.overlay, on_corrupt=data.on_corrupt)
+        if clean.manifest["inputs"].get("data") != dataset.fingerprint:
+            raise DataError(
+                f"{clean.path}: must be of {data.path} with its overlays as they are now, but is "
+                "of other labels or images; clean again"
+            )
+        return cls.open(clean.path, data, dataset)
+
+    @property
+    def is_clean(self) -> Bools | None:
+        """Whether each label is right, (N,), where that is known."""
+        return self.is_right(self.dataset.label)
+
+    def is_right(self, place: Ints) -> Bools | None:
+        """Whether other classes (N,), by place or -1, would be right, (N,), where that is known."""
+        if self.true_label is None:
+            return None
+        is_right: Bools = self.dataset.class_ids[place] == self.true_label
+        return is_right & (place >= 0)
+
+
+def class_place(class_ids: Ints, label: ArrayLike) -> Ints:
+    """Where labels (...) stand among `class_ids` (C,), ascending; -1 for one that is not there."""
+    label = np.asarray(label)
+    place = np.searchsorted(class_ids, label).clip(max=len(class_ids) - 1)
+    return np.where(class_ids[place] == label, place, -1).astype(np.int64)
+
+
+def cleaned_data(run_dir: Path) -> DataConfig | None:
+    """The data set of a run with the labels as given: what was cleaned, or first trained on."""
+    if (data := read_stage_data(run_dir / run_folder.CLEAN)) is not None:
+        return data
+    train = read_artifact(run_dir / run_folder.TRAIN)
+    return None if train is None else data_of_stage(train)
+
+
+def data_of_stage(stage: Artifact) -> DataConfig | None:
+    """The section `data` of a finished training's config, if it has one."""
+    section = stage.manifest["config"].get("data")
+    where = f"{stage.path / run_folder.MANIFEST_FILE}: data"
+    return None if section is None else parse_config(DataConfig, section, where)
+
+
+def read_true_label(dataset: FaceDataset, overlay: Sequence[Path]) -> Ints | None:
+    """The class ids that the images should have, (N,), or None where nobody knows.
+
+    `facetrain corrupt` leaves `truth.npz` beside the overlay it writes; there it is found again.
+
+    Raises:
+        DataError: the file is damaged, or of another data set.
+    """
+    for one in overlay:
+        file = (one if one.is_dir() else one.parent) / run_folder.TRUTH_FILE
+        if not file.is_file():
+            continue
+        true_label = read_npz(file, "a truth (.npz with true_label)").get("true_label")
+        if true_label is None or true_label.dtype.kind not in "iu":
+            raise DataError(f"{file}: must be an .npz with true_label, integers")
+        if true_label.shape != (dataset.num_rows,):
+            raise DataError(
+                f"{file}: true_label must cover the {dataset.num_rows} images of the data set, "
+                f"got {true_label.shape}; it belongs to another one, move it away"
+            )
+        return true_label[dataset.row].astype(np.int64)
+    return None
