@@ -13,10 +13,11 @@ import numpy as np
 
 from facetrain import pipeline
 from facetrain.clean import clean
-from facetrain.clean.clean import CLEAN_FILE, OVERLAY_FILE, CleanConfig
+from facetrain.clean.clean import CleanConfig
 from facetrain.core.artifact import Artifact, atomic_path
 from facetrain.core.config import load_config
 from facetrain.core.errors import ConfigError, DataError
+from facetrain.core.run_folder import CLEAN_FILE, OVERLAY_FILE
 from facetrain.data.features import load_embedding
 from facetrain.data.images import decode_image
 from facetrain.data.pack import pack
