@@ -9,7 +9,7 @@ from facetrain.core.artifact import write_manifest
 from facetrain.core.config import Config
 from facetrain.data.cleaned_set import CleanedSet
 from facetrain.data.cleaning_result import CleaningResult, Reason
-from facetrain.data.dataset import DataConfig
+from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.face_shard import FaceShardWriter
 from facetrain.data.images import encode_jpeg
 from facetrain.data.overlay import LabelOverlay
@@ -77,9 +77,15 @@ def write_run(folder: Path) -> Path:
     write_manifest(run / "train", "train", Settings(data=data), {}, metrics, **times)  # type: ignore[arg-type]
     RESULT.save(run / "clean" / "clean.npz")
     LabelOverlay.make(CLASS_IDS[LABEL], RESULT.kept).save(run / "clean" / "overlay.npz")
-    metrics = {"num_images": 12, "num_dropped": 2}
-    write_manifest(run / "clean", "clean", Settings(), {}, metrics, **times)  # type: ignore[arg-type]
+    finish_cleaning(run, FaceDataset.open(data.path, data.overlay).fingerprint)
     return run
+
+
+def finish_cleaning(run: Path, data: str) -> None:
+    """Write the manifest of the stage `clean`, of a data set with this fingerprint."""
+    metrics = {"num_images": 12, "num_dropped": 2}
+    times = {"started": 0.0, "world_size": 1}
+    write_manifest(run / "clean", "clean", Settings(), {"data": data}, metrics, **times)  # type: ignore[arg-type]
 
 
 def opened(run: Path) -> CleanedSet:

@@ -6,9 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_parts import CLASS_IDS, LABEL, RESULT, SUGGESTED, TRUE_LABEL, opened, write_run
+from report_parts import (
+    CLASS_IDS,
+    LABEL,
+    RESULT,
+    SUGGESTED,
+    TRUE_LABEL,
+    finish_cleaning,
+    opened,
+    write_run,
+)
 
-from facetrain.core.artifact import read_json, write_json
 from facetrain.core.errors import DataError
 from facetrain.data.cleaned_set import CleanedSet, class_place, cleaned_data
 from facetrain.data.dataset import DataConfig, FaceDataset
@@ -72,16 +80,13 @@ def test_a_run_without_a_training_is_opened_by_what_its_cleaning_noted(tmp_path:
     run, overlay = write_run(tmp_path), tmp_path / "noise" / "overlay.npz"
     (run / "train" / "manifest.json").unlink()
     fingerprint = FaceDataset.open(tmp_path / "faces", [overlay]).fingerprint
-    clean = read_json(run / "clean" / "manifest.json") | {"inputs": {"data": fingerprint}}
-    write_json(run / "clean" / "manifest.json", clean)
     with pytest.raises(DataError, match="must say which data set was cleaned"):
         CleanedSet.open_run(run)
     data = DataConfig(path=tmp_path / "faces", overlay=(overlay,))
     write_stage_data(run / "clean", data)
     assert CleanedSet.open_run(run).dataset.fingerprint == fingerprint
     assert cleaned_data(run) == data
-    clean["inputs"]["data"] = "another"
-    write_json(run / "clean" / "manifest.json", clean)
+    finish_cleaning(run, "another")
     with pytest.raises(DataError, match="as they are now"):
         CleanedSet.open_run(run)
     overlay.unlink()
