@@ -24,6 +24,7 @@ from facetrain.data.stage_data import write_stage_data
 from facetrain.dist.mesh import Mesh
 from facetrain.embedding import embed
 from facetrain.embedding.embed import EmbedConfig
+from facetrain.engine.inference import open_backbone
 from facetrain.engine.loop import Evaluate
 from facetrain.evaluate import evaluate, ijb
 from facetrain.evaluate.evaluate import EvaluateConfig, evaluate_bins, name_sets
@@ -33,7 +34,7 @@ from facetrain.finetune.settings import FinetuneConfig, FinetuneStageConfig
 from facetrain.graph import knn_stage
 from facetrain.graph.knn import KnnConfig
 from facetrain.methods.l2b import L2bConfig
-from facetrain.models.weights import BACKBONE_FILE, load_backbone
+from facetrain.models.weights import BackboneSource, backbone_inputs
 from facetrain.pretrain import train
 from facetrain.pretrain.earlier import make_way
 from facetrain.pretrain.train import TrainConfig
@@ -160,35 +161,36 @@ def finetune_stage(recipe: Recipe, trained: Path, out_dir: Path, mesh: Mesh) -> 
     )
 
 
-def _backbone_inputs(backbone: Path) -> dict[str, str]:
-    file = backbone / BACKBONE_FILE if backbone.is_dir() else backbone
-    return {"backbone": fingerprint(file)}
-
-
-def embed_stage(recipe: CleaningRecipe, backbone: Path, out_dir: Path, mesh: Mesh) -> Artifact:
+def embed_stage(
+    recipe: CleaningRecipe, backbone: BackboneSource, out_dir: Path, mesh: Mesh
+) -> Artifact:
     """Stage `embed`: the recipe's data set through `backbone` into `out_dir`."""
-    model = load_backbone(backbone, mesh.device)
+    model = open_backbone(backbone, mesh.device)
     return embed.run(
         recipe.embed,
         model,
         _open_dataset(recipe, mesh),
         out_dir,
         mesh,
-        inputs=_backbone_inputs(backbone),
+        inputs=backbone_inputs(backbone),
         on_corrupt=recipe.data.on_corrupt,
     )
 
 
-def evaluate_stage(config: EvaluateConfig, backbone: Path, out_dir: Path, mesh: Mesh) -> Artifact:
+def evaluate_stage(
+    config: EvaluateConfig, backbone: BackboneSource, out_dir: Path, mesh: Mesh
+) -> Artifact:
     """Stage `evaluate`: `backbone` on the sets of `config` into `out_dir`."""
-    model = load_backbone(backbone, mesh.device)
-    return evaluate.run(config, model, out_dir, mesh, inputs=_backbone_inputs(backbone))
+    model = open_backbone(backbone, mesh.device)
+    return evaluate.run(config, model, out_dir, mesh, inputs=backbone_inputs(backbone))
 
 
-def ijb_stage(config: IjbConfig, backbone: Path | None, out_dir: Path, mesh: Mesh) -> Artifact:
+def ijb_stage(
+    config: IjbConfig, backbone: BackboneSource | None, out_dir: Path, mesh: Mesh
+) -> Artifact:
     """Stage `ijb`: `backbone`, or features given in its place, on one IJB protocol."""
-    model = load_backbone(backbone, mesh.device) if backbone else None
-    inputs = _backbone_inputs(backbone) if backbone else {}
+    model = open_backbone(backbone, mesh.device) if backbone else None
+    inputs = backbone_inputs(backbone) if backbone else {}
     return ijb.run(config, model, out_dir, mesh, inputs=inputs)
 
 
@@ -205,7 +207,7 @@ def clean_stage(
     graph: Path,
     out_dir: Path,
     mesh: Mesh,
-    backbone: Path | None,
+    backbone: BackboneSource | None,
 ) -> Artifact:
     """Stage `clean`: the labels of the recipe's data set, judged into `out_dir`.
 

@@ -24,7 +24,7 @@ from facetrain.data.pack import pack
 from facetrain.data.sources import list_images
 from facetrain.dist.mesh import Mesh
 from facetrain.graph import knn_stage
-from facetrain.models.weights import load_backbone
+from facetrain.models.weights import BackboneSource, load_backbone
 from facetrain.pipeline import CleaningRecipe
 
 TEMPLATE_SIZE = 112
@@ -136,7 +136,11 @@ def _aligned_size(data: Path, sizes: Sequence[int], scratch: Path) -> int:
 
 
 def embed_images(
-    recipe: CleaningRecipe, backbone: Path, alignment: Alignment, out_dir: Path, mesh: Mesh
+    recipe: CleaningRecipe,
+    backbone: BackboneSource,
+    alignment: Alignment,
+    out_dir: Path,
+    mesh: Mesh,
 ) -> Artifact:
     """Stage `embed` into `out_dir`, which keeps in `data/` what had to be packed."""
     size = load_backbone(backbone, mesh.device).image_size
@@ -159,7 +163,7 @@ def graph_of(embeddings: Path, overrides: Sequence[str], out_dir: Path, mesh: Me
 
 def clean_images(
     recipe: CleaningRecipe,
-    backbone: Path,
+    backbone: BackboneSource,
     alignment: Alignment,
     source: Path | None,
     exclude: Sequence[Path],

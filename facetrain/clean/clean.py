@@ -43,6 +43,7 @@ from facetrain.dist.collectives import broadcast
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import run_stage
 from facetrain.graph.knn import KnnConfig, KnnGraph, knn_graph
+from facetrain.models.weights import BackboneSource
 
 PRETRAINED_FILE = "pretrained.safetensors"
 _LEAST_SOURCE_CLASSES, _LEAST_SOURCE_IMAGES = 8, 4
@@ -224,7 +225,7 @@ def run(
     out_dir: Path,
     mesh: Mesh,
     *,
-    backbone: Path | None,
+    backbone: BackboneSource | None,
     inputs: Mapping[str, str],
     decided: NDArray[np.bool_] | None = None,
 ) -> Artifact:

@@ -12,13 +12,13 @@ from facetrain.data.features import load_embedding
 from facetrain.data.verification_bin import VerificationSet
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.inference import embed_images
-from facetrain.models.weights import load_backbone
+from facetrain.models.weights import BackboneSource, load_backbone
 
 _IMAGES_AT_ONCE = 256
 
 
 def excluded_embeddings(
-    paths: Sequence[Path], embedding_size: int, backbone: Path | None, mesh: Mesh
+    paths: Sequence[Path], embedding_size: int, backbone: BackboneSource | None, mesh: Mesh
 ) -> list[NDArray[np.floating]]:
     """Embeddings (M, D) of each set: stored ones of a `.npz`, or a `.bin` through `backbone`.
 
@@ -46,7 +46,7 @@ def excluded_embeddings(
     return found
 
 
-def _embed(faces: VerificationSet, backbone: Path, mesh: Mesh) -> NDArray[np.floating]:
+def _embed(faces: VerificationSet, backbone: BackboneSource, mesh: Mesh) -> NDArray[np.floating]:
     """Every image of the pairs, (2P, D)."""
     model = load_backbone(backbone, mesh.device)
     size, parts = model.image_size, []

@@ -6,10 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from facetrain.commands.options import ReadablePath, job, say, value_lines
+from facetrain.commands.options import (
+    ReadablePath,
+    backbone_options,
+    backbone_source,
+    job,
+    say,
+    value_lines,
+)
 from facetrain.core.errors import UserError
 
 if TYPE_CHECKING:  # importing torch takes seconds; `--help` must not
+    from facetrain.models.weights import BackboneSource
     from facetrain.without_recipe import Alignment
 
 _OUT = click.option(
@@ -27,12 +35,16 @@ def _alignment_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(short_help="Data set + backbone -> embeddings.")
 @click.argument("words", nargs=-1, metavar="CONFIG|DATA [KEY=VALUE]...")
 @_OUT
-@click.option(
-    "--backbone", type=ReadablePath, help="Train folder or weight file.",
-    show_default="with CONFIG: train beside OUT",
-)  # fmt: skip
+@backbone_options("with CONFIG: train beside OUT")
 @_alignment_options
-def embed(words: Sequence[str], out: Path, backbone: Path | None, **alignment: Any) -> None:
+def embed(
+    words: Sequence[str],
+    out: Path,
+    backbone: Path | None,
+    input_range: str | None,
+    channel_order: str,
+    **alignment: Any,
+) -> None:
     """Embed every image of a data set, in its order, into OUT/embedding.npy.
 
     The data set is a recipe's (CONFIG, a .yaml), or DATA: a .rec, a folder of shards, or images (a
@@ -42,14 +54,15 @@ def embed(words: Sequence[str], out: Path, backbone: Path | None, **alignment: A
     from facetrain import pipeline, without_recipe
 
     first, overrides = first_and_overrides(words)
+    given = backbone_source(backbone, input_range, channel_order)
     with job() as mesh:
         if first is not None and without_recipe.is_recipe(first):
             recipe = pipeline.load_recipe(first, overrides)
-            used = backbone or pipeline.beside(out, None, "train", "--backbone")
+            used = given or pipeline.beside(out, None, "train", "--backbone")
             artifact = pipeline.embed_stage(recipe, used, out, mesh)
         else:
             settings = without_recipe.recipe_of("embed", first, overrides)
-            used = _needed(backbone, "embed")
+            used = _needed(given, "embed")
             how = _alignment(alignment)
             artifact = without_recipe.embed_images(settings, used, how, out, mesh)
         say(value_lines(artifact.metrics), mesh)
@@ -85,10 +98,7 @@ def graph(words: Sequence[str], out: Path, embeddings: Path | None) -> None:
 @click.command(short_help="Noisy labels -> which of them are right.")
 @click.argument("words", nargs=-1, metavar="[CONFIG|DATA] [KEY=VALUE]...")
 @_OUT
-@click.option(
-    "--backbone", type=ReadablePath, help="Train folder or weight file that sees the faces.",
-    show_default="with CONFIG: train beside OUT, for --exclude F.bin",
-)  # fmt: skip
+@backbone_options("with CONFIG: train beside OUT, for --exclude F.bin")
 @_alignment_options
 @click.option(
     "--embeddings", type=ReadablePath, help="Folder of the embed stage.",
@@ -108,6 +118,8 @@ def clean(
     words: Sequence[str],
     out: Path,
     backbone: Path | None,
+    input_range: str | None,
+    channel_order: str,
     embeddings: Path | None,
     graph: Path | None,
     target: Path | None,
@@ -144,6 +156,7 @@ def clean(
             "--target T.npz is cleaned by itself; leave out CONFIG or DATA, --backbone, "
             "--embeddings and --graph, or leave out --target"
         )
+    given = backbone_source(backbone, input_range, channel_order)
     with job() as mesh:
         if target:
             files = (source, target, exclude)
@@ -156,12 +169,12 @@ def clean(
                 pipeline.beside(out, graph, "graph", "--graph"),
                 out,
                 mesh,
-                backbone or pipeline.trained_beside(out),
+                given or pipeline.trained_beside(out),
             )
         else:
             settings = without_recipe.recipe_of("clean", first, overrides)
             artifact = without_recipe.clean_images(
-                settings, _needed(backbone, "clean"), _alignment(alignment),
+                settings, _needed(given, "clean"), _alignment(alignment),
                 source, exclude, out, mesh,
             )  # fmt: skip
         say(value_lines(artifact.metrics), mesh)
@@ -174,7 +187,7 @@ def first_and_overrides(words: Sequence[str]) -> tuple[Path | None, Sequence[str
     return None, words
 
 
-def _needed(backbone: Path | None, command: str) -> Path:
+def _needed(backbone: "BackboneSource | None", command: str) -> "BackboneSource":
     if backbone is None:
         raise UserError(
             f"{command} of images needs --backbone B: an .onnx, .pth or .safetensors, or the "

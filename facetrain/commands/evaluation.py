@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from facetrain.commands.options import ReadablePath, job, say
+from facetrain.commands.options import ReadablePath, backbone_options, backbone_source, job, say
 
 if TYPE_CHECKING:  # importing torch takes seconds; `--help` must not
     from facetrain.dist.mesh import Mesh
     from facetrain.evaluate.evaluate import EvaluateConfig
+    from facetrain.models.weights import BackboneSource
 
 _FOLDERS = {
     "lfw": "LFW's folder (a person each)",
@@ -36,7 +37,7 @@ def _folder_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(short_help="Backbone + verification sets -> numbers.")
 @click.argument("config", required=False, type=ReadablePath)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--backbone", type=ReadablePath, help="Train folder or weight file.")
+@backbone_options()
 @click.option("--bin", "bins", multiple=True, type=ReadablePath, help="InsightFace .bin set.")
 @_folder_options
 @click.option(
@@ -58,6 +59,8 @@ def evaluate(
     config: Path | None,
     overrides: Sequence[str],
     backbone: Path | None,
+    input_range: str | None,
+    channel_order: str,
     out: Path | None,
     json_path: Path | None,
     **options: Any,
@@ -74,7 +77,8 @@ def evaluate(
 
     with job() as mesh:
         settings = evaluate_settings(config, overrides, options)
-        numbers = _evaluate(settings, backbone, out, mesh)
+        given = backbone_source(backbone, input_range, channel_order)
+        numbers = _evaluate(settings, given, out, mesh)
         if json_path and mesh.is_main:
             write_json(json_path, numbers)
         say(evaluation_text(numbers), mesh)
@@ -129,14 +133,14 @@ def evaluate_settings(
 
 
 def _evaluate(
-    config: "EvaluateConfig", backbone: Path | None, out: Path | None, mesh: "Mesh"
+    config: "EvaluateConfig", backbone: "BackboneSource | None", out: Path | None, mesh: "Mesh"
 ) -> dict[str, Any]:
     """Name -> numbers; with `out` as the stages `evaluate` there and `ijb` in a folder below."""
     from facetrain import pipeline
     from facetrain.core.errors import ConfigError
+    from facetrain.engine.inference import open_backbone
     from facetrain.evaluate.evaluate import evaluate_sets, name_sources
     from facetrain.evaluate.ijb import evaluate_ijb
-    from facetrain.models.weights import load_backbone
     from facetrain.report.gallery import draw_pictures
     from facetrain.report.subgroup_pictures import draw_all_subgroups
 
@@ -144,7 +148,7 @@ def _evaluate(
     if backbone is None and (sources or ijb.features is None):
         raise ConfigError("evaluate needs --backbone B: a train folder, .pth, .onnx or safetensors")
     numbers: dict[str, Any] = {}
-    model = load_backbone(backbone, mesh.device) if backbone and not out else None
+    model = open_backbone(backbone, mesh.device) if backbone and not out else None
     if sources and out and backbone:
         numbers |= pipeline.evaluate_stage(config, backbone, out, mesh).metrics
         if mesh.is_main:

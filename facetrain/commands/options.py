@@ -1,7 +1,7 @@
 """What the commands share: the job of this process, the options of a stage, what is printed."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ import click
 
 if TYPE_CHECKING:  # importing torch takes seconds; `--help` must not
     from facetrain.dist.mesh import Mesh
+    from facetrain.models.weights import BackboneSource
 
 ReadablePath = click.Path(path_type=Path)
 
@@ -34,6 +35,39 @@ def recipe_options(function: Any) -> Any:
         "--out", required=True, type=ReadablePath, help="Folder that receives everything."
     )(function)
     return click.argument("config", type=ReadablePath)(function)
+
+
+def backbone_options(show_default: str | None = None) -> Callable[[Any], Any]:
+    """--backbone B, and how its images are given, for `backbone_source`."""
+
+    def decorate(function: Any) -> Any:
+        function = click.option(
+            "--channel-order", type=click.Choice(["rgb", "bgr"]), default="rgb", show_default=True,
+            help="Colours that B was trained on.",
+        )(function)  # fmt: skip
+        function = click.option(
+            "--input-range", type=click.Choice(["-1,1", "0,1", "0,255"]),
+            show_default="-1,1; of an .onnx what its graph begins with",
+            help="What B takes black and white pixels as.",
+        )(function)  # fmt: skip
+        return click.option(
+            "--backbone", type=ReadablePath, show_default=show_default or False, metavar="B",
+            help="Folder of a training, .safetensors, .pth or .onnx.",
+        )(function)  # fmt: skip
+
+    return decorate
+
+
+def backbone_source(
+    backbone: Path | None, input_range: str | None, channel_order: str
+) -> "BackboneSource | None":
+    """The backbone that the options of `backbone_options` name, if any."""
+    from facetrain.models.input_format import RANGES, BackboneFile, InputFormat
+
+    if backbone is None or (input_range is None and channel_order == "rgb"):
+        return backbone
+    given = InputFormat(RANGES[input_range] if input_range else None, channel_order)  # type: ignore[arg-type]
+    return BackboneFile(backbone, given)
 
 
 def value_lines(numbers: Mapping[str, Any]) -> str:

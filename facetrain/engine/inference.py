@@ -2,8 +2,15 @@
 
 from collections.abc import Callable
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
+
+from facetrain.core.errors import CheckpointError
+from facetrain.data.synthetic import SyntheticConfig, draw_nuisance, render
+from facetrain.models.input_format import RANGES, BackboneFile
+from facetrain.models.weights import BackboneSource, EmbeddingModel, backbone_path, load_backbone
 
 Backbone = Callable[[Tensor], Tensor]
 """Images (B, 3, H, W) in [-1, 1], RGB -> embeddings (B, D): a module in eval mode, or a session."""
@@ -26,3 +33,39 @@ def embed_images(backbone: Backbone, image: Tensor, device: torch.device, *, fli
         if flip:
             embedding = embedding + backbone(x.flip(3)).float()
     return embedding.cpu()
+
+
+_NUM_FACES = 10
+_ALIKE = 0.999
+"""Fed pixels of another range, networks embed any ten faces at cosines of 0.9998 and above; fed
+what they want, trained or not, some two of them are below 0.96 (IResNet-18, MobileFaceNet, small).
+"""
+
+
+def open_backbone(source: BackboneSource, device: torch.device) -> EmbeddingModel:
+    """`load_backbone`, and a trial where its input is somebody's word: an .onnx, or a format.
+
+    Raises:
+        CheckpointError: as `load_backbone`, or the network gives ten people one embedding.
+    """
+    model = load_backbone(source, device)
+    if backbone_path(source).suffix == ".onnx" or isinstance(source, BackboneFile):
+        image = torch.from_numpy(_ten_faces(model.image_size)).permute(0, 3, 1, 2)
+        embedding = embed_images(model, image, device, flip=False).double()
+        unit_embedding = embedding / embedding.norm(dim=1, keepdim=True)  # (10, D)
+        least = float((unit_embedding @ unit_embedding.T).min())
+        if not least < _ALIKE:
+            raise CheckpointError(
+                f"{backbone_path(source)}: must tell people apart, but gives {_NUM_FACES} "
+                f"different faces embeddings of cosine {least:.5f} and more: its input is not what "
+                f"it was trained on ({model.input_format}); try another --input-range "
+                f"({' | '.join(RANGES)}) or --channel-order (rgb | bgr)"
+            )
+    return model
+
+
+def _ten_faces(size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """(10, size, size, 3) rendered faces of as many people."""
+    config = SyntheticConfig(size=112)
+    faces = [render(config, i, 0, draw_nuisance(config, i, 0))[0] for i in range(_NUM_FACES)]
+    return np.stack([cv2.resize(face, (size, size)) for face in faces])

@@ -16,15 +16,17 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from facetrain.core.artifact import atomic_path
+from facetrain.core.artifact import atomic_path, fingerprint
 from facetrain.core.config import parse_config
 from facetrain.core.errors import CheckpointError, OutputError
 from facetrain.models.arcface_torch import identify, unwrap
 from facetrain.models.backbone import ModelConfig, build_backbone
+from facetrain.models.input_format import RGB, BackboneFile, InputFormat
 from facetrain.models.onnx_model import OnnxBackbone
 
 BACKBONE_FILE = "backbone.safetensors"
 _CONFIG_KEY = "facetrain_model_config"
+BackboneSource = Path | BackboneFile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +41,13 @@ class EmbeddingModel:
     source: str
     device: torch.device
     forward: Callable[[Tensor], Tensor]
+    input_format: InputFormat = RGB
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:
         """(B, 3, S, S) float, on any device -> (B, D)."""
         assert image.shape[1:] == (3, self.image_size, self.image_size), image.shape
-        return self.forward(image.to(self.device)).float()
+        return self.forward(self.input_format.apply(image.to(self.device))).float()
 
 
 def save_backbone(module: nn.Module, config: ModelConfig, path: Path) -> None:
@@ -111,23 +114,47 @@ def load_module(path: Path) -> tuple[nn.Module, ModelConfig]:
     return module, config
 
 
-def load_backbone(path: Path, device: torch.device | str = "cpu") -> EmbeddingModel:
+def load_backbone(source: BackboneSource, device: torch.device | str = "cpu") -> EmbeddingModel:
     """Read a backbone for inference: what `load_module` reads, or an .onnx.
 
+    Args:
+        source: the file or folder; a `BackboneFile` where its images are not RGB in [-1, 1].
+        device: where it runs.
+
     Raises:
-        CheckpointError: as `load_module`; for .onnx also when onnxruntime is not installed.
+        CheckpointError: as `load_module`; for .onnx also when onnxruntime is not installed, or
+            when the range of its pixels is neither given nor clear.
     """
-    path, device = _file(path), torch.device(device)
+    given = source.input_format if isinstance(source, BackboneFile) else RGB
+    path, device = _file(backbone_path(source)), torch.device(device)
     if path.suffix == ".onnx":
         graph = OnnxBackbone(path, device)
-        return EmbeddingModel(graph.image_size, graph.embedding_size, str(path), device, graph)
+        format = dataclasses.replace(given, range=given.range or graph.input_range)
+        size = graph.image_size, graph.embedding_size
+        return EmbeddingModel(*size, str(path), device, graph, format)
     if path.suffix not in (".safetensors", ".pth", ".pt"):
         raise CheckpointError(
             f"{path}: must be a train folder, .safetensors, .pth, .pt or .onnx, got {path.suffix!r}"
         )
     module, config = load_module(path)
     module = module.to(device).eval()
-    return EmbeddingModel(config.image_size, config.embedding_size, str(path), device, module)
+    return EmbeddingModel(
+        config.image_size, config.embedding_size, str(path), device, module, given
+    )
+
+
+def backbone_path(source: BackboneSource) -> Path:
+    """The file or folder of a backbone."""
+    return source.path if isinstance(source, BackboneFile) else source
+
+
+def backbone_inputs(source: BackboneSource) -> dict[str, str]:
+    """Name -> fingerprint of what makes a backbone's embeddings, for a stage's manifest."""
+    path = backbone_path(source)
+    inputs = {"backbone": fingerprint(path / BACKBONE_FILE if path.is_dir() else path)}
+    if isinstance(source, BackboneFile) and source.input_format != RGB:
+        inputs["backbone_input"] = str(source.input_format)
+    return inputs
 
 
 def _file(path: Path) -> Path:

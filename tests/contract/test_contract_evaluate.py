@@ -141,6 +141,45 @@ def test_bad_options_are_status_2(
     assert "Traceback" not in err
 
 
+def test_how_a_network_is_fed(call: Call, backbone: Path, lfw: Path, tmp_path: Path) -> None:
+    """A network with its own normalisation, and one on BGR, give the numbers of the plain one."""
+    onnx = pytest.importorskip("onnx")
+    plain, own = tmp_path / "plain.onnx", tmp_path / "own.onnx"
+    assert call("export", backbone, "--format", "onnx", "--out", plain)[0] == 0
+    model = onnx.load(str(plain))
+    (first,) = [node for node in model.graph.node if "data" in node.input]
+    first.input[0] = "normalised"
+    for name, value in (("scale", 255.0), ("mean", [0.5, 0.5, 0.5]), ("deviation", 0.5)):
+        array = np.asarray(value, np.float32).reshape(-1, 1, 1)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    steps = [("Div", "data", "scale", "a"), ("Sub", "a", "mean", "b")]
+    for place, (operator, left, right, out) in enumerate(
+        [*steps, ("Div", "b", "deviation", "normalised")]
+    ):
+        model.graph.node.insert(place, onnx.helper.make_node(operator, [left, right], [out]))
+    onnx.save(model, str(own))
+
+    def numbers(file: Path, *options: object) -> dict[str, object]:
+        common = ("evaluate", "--backbone", file, "--bin", lfw / "val.bin", "--no-flip")
+        code, _, err = call(*common, *options, "--json", tmp_path / "n.json")
+        assert code == 0, err
+        found: dict[str, object] = json.loads((tmp_path / "n.json").read_text())["val"]
+        return found
+
+    expected = numbers(plain)
+    assert numbers(own)["accuracy"] == pytest.approx(expected["accuracy"], abs=2e-3)
+    assert numbers(own)["auc"] == pytest.approx(expected["auc"], abs=1e-4)
+    swapped = numbers(plain, "--channel-order", "bgr")
+    assert swapped["auc"] != expected["auc"]
+    assert numbers(backbone, "--channel-order", "bgr")["auc"] == pytest.approx(
+        swapped["auc"], abs=1e-4
+    )
+    code, _, err = call(
+        "evaluate", "--backbone", own, "--bin", lfw / "val.bin", "--input-range", "-1,1"
+    )
+    assert (code, "must tell people apart" in err) == (2, True)
+
+
 def test_a_backbone_is_needed(call: Call, protocol: Path) -> None:
     code, _, err = call("evaluate", "--ijb", protocol)
     assert (code, "needs --backbone" in err) == (2, True)

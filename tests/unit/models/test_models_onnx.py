@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from facetrain.core.errors import CheckpointError
+from facetrain.engine.inference import open_backbone
+from facetrain.models.input_format import BackboneFile, InputFormat
 from facetrain.models.weights import load_backbone
 
 onnx = pytest.importorskip("onnx")
@@ -18,18 +20,10 @@ SIZE = 4
 MEANS = np.kron(np.eye(3), np.full((SIZE * SIZE, 1), 1 / (SIZE * SIZE))).astype(np.float32)
 
 
-def _write(path, *, batch="batch", size=(SIZE, SIZE), scale=None, weight=MEANS, outputs=1):
-    """Flatten, then a matrix product; before it Sub and Mul by `scale` = (mean, factor)."""
+def _write(path, *, batch="batch", size=(SIZE, SIZE), weight=MEANS, outputs=1):
+    """Flatten, then a matrix product."""
     constants = {"weight": weight}
-    nodes, last = [], "data"
-    if scale is not None:
-        constants |= {"mean": np.float32(scale[0]), "factor": np.float32(scale[1])}
-        nodes += [
-            helper.make_node("Sub", ["data", "mean"], ["centred"]),
-            helper.make_node("Mul", ["centred", "factor"], ["scaled"]),
-        ]
-        last = "scaled"
-    nodes.append(helper.make_node("Flatten", [last], ["flat"], axis=1))
+    nodes = [helper.make_node("Flatten", ["data"], ["flat"], axis=1)]
     nodes += [helper.make_node("MatMul", ["flat", "weight"], [f"out{i}"]) for i in range(outputs)]
     graph = helper.make_graph(
         nodes,
@@ -58,21 +52,222 @@ def test_a_free_and_a_fixed_batch_dimension(batch, tmp_path):
         torch.testing.assert_close(found, image.mean(dim=(2, 3)), rtol=0, atol=1e-6)
 
 
-def test_a_graph_that_normalises_is_fed_pixels(tmp_path):
-    # InsightFace's models from MXNet hold (x - 127.5) * 0.0078125 for pixels x.
-    _write(tmp_path / "m.onnx", scale=(127.5, 0.0078125))
-    image = _images(3)
-    # x = (image + 1) * 127.5, so that (x - 127.5) / 128 = image * 127.5 / 128
-    expected = image.mean(dim=(2, 3)) * 127.5 / 128
-    torch.testing.assert_close(
-        load_backbone(tmp_path / "m.onnx")(image), expected, rtol=0, atol=1e-6
+def _graph(path, steps, *, dtype=FLOAT, layout="NCHW", constants_as="initializer"):
+    """`steps` (operator, constant or attributes) before Flatten and the matrix product."""
+    nodes, tensors, last = [], [], "data"
+    for number, (operator, given) in enumerate(steps):
+        inputs, attributes = [last], {}
+        if isinstance(given, dict):
+            attributes = given
+        elif given is not None:
+            array = np.asarray(given, np.float32)
+            inputs.append(f"c{number}")
+            if constants_as == "node":
+                tensor = onnx.numpy_helper.from_array(array, f"c{number}")
+                nodes.append(helper.make_node("Constant", [], [f"c{number}"], value=tensor))
+            else:
+                tensors.append(onnx.numpy_helper.from_array(array, f"c{number}"))
+        last = f"step{number}"
+        nodes.append(helper.make_node(operator, inputs, [last], **attributes))
+    nodes.append(helper.make_node("Flatten", [last], ["flat"], axis=1))
+    nodes.append(helper.make_node("MatMul", ["flat", "weight"], ["out"]))
+    tensors.append(onnx.numpy_helper.from_array(MEANS, "weight"))
+    shape = [3, SIZE, SIZE] if layout == "NCHW" else [SIZE, SIZE, 3]
+    graph = helper.make_graph(
+        nodes,
+        "means",
+        [helper.make_tensor_value_info("data", dtype, ["batch", *shape])],
+        [helper.make_tensor_value_info("out", FLOAT, ["batch", 3])],
+        tensors,
     )
+    opset = [helper.make_opsetid("", 13)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), str(path))
+
+
+MEAN, STD = (np.array(v).reshape(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+TO_FLOAT = ("Cast", {"to": FLOAT})
+NCHW = ("Transpose", {"perm": [0, 3, 1, 2]})
+# name -> what the graph does, and the range of pixels that makes sense before it
+PROLOGUES = {
+    "none": ([], (-1, 1)),
+    "identities": ([("Sub", 0.0), ("Identity", None), ("Mul", 1.0)], (-1, 1)),
+    "Sub+Mul": ([("Sub", 127.5), ("Mul", 0.0078125)], (0, 255)),
+    "Sub+Div": ([("Sub", 127.5), ("Div", 128.0)], (0, 255)),
+    "Div-Sub-Div": ([("Div", 255.0), ("Sub", MEAN), ("Div", STD)], (0, 255)),
+    "Sub-Div, mean and deviation": ([("Sub", MEAN), ("Div", STD)], (0, 1)),
+    "Mul+Add": ([("Mul", 1 / 127.5), ("Add", -1.0)], (0, 255)),
+    "an identity before": ([("Mul", 1.0), ("Sub", 127.5), ("Div", 127.5)], (0, 255)),
+    "half a unit": ([("Sub", 0.5), ("Div", 0.5)], (0, 1)),
+    "Mul+Sub by two": ([("Mul", 2.0), ("Sub", 1.0)], (0, 1)),
+    "to unit pixels": ([("Div", 255.0)], (0, 255)),
+    "to unit pixels from [-1, 1]": ([("Mul", 0.5), ("Add", 0.5)], (-1, 1)),
+    "to pixels from unit pixels": ([("Mul", 255.0)], (0, 1)),
+    "a mean only": ([("Sub", np.array([131.1, 103.9, 91.5]).reshape(3, 1, 1))], (0, 255)),
+    "casts": ([TO_FLOAT, ("Sub", 127.5), TO_FLOAT, ("Div", 128.0)], (0, 255)),
+    "transposed twice": (
+        [("Transpose", {"perm": [0, 2, 3, 1]}), ("Sub", [[[127.5] * 3]]), ("Div", 128.0), NCHW],
+        (0, 255),
+    ),
+}
+
+
+def _after(steps, pixels):
+    """(B, 3) what the graph gives, in NumPy."""
+    for operator, constant in steps:
+        if operator in ("Cast", "Identity"):
+            continue
+        if operator == "Transpose":
+            pixels = pixels.transpose(constant["perm"])
+            continue
+        function = {"Sub": np.subtract, "Add": np.add, "Mul": np.multiply, "Div": np.divide}
+        pixels = function[operator](pixels, constant)
+    return pixels.mean(axis=(2, 3))
+
+
+@pytest.mark.parametrize("constants_as", ["initializer", "node"])
+@pytest.mark.parametrize("name", PROLOGUES)
+def test_a_graph_that_normalises_is_fed_what_it_wants(name, constants_as, tmp_path):
+    steps, (low, high) = PROLOGUES[name]
+    _graph(tmp_path / "m.onnx", steps, constants_as=constants_as)
+    image = _images(3)
+    pixels = low + (image.numpy() + 1) / 2 * (high - low)
+    model = load_backbone(tmp_path / "m.onnx")
+    assert model.input_format.range == (low, high)
+    expected = _after(steps, pixels)
+    np.testing.assert_allclose(model(image), expected, rtol=1e-5, atol=1e-5)
+    swapped = BackboneFile(tmp_path / "m.onnx", InputFormat(order="bgr"))
+    expected = _after(steps, pixels[:, ::-1])
+    np.testing.assert_allclose(load_backbone(swapped)(image), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["FLOAT16", "UINT8", "DOUBLE", "FLOAT"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_inputs_of_other_types_and_layouts(dtype, layout, tmp_path):
+    steps = [TO_FLOAT, *([NCHW] if layout == "NHWC" else []), ("Sub", 127.5), ("Div", 127.5)]
+    _graph(tmp_path / "m.onnx", steps, dtype=getattr(onnx.TensorProto, dtype), layout=layout)
+    pixels = torch.randint(0, 256, (3, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(0))
+    model = load_backbone(tmp_path / "m.onnx")
+    assert (model.image_size, model.input_format.range) == (SIZE, (0, 255))
+    image = pixels / 127.5 - 1  # whole numbers, which float16 and uint8 hold exactly
+    torch.testing.assert_close(model(image), image.mean(dim=(2, 3)), rtol=0, atol=1e-5)
+
+
+def test_a_range_that_is_not_clear_must_be_given(tmp_path):
+    _graph(tmp_path / "m.onnx", [("Mul", 0.01)])
+    with pytest.raises(
+        CheckpointError, match=r"m.onnx: the range .*\[0,255\] to \[0, 2.55\].*--input"
+    ):
+        load_backbone(tmp_path / "m.onnx")
+    given = BackboneFile(tmp_path / "m.onnx", InputFormat(range=(0.0, 255.0)))
+    image = _images(2)
+    expected = (image + 1).mean(dim=(2, 3)) * 1.275
+    torch.testing.assert_close(load_backbone(given)(image), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_ten_faces_of_one_embedding_are_refused(tmp_path):
+    """A network for [0, 255] whose normalisation is hidden behind its first layer."""
+    path = tmp_path / "m.onnx"
+    generator = np.random.default_rng(0)
+    size = 32
+    weight = generator.normal(size=(3 * size * size, 8)).astype(np.float32) / 100
+    bias = -127.5 * weight.sum(axis=0)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["data"], ["flat"], axis=1),
+            helper.make_node("Gemm", ["flat", "weight", "bias"], ["out"]),
+        ],
+        "affine",
+        [helper.make_tensor_value_info("data", FLOAT, ["b", 3, size, size])],
+        [helper.make_tensor_value_info("out", FLOAT, ["b", 8])],
+        [onnx.numpy_helper.from_array(v, n) for v, n in ((weight, "weight"), (bias, "bias"))],
+    )
+    opset = [helper.make_opsetid("", 13)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), str(path))
+    cpu = torch.device("cpu")
+    with pytest.raises(
+        CheckpointError, match=r"must tell people apart, .* try another --input-ran"
+    ):
+        open_backbone(path, cpu)
+    model = open_backbone(BackboneFile(path, InputFormat(range=(0.0, 255.0))), cpu)
+    image = _images(1).repeat(1, 1, 8, 8)
+    expected = (image.numpy() * 127.5).reshape(1, -1) @ weight
+    np.testing.assert_allclose(model(image), expected, rtol=1e-3, atol=1e-3)
+
+
+def _loop(path, turns):
+    """Adds 1 to the image `turns` times."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go_on"]),
+            helper.make_node("Add", ["x", "one"], ["y"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", onnx.TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", onnx.TensorProto.BOOL, []),
+            helper.make_tensor_value_info("x", FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", onnx.TensorProto.BOOL, []),
+            helper.make_tensor_value_info("y", FLOAT, None),
+        ],
+    )
+    constants = {"one": np.float32(1), "turns": np.int64(turns), "go": np.bool_(True)}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Loop", ["turns", "go", "data"], ["sum"], body=body),
+            helper.make_node("Flatten", ["sum"], ["flat"], axis=1),
+            helper.make_node("MatMul", ["flat", "weight"], ["out"]),
+        ],
+        "loop",
+        [helper.make_tensor_value_info("data", FLOAT, ["b", 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("out", FLOAT, ["b", 3])],
+        [
+            onnx.numpy_helper.from_array(np.asarray(v), n)
+            for n, v in {**constants, "weight": MEANS}.items()
+        ],
+    )
+    opset = [helper.make_opsetid("", 13)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), str(path))
+
+
+def test_a_graph_that_does_not_end_is_stopped(tmp_path, monkeypatch):
+    _loop(tmp_path / "short.onnx", 3)
+    image = _images(1)
+    found = load_backbone(tmp_path / "short.onnx")(image)
+    torch.testing.assert_close(found, image.mean(dim=(2, 3)) + 3, rtol=0, atol=1e-5)
+    monkeypatch.setattr("facetrain.models.onnx_model.FIRST_RUN_SECONDS", 0.3)
+    _loop(tmp_path / "long.onnx", 2**62)
+    with pytest.raises(CheckpointError, match=r"long.onnx: must run on images .* end within"):
+        load_backbone(tmp_path / "long.onnx")
+
+
+def test_a_graph_that_fails_while_it_runs_is_named(tmp_path):
+    """A Reshape that holds for the one image of the trial only."""
+    path = tmp_path / "m.onnx"
+    constants = {"shape": np.array([1, 3 * SIZE * SIZE]), "weight": MEANS}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Reshape", ["data", "shape"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weight"], ["out"]),
+        ],
+        "one",
+        [helper.make_tensor_value_info("data", FLOAT, ["b", 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("out", FLOAT, ["b", 3])],
+        [onnx.numpy_helper.from_array(v, n) for n, v in constants.items()],
+    )
+    opset = [helper.make_opsetid("", 13)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), str(path))
+    model = load_backbone(path)
+    torch.testing.assert_close(model(_images(1)), _images(1).mean(dim=(2, 3)), rtol=0, atol=1e-6)
+    with pytest.raises(CheckpointError, match=r"m.onnx: must run on images \(5, 3, 4, 4\)"):
+        model(_images(5))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": ("h", "w")}, "must take one image batch (B, 3, S, S) with a fixed S"),
+        ({"size": ("h", "w")}, "(B, S, S, 3) with a fixed S"),
         ({"size": (SIZE, 2 * SIZE), "weight": np.zeros((96, 3), np.float32)}, "(B, 3, S, S)"),
         ({"outputs": 2}, "2 output(s)"),
         ({"weight": np.full_like(MEANS, np.nan)}, "3 values that are not finite"),
