@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from facetrain.core.artifact import atomic_path, fingerprint
 from facetrain.core.config import parse_config
-from facetrain.core.errors import CheckpointError, OutputError
+from facetrain.core.errors import CheckpointError
 from facetrain.models.arcface_torch import identify, unwrap
 from facetrain.models.backbone import ModelConfig, build_backbone
 from facetrain.models.input_format import RGB, BackboneFile, InputFormat
@@ -67,14 +67,8 @@ def save_backbone(module: nn.Module, config: ModelConfig, path: Path) -> None:
     # weights shall be equal files.
     metadata = {_CONFIG_KEY: json.dumps(config.model_dump(mode="json"))}
     content = safetensors.torch.save(state, metadata)
-    try:
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: {len(content)} bytes must be writable there; {error}; free space or choose "
-            "another folder"
-        ) from None
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def load_module(path: Path) -> tuple[nn.Module, ModelConfig]:
