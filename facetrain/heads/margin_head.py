@@ -137,14 +137,20 @@ class MarginHead(nn.Module):
         config: see `HeadConfig`.
         num_classes: over all ranks.
         embedding_size: D.
-        mesh: the ranks that share the centres.
+        mesh: the ranks that share the centres; this process alone when None.
         seed: of the initial centres, which do not depend on the world size, and of the sampling.
     """
 
     def __init__(
-        self, config: HeadConfig, num_classes: int, embedding_size: int, mesh: Mesh, seed: int
+        self,
+        config: HeadConfig,
+        num_classes: int,
+        embedding_size: int,
+        mesh: Mesh | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
+        mesh = mesh or Mesh.single()
         self.config = config
         self.num_classes = num_classes
         self.mesh = mesh

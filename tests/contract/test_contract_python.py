@@ -1,0 +1,146 @@
+"""The Python surface as docs/python.md shows it: names, signatures, every example run."""
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import facetrain
+from facetrain.core.errors import ConfigError, DataError
+from facetrain.data.synthetic import SyntheticConfig, write_synthetic
+from facetrain.models.backbone import ModelConfig, build_backbone
+from facetrain.models.weights import save_backbone
+
+PAGE = Path(__file__).parents[2] / "docs" / "python.md"
+SIGNATURES = {
+    "clean_labels": "(embedding, label, source=None, **options)",
+    "embed": "(backbone, images, *, flip=True, batch_size=64)",
+    "knn_graph": "(embedding, num_neighbours=80, **options)",
+    "load_backbone": "(path, device='cpu')",
+    "plant_noise": "(label, *, flip=0.0, outlier=0.0, structured=0.0, seed=0)",
+    "verification": "(first, second, same, num_folds=10)",
+    "MarginHead": "(config, num_classes, embedding_size, mesh=None, seed=0)",
+}
+CLASSES = ("CleaningResult", "FaceDataset", "HeadConfig", "LabelOverlay")
+
+
+def plain(function: Any) -> str:
+    signature = inspect.signature(function)
+    parameters = [one.replace(annotation=one.empty) for one in signature.parameters.values()]
+    return str(signature.replace(parameters=parameters, return_annotation=signature.empty))
+
+
+def test_the_names_and_their_signatures() -> None:
+    assert {*SIGNATURES, *CLASSES, "__version__"} == set(facetrain.__all__)
+    assert {name: plain(getattr(facetrain, name)) for name in SIGNATURES} == SIGNATURES
+    for name in SIGNATURES:
+        assert inspect.getdoc(getattr(facetrain, name)), name
+        assert f"`{name}" in PAGE.read_text(), name
+    for name in CLASSES:
+        assert inspect.isclass(getattr(facetrain, name)), name
+    with pytest.raises(AttributeError, match="no attribute 'clean_label'"):
+        facetrain.clean_label  # noqa: B018
+
+
+def test_the_import_costs_nothing() -> None:
+    script = "import sys, facetrain; print(sorted({'torch', 'numpy', 'cv2'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def page() -> dict[str, Any]:
+    """What the page's examples leave, run from top to bottom."""
+    names: dict[str, Any] = {}
+    for block in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S):
+        exec(compile(block, str(PAGE), "exec"), names)
+    return names
+
+
+def test_the_pages_cleaning_finds_what_was_planted(page: dict[str, Any]) -> None:
+    result, planted = page["result"], page["planted"]
+    assert page["found"].sum() > 0.9 * (~planted.is_clean).sum()
+    assert (~result.kept & planted.is_clean).sum() < 0.05 * 720
+    assert (result.class_id == np.arange(60)).all()
+    home = result.suggested_label >= 0
+    assert (result.suggested_label == page["true_label"])[home].mean() > 0.9
+
+
+def test_the_pages_graph_and_pairs(page: dict[str, Any]) -> None:
+    embedding, graph = page["embedding"], page["graph"]
+    unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
+    cosine = unit @ unit.T - 2 * np.eye(720)
+    assert (
+        np.sort(graph.neighbours, 1) == np.sort(np.argsort(-cosine, 1)[:, :11], 1)
+    ).mean() > 0.99
+    assert np.allclose(graph.similarity, -np.sort(-cosine, 1)[:, :11], atol=2e-3)
+    first, second, same = embedding[:600], embedding[page["second"]], page["same"]
+    similarity = (unit[:600] * unit[page["second"]]).sum(1)
+    best = max(((similarity > cut) == same).mean() for cut in similarity)
+    assert abs(page["numbers"].accuracy - best) < 0.02  # of folds, so by a threshold of others
+    again = facetrain.verification(torch.from_numpy(first), 3 * second, same.astype(int))
+    assert again.accuracy == page["numbers"].accuracy
+    assert again.tar_at_far == page["numbers"].tar_at_far
+
+
+def test_the_pages_backbone_data_set_and_head(page: dict[str, Any]) -> None:
+    assert page["of_images"].shape == (12, 32)
+    assert page["smaller"].num_images == 11
+    assert page["loss"].shape == (12,)
+    assert page["head"].weight.grad is not None
+
+
+def test_embed_takes_files_data_sets_arrays_and_tensors_alike(tmp_path: Path) -> None:
+    write_synthetic(
+        tmp_path, SyntheticConfig(num_identities=3, min_images=2, max_images=2, size=32), quiet=True
+    )
+    torch.manual_seed(0)
+    config = ModelConfig(name="small", image_size=32, embedding_size=8, width=8)
+    network = build_backbone(config).eval()
+    save_backbone(network, config, tmp_path / "backbone.safetensors")
+    dataset = facetrain.FaceDataset.open(tmp_path)
+    images = np.stack([dataset.decode(i, 32) for i in range(6)])
+    backbone = facetrain.load_backbone(str(tmp_path / "backbone.safetensors"))
+    found = facetrain.embed(backbone, images, flip=False)
+    with torch.no_grad():  # by hand
+        x = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+        assert np.allclose(found, network(x), atol=1e-5)
+        assert np.allclose(
+            facetrain.embed(backbone, images), network(x) + network(x.flip(3)), atol=1e-5
+        )
+    for given in (dataset, torch.from_numpy(images), images.tolist()):
+        if isinstance(given, list):
+            given = np.array(given, np.uint8)
+        assert np.allclose(
+            facetrain.embed(backbone, given, flip=False, batch_size=4), found, atol=1e-5
+        )
+    with pytest.raises(DataError, match="must be \\(N, 32, 32, 3\\) uint8 RGB"):
+        facetrain.embed(backbone, images.astype(np.float32))
+    with pytest.raises(DataError, match="must be \\(N, 32, 32, 3\\)"):
+        facetrain.embed(backbone, images[:, :16, :16])
+    with pytest.raises(DataError, match="eval mode"):
+        facetrain.embed(network.train(), images)
+
+
+def test_bad_arrays_are_told() -> None:
+    embedding, label = np.ones((6, 3)), np.arange(6)
+    with pytest.raises(DataError, match="must be \\(N, D\\) of numbers"):
+        facetrain.clean_labels(embedding[0], label)
+    with pytest.raises(DataError, match="first in row 2"):
+        facetrain.knn_graph(np.where(np.arange(6)[:, None] == 2, np.nan, embedding))
+    with pytest.raises(DataError, match="label must be \\(6,\\)"):
+        facetrain.clean_labels(embedding, label[:5])
+    with pytest.raises(DataError, match="number the names"):
+        facetrain.clean_labels(embedding, label.astype(str))
+    with pytest.raises(ConfigError, match="did you mean 'seed'"):
+        facetrain.clean_labels(embedding, label, sed=1)
+    with pytest.raises(DataError, match="true and false"):
+        facetrain.verification(embedding, embedding, [0, 1, 2, 0, 1, 0])
+    with pytest.raises(DataError, match="alike"):
+        facetrain.verification(embedding, embedding[:5], label)
