@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from facetrain.clean import clean
-from facetrain.clean.clean import CLEAN_FILE, CleanConfig
+from facetrain.clean.clean import CleanConfig
+from facetrain.core import run_folder
 from facetrain.core.config import parse_config
 from facetrain.core.errors import DataError
-from facetrain.data.cleaning_result import CleaningResult, Reason
+from facetrain.data.cleaning_result import CleaningResult
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.features import Features, row_norms, save_features, unit_rows
 from facetrain.data.loader import OrderedLoader
 from facetrain.data.noise import NoiseConfig, PlantedNoise, plant
-from facetrain.data.npz_file import read_npz
 from facetrain.dist.mesh import Mesh
 from facetrain.engine import inference
 from facetrain.graph import knn
@@ -153,29 +153,7 @@ def clean_labels(
         if source is not None:
             config = config.model_copy(update={"source": Path(source)})
         clean.run_features(config, out / "target.npz", out / "clean", Mesh.single())
-        return _result(read_npz(out / "clean" / CLEAN_FILE, "an answer"), _labels(label))
-
-
-def _result(arrays: dict[str, NDArray[Any]], label: NDArray[np.int64]) -> CleaningResult:
-    """The stage's arrays under the names of the result."""
-    kept, suggested = arrays["kept"], arrays["suggested_label"].astype(np.int64)
-    reason = np.where(suggested >= 0, Reason.OTHER_IDENTITY, Reason.NOBODY)
-    reason = np.where(kept, Reason.CLEAN, reason)
-    class_id = np.unique(label)
-    return CleaningResult(
-        clean_probability=arrays["clean_probability"],
-        kept=kept,
-        suggested_label=suggested,
-        suggested_probability=np.where(suggested >= 0, 1 - arrays["clean_probability"], 0).astype(
-            np.float32
-        ),
-        reason=np.where(arrays["undecided"], Reason.NOT_JUDGED, reason).astype(np.uint8),
-        merge_label=arrays["merge_label"].astype(np.int64),
-        duplicate_of=arrays["duplicate_of"].astype(np.int64),
-        overlap=arrays["overlap"],
-        class_id=class_id,
-        threshold=arrays["threshold"][class_id],
-    )
+        return CleaningResult.load(out / "clean" / run_folder.CLEAN_FILE)
 
 
 def verification(first: Array, second: Array, same: Array, num_folds: int = 10) -> Verification:

@@ -14,10 +14,10 @@ import numpy as np
 from facetrain import pipeline
 from facetrain.clean import clean
 from facetrain.clean.clean import CleanConfig
+from facetrain.core import run_folder
 from facetrain.core.artifact import Artifact, atomic_path
 from facetrain.core.config import load_config
 from facetrain.core.errors import ConfigError, DataError
-from facetrain.core.run_folder import CLEAN_FILE, OVERLAY_FILE
 from facetrain.data.features import load_embedding
 from facetrain.data.images import decode_image
 from facetrain.data.pack import pack
@@ -144,16 +144,16 @@ def embed_images(
 ) -> Artifact:
     """Stage `embed` into `out_dir`, which keeps in `data/` what had to be packed."""
     size = load_backbone(backbone, mesh.device).image_size
-    on_shards = packed(recipe, alignment, size, out_dir / "data", mesh)
+    on_shards = packed(recipe, alignment, size, out_dir / run_folder.DATA, mesh)
     return pipeline.embed_stage(on_shards, backbone, out_dir, mesh)
 
 
 def graph_of(embeddings: Path, overrides: Sequence[str], out_dir: Path, mesh: Mesh) -> Artifact:
     """Stage `graph` of a folder of the stage `embed`, or of the `embedding` in an `.npz`."""
     config = _defaults("graph", overrides).graph
-    file = embeddings / "embedding.npy"
+    file = embeddings / run_folder.EMBEDDING_FILE
     if not embeddings.is_dir():
-        file = out_dir / "embedding.npy"
+        file = out_dir / run_folder.EMBEDDING_FILE
         if mesh.is_main:
             with atomic_path(file) as temporary, open(temporary, "wb") as opened:
                 np.save(opened, load_embedding(embeddings))
@@ -180,14 +180,14 @@ def clean_images(
     """
     recipe = pipeline.naming(recipe, source, exclude)
     size = load_backbone(backbone, mesh.device).image_size  # a bad file is told before hours
-    recipe = packed(recipe, alignment, size, out_dir / "data", mesh)
-    embedded, graph = out_dir / "embed", out_dir / "graph"
+    recipe = packed(recipe, alignment, size, out_dir / run_folder.DATA, mesh)
+    embedded, graph = out_dir / run_folder.EMBED, out_dir / run_folder.GRAPH
     pipeline.embed_stage(recipe, backbone, embedded, mesh)
     pipeline.graph_stage(recipe, embedded, graph, mesh)
-    cleaned = out_dir / "clean"
+    cleaned = out_dir / run_folder.CLEAN
     artifact = pipeline.clean_stage(recipe, embedded, graph, cleaned, mesh, backbone)
     if mesh.is_main:
-        for name in (CLEAN_FILE, OVERLAY_FILE):
+        for name in (run_folder.CLEAN_FILE, run_folder.OVERLAY_FILE):
             with atomic_path(out_dir / name) as temporary:
                 temporary.symlink_to(os.path.relpath(cleaned / name, out_dir))
     return artifact
