@@ -18,7 +18,8 @@ LINES = (
     {"without_recipe"},
     {"demo"},
     {"commands"},
-    {"cli", "__main__"},
+    {"cli"},
+    {"__main__"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LINES) for room in rooms}
 
