@@ -14,6 +14,7 @@ from facetrain.data.sampler import TrainSampler
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.method import Method
 from facetrain.heads.margin_head import MarginHead
+from facetrain.methods.correction import CorrectionConfig, CorrectionMethod
 from facetrain.methods.l2b import L2bConfig, L2bMethod
 from facetrain.methods.nal import NalConfig, NalMethod
 from facetrain.methods.superloss import SuperLossConfig, SuperLossMethod
@@ -29,6 +30,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "name": "nal", "attention": "branch", "warmup_epochs": 0, "boost": 10.0,
         "targets": {"count": 3, "memory": 0.5},
     },
+    "correction": {"name": "correction", "warmup_epochs": 0.4},
     "l2b": {"name": "l2b", "trusted": ".", "batch_size": 6, "warmup_epochs": 0.2},
     "l2b now and then": {
         "name": "l2b", "trusted": ".", "batch_size": 6, "warmup_epochs": 0, "every": 3,
@@ -57,6 +59,8 @@ def make(options: dict[str, Any], folder: Path) -> Callable[[MarginHead, nn.Modu
             return SuperLossMethod(
                 SuperLossConfig(**options), head, head.mesh, steps_per_epoch=STEPS_PER_EPOCH
             )
+        if options["name"] == "correction":
+            return CorrectionMethod(CorrectionConfig(**options), head, STEPS_PER_EPOCH)
         if options["name"] == "nal":
             return NalMethod(
                 NalConfig.model_validate(options),

@@ -1,222 +1,451 @@
-r"""Training on noisy labels, end to end: plain, by the robust losses, and after cleaning.
+r"""Training on noisy labels, end to end: the heads and losses made for it, and cleaning, in one table.
 
-    python tools/bench_faces.py --seeds 0 1 2 --json F [--noise flip=0.4]
-    python tools/bench_faces.py --seeds 0 1 2 --methods          # cleaning alone
-    python tools/bench_faces.py --tune
+    python tools/bench_faces.py --out runs/faces --json F --markdown F
+    python tools/bench_faces.py --out runs/faces --jobs 14 --device cuda --json F --markdown F
+    python tools/bench_faces.py --quick --out /tmp/faces
 
-For each seed faces of 300 identities are rendered, labels are made noisy, and one recipe, the
-demo's, trains from scratch. Rows:
+For each seed faces of 300 identities are rendered and labels are made noisy; the demo's recipe,
+with gradients clipped alike, trains from scratch. Rows:
 
-  noisy            as given
-  superloss, nal, l2b   as given, by the robust losses; L2B trusts what one round of cleaning kept
-  round 1, 2, ...  on what each round of cleaning left (`facetrain run` with `rounds`)
-  control          the given labels of as many images as the last round kept, at random
-  true             the true labels of all images
+  plain                       as given
+  inter-class filter          negatives above a cosine of 0.4 do not count
+  sub-centres                 three centres a class
+  sub-centres, drop           and again, one centre, without what lies beyond 75 degrees
+  superloss, ...              lambda constant (the paper's) or in units of the mean loss
+  superloss, nal: dominant    three centres, samples judged by the dominant one after the warm-up
+  nal, nal with targets       the gate; with estimated labels
+  l2b                         two clean images of each identity are trusted, and not trained on
+  correction                  labels move to the nearest class while training
+  clean, n rounds             on what each round of cleaning left
+  clean + ...                 on what the last round left, by another head or loss
+  control                     the given labels of as many images as the last round kept, at random
+  true labels                 of all images
 
 All take the same number of steps. Verified on pairs of 400 other identities, every image in one
-pair only. recovered: the part of what noise costs that comes back, by accuracy and by AUC, paired
-within a seed. A seed draws faces, noise, pairs, first weights and order. `--tune` prints what
-SETTINGS was read from: each robust loss under several settings, on a seed the table does not use.
+pair only. recovered: the part of what noise costs that comes back, paired within a seed. seconds:
+what the row's own stages took, evaluation left out (with several jobs: under their contention). A
+seed draws faces, noise, pairs, first weights and order. `--tune` gives SETTINGS_GRID on a seed that
+no table uses. Finished stages in `--out` are used again; numbers are written as they come.
 """
 
 import argparse
 import dataclasses
-import tempfile
-from collections.abc import Mapping, Sequence
+import json
+import multiprocessing
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from facetrain import pipeline
 from facetrain.core import run_folder
-from facetrain.core.artifact import read_json, write_json
+from facetrain.core.artifact import read_artifact, read_json, write_json
 from facetrain.core.config import load_config
 from facetrain.core.log import configure_logging
 from facetrain.core.rng import numpy_generator
-from facetrain.core.run_folder import EVALUATE, EVALUATE_RETRAIN, EVALUATE_TRUE, OVERLAY_FILE
+from facetrain.core.run_folder import EVALUATE, EVALUATE_RETRAIN, OVERLAY_FILE
 from facetrain.data.overlay import LabelOverlay
 from facetrain.data.synthetic import write_pairs
 from facetrain.demo import DemoRecipe, noise_stage, render_stage
+from facetrain.dist.distributed_checkpoint import ShardedRows, load_state
 from facetrain.dist.mesh import Mesh
+from facetrain.engine.checkpoint import Checkpoints
+from facetrain.heads.sub_centres import drop_beyond
+from facetrain.metrics.noise import noise_detection
 from facetrain.report.table import format_table
 
-MESH = Mesh.single()
-NUM_TEST_IDENTITIES = 400
+Numbers = dict[str, float]
+Rows = dict[str, Numbers]
+
 TUNING_SEED = 5
-SETTINGS: dict[str, list[str]] = {
-    "superloss": ["robust.lam=10"],
-    "nal": ["robust.boost=10", "robust.warmup_epochs=8"],
-    "l2b": ["robust.warmup_epochs=8", "robust.every=2", "train.clip_norm=5"],
-}
-GRID: dict[str, list[list[str]]] = {
-    "superloss": [[f"robust.lam={lam}"] for lam in (0.3, 1, 3, 10)],
-    "nal": [
-        [f"robust.boost={boost}", f"robust.warmup_epochs={warmup}"]
-        for boost in (0.3, 1, 10)
-        for warmup in (4, 8)
+TRUSTED = 2
+CENTRES = ["head.num_centres=3"]
+DROP = "sub-centres, drop"
+NAL = ["robust.name=nal", "robust.boost=10", "robust.warmup_epochs=8"]
+L2B = ["robust.name=l2b", "robust.warmup_epochs=8", "robust.every=2"]
+ROWS: dict[str, list[str]] = {
+    "l2b": L2B,
+    "inter-class filter": ["head.filter_above=0.4"],
+    "superloss, lambda 1": ["robust.name=superloss", "robust.lam=1"],
+    "superloss, lambda 10": ["robust.name=superloss", "robust.lam=10"],
+    "superloss, lambda 10 in units of the mean": [
+        "robust.name=superloss", "robust.lam=10", "robust.lam_follows_tau=true",
     ],
-    "l2b": [
-        [f"robust.warmup_epochs={warmup}", "robust.every=2", f"train.clip_norm={norm}"]
-        for warmup in (4, 8)
-        for norm in (0.8, 5)
+    "superloss, dominant": [
+        *CENTRES, "robust.name=superloss", "robust.lam=1", "robust.dominant=true",
+        "robust.warmup_epochs=8",
     ],
+    "nal": NAL,
+    "nal with targets": [*NAL, "robust.targets.memory=0.5"],
+    "nal, dominant": [*CENTRES, *NAL, "robust.dominant=true"],
+    "correction": ["robust.name=correction", "robust.warmup_epochs=8"],
+}  # fmt: skip
+"""Trained on the noisy labels, each by these changes of the recipe."""
+COMBINED = {
+    "clean + inter-class filter": ROWS["inter-class filter"],
+    "clean + nal": NAL,
+    "clean + correction": ROWS["correction"],
 }
+"""Trained on what the last round of cleaning left."""
+GRID: dict[str, list[str]] = {
+    f"{name} {' '.join(settings)}": [*start, *settings]
+    for name, start, choices in (
+        ("filter", [], [[f"head.filter_above={limit}"] for limit in (0.3, 0.4, 0.5, 0.6)]),
+        ("superloss", ["robust.name=superloss"],
+         [[f"robust.lam={lam}"] for lam in (0.3, 1, 3, 10)]),
+        ("nal", ["robust.name=nal"],
+         [[f"robust.boost={b}", f"robust.warmup_epochs={w}"] for b in (1, 10) for w in (4, 8)]),
+        ("correction", ["robust.name=correction"],
+         [[f"robust.warmup_epochs={w}"] for w in (4, 6, 8)]),
+        ("l2b", ["robust.name=l2b"],
+         [[f"robust.warmup_epochs={w}", f"robust.every={e}"] for w in (4, 8) for e in (1, 2)]),
+    )
+    for settings in choices
+}  # fmt: skip
+QUICK = [
+    "synthetic.num_identities=24", "synthetic.min_images=8", "synthetic.max_images=8",
+    "synthetic.size=32", "synthetic.difficulty=0.2", "synthetic.pose_shares=[0,0,0,1,0,0,0]",
+    "synthetic.occlusion_shares=[1,0,0,0,0]", "model.image_size=32", "model.width=8",
+    "model.embedding_size=32", "head.scale=16", "head.cosine_margin=0.1", "train.batch_size=32",
+    "train.epochs=8", "train.margin_warmup_epochs=0", "optimizer.learning_rate=0.1",
+    "schedule.warmup_epochs=0", "model.dropout=0", "augment.erase_probability=0",
+    "augment.scale=[1,1]", "augment.translate=0", "augment.brightness=0", "train.precision=float32",
+    "clean.pretrain.num_draws=16", "clean.meta.num_rounds=1",
+    "clean.meta.num_steps=4", "clean.adapter.num_draws=0",
+]  # fmt: skip
+"""The recipe of `--quick`: small and easy faces, seconds a row."""
 
 
-class OneSeed:
-    """Everything of one seed in a folder; what is finished there is used again."""
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One seed under one noise: its files, and its rows."""
 
-    def __init__(self, folder: Path, seed: int, given: argparse.Namespace) -> None:
-        self.folder, self.seed = folder, seed
-        self.data = folder / "faces"
-        self.pairs = folder / "pairs" / "pairs.bin"
-        self.noise = folder / "noise"
-        kind, _, rate = given.noise.partition("=")
-        self.overrides = [
-            f"seed={seed}", f"synthetic.seed={seed}", f"noise.seed={seed}", "noise.structured=0",
-            f"noise.{kind}={rate}", f"data.path={self.data}", "data.workers=0",
-            f"data.overlay=[{self.noise / OVERLAY_FILE}]", f"evaluate.bins=[{self.pairs}]",
-            "train.evaluate_every=1000", f"rounds={given.rounds}", *given.change,
-        ]  # fmt: skip
-        recipe = self.recipe()
-        render_stage(recipe.synthetic, self.data, MESH)
-        noise_stage(recipe.noise, self.data, self.noise, MESH)
-        if not self.pairs.with_suffix(".json").is_file():
-            first = recipe.synthetic.num_identities
-            others = {"first_identity": first, "num_identities": NUM_TEST_IDENTITIES}
-            self.pairs.parent.mkdir(exist_ok=True)
-            write_pairs(self.pairs, recipe.synthetic.model_copy(update=others), given.pairs)
+    folder: Path
+    seed: int
+    noise: str
+    rounds: int
+    device: str
+    change: tuple[str, ...]
+    quick: bool
+
+    @property
+    def _data(self) -> Path:
+        return self.folder / str(self.seed) / "faces"
+
+    @property
+    def _pairs(self) -> Path:
+        return self.folder / str(self.seed) / "pairs" / "pairs.bin"
+
+    @property
+    def own(self) -> Path:
+        """The folder of this noise."""
+        return self.folder / str(self.seed) / self.noise.replace("=", "_")
+
+    @property
+    def _noise(self) -> Path:
+        return self.own / "noise"
+
+    @property
+    def _trusted(self) -> Path:
+        return self.own / "trusted.npz"
 
     def recipe(self, *more: str) -> DemoRecipe:
         """The demo's recipe on this seed's data."""
-        return load_config(DemoRecipe, pipeline.RECIPES / "demo.yaml", [*self.overrides, *more])
+        kind, _, rate = self.noise.partition("=")
+        overrides = [
+            f"seed={self.seed}", f"synthetic.seed={self.seed}", f"noise.seed={self.seed}",
+            "noise.structured=0", f"noise.{kind}={rate}", f"data.path={self._data}",
+            "data.workers=0", "embed.workers=0", "evaluate.workers=0",
+            f"data.overlay=[{self._noise / OVERLAY_FILE}]", f"evaluate.bins=[{self._pairs}]",
+            "train.evaluate_every=1000", "train.clip_norm=5", f"rounds={self.rounds}",
+        ]  # fmt: skip
+        if self.quick:
+            overrides += QUICK
+        path = pipeline.RECIPES / "demo.yaml"
+        return load_config(DemoRecipe, path, [*overrides, *self.change, *more])
 
-    def clean(self) -> list[tuple[str, Path]]:
-        """Train on the noisy labels, clean, train on the true ones; the folders of the rounds."""
-        recipe, run = self.recipe(), self.folder / "run"
-        pipeline.run(recipe, run, MESH, true_labels=pipeline.with_overlay(recipe, ()))
-        folders = [run_folder.round_folder(run, number) for number in range(1, recipe.rounds)]
-        return [(f"round {number + 1}", folder) for number, folder in enumerate([*folders, run])]
+    def render(self, num_test_identities: int, num_pairs: int, workers: int) -> None:
+        """Faces and pairs of the seed."""
+        recipe = self.recipe()
+        render_stage(recipe.synthetic, self._data, Mesh.single())
+        if not self._pairs.with_suffix(".json").is_file():
+            first = recipe.synthetic.num_identities
+            others = {"first_identity": first, "num_identities": num_test_identities}
+            self._pairs.parent.mkdir(exist_ok=True)
+            faces = recipe.synthetic.model_copy(update=others)
+            write_pairs(self._pairs, faces, num_pairs, workers=workers, quiet=True)
 
-    def train(self, name: str, recipe: DemoRecipe) -> Mapping[str, float]:
-        """Train by `recipe` into the folder `name`; its numbers."""
-        trained, verified = self.folder / name / "train", self.folder / name / "evaluate"
-        pipeline.train_stage(recipe, trained, MESH)
-        pipeline.evaluate_stage(recipe.evaluate, trained, verified, MESH)
-        return numbers(verified)
+    def plant(self) -> None:
+        """Noise, and which images are trusted: the first clean ones of each identity."""
+        noise_stage(self.recipe().noise, self._data, self._noise, Mesh.single())
+        given, truth = LabelOverlay.load(self._noise), self.truth()
+        rows = np.flatnonzero(truth["is_clean"] & given.kept)
+        order = rows[np.argsort(given.label[rows], kind="stable")]
+        label = given.label[order]
+        place = np.arange(len(order)) - np.searchsorted(label, label)
+        kept = np.zeros(len(given.label), np.bool_)
+        kept[order[place < TRUSTED]] = True
+        LabelOverlay.make(given.label, kept).save(self._trusted)
 
-    def robust(self, method: str, settings: Sequence[str], trusted: Path) -> Mapping[str, float]:
-        """Train on the noisy labels by a robust loss."""
-        more = [f"robust.name={method}", *settings]
-        if method == "l2b":
-            more.append(f"robust.trusted={trusted}")
-        return self.train("_".join([method, *settings]), self.recipe(*more))
+    def truth(self) -> Mapping[str, Any]:
+        """`is_clean` and `true_label` of every image."""
+        return dict(np.load(self._noise / "truth.npz"))
 
-    def control(self, cleaned: Path) -> Mapping[str, float]:
-        """Train on the given labels of as many images as `cleaned` kept, other ones, as long."""
-        answer, given = LabelOverlay.load(cleaned / "clean"), LabelOverlay.load(self.noise)
-        order = numpy_generator(self.seed, "control").permutation(len(answer.kept))
-        path = self.folder / "control" / OVERLAY_FILE
-        path.parent.mkdir(exist_ok=True)
-        kept = given.kept & answer.kept[order]
-        dataclasses.replace(given, kept=kept, source=np.ones_like(given.source)).save(path)
-        longer = read_json(cleaned / "retrain" / "manifest.json")["config"]
-        recipe = self.recipe(
-            f"data.overlay=[{path}]",
+    def mesh(self) -> Mesh:
+        """Of this process."""
+        return Mesh.single(self.device)  # type: ignore[arg-type]
+
+    def train(self, name: str, *more: str) -> Numbers:
+        """Train by the recipe with `more` into the folder `name`; its numbers."""
+        recipe, folder = self.recipe(*more), self.own / name
+        pipeline.train_stage(recipe, folder / "train", self.mesh())
+        pipeline.evaluate_stage(recipe.evaluate, folder / "train", folder / EVALUATE, self.mesh())
+        return numbers(folder / EVALUATE) | {"seconds": seconds(folder / "train")}
+
+    def one(self, name: str) -> Rows:
+        """A row of ROWS or GRID."""
+        more = list({**ROWS, **GRID}[name])
+        if "robust.name=l2b" in more:
+            more.append(f"robust.trusted={self._trusted}")
+            if self.quick:
+                more.append("robust.batch_size=8")
+        return {name: self.train(name.replace(" ", "_"), *more)}
+
+    def on_true_labels(self) -> Rows:
+        """The last row."""
+        return {"true labels": self.train("true", "data.overlay=[]")}
+
+    def sub_centres(self) -> Rows:
+        """Three centres a class; then without what is far from the dominant one."""
+        rows = {"sub-centres": self.train("sub_centres", *CENTRES)}
+        folder, recipe = self.own / "sub_centres", self.recipe(*CENTRES)
+        embedded = folder / "embed"
+        pipeline.embed_stage(recipe, folder / "train", embedded, self.mesh())
+        given = LabelOverlay.load(self._noise)
+        class_ids, label = np.unique(given.label[given.kept], return_inverse=True)
+        shape = len(class_ids), recipe.head.num_centres, recipe.model.embedding_size
+        centre = torch.zeros(shape)
+        newest = Checkpoints(folder / "train" / "checkpoints", Mesh.single(), 2).latest()
+        assert newest is not None
+        load_state({"head/weight": ShardedRows(centre, len(class_ids))}, newest, Mesh.single())
+        embedding = torch.from_numpy(np.load(embedded / "embedding.npy").astype(np.float32))
+        answer = drop_beyond(embedding, torch.from_numpy(label), centre)
+        kept, score = given.kept.copy(), np.zeros(len(given.kept), np.float32)
+        kept[given.kept] = answer.kept.numpy()
+        score[given.kept] = (answer.cosine.numpy() + 1) / 2
+        found = self._judged(given.label, kept, score)
+        more = [*self._only(kept, folder / "kept"), *self._longer(len(label) / kept.sum())]
+        again = self.train("sub_centres_drop", *more)
+        again["seconds"] += rows["sub-centres"]["seconds"] + seconds(embedded)
+        return {**rows, DROP: again | found}
+
+    def cleaning(self) -> Rows:
+        """Plain training, the rounds of cleaning that begin with it, and what begins with them."""
+        recipe, run, mesh = self.recipe(), self.own / "run", self.mesh()
+        pipeline.run(recipe, run, mesh)
+        spent = seconds(run / "train")
+        rows = {"plain": numbers(run / EVALUATE) | {"seconds": spent}}
+        rounds = [run_folder.round_folder(run, number) for number in range(1, recipe.rounds)]
+        for number, folder in enumerate([*rounds, run], 1):
+            answer = LabelOverlay.load(folder / "clean")
+            spent += sum(seconds(folder / s) for s in ("embed", "graph", "clean", "retrain"))
+            found = self._judged(answer.label, answer.kept, answer.clean_probability)
+            name = f"clean, {number} round{'s' * (number > 1)}"
+            rows[name] = numbers(folder / EVALUATE_RETRAIN) | {"seconds": spent} | found
+        # What the retraining of the last round was, so the rest is as long.
+        longer = read_json(run / "retrain" / "manifest.json")["config"]
+        length = [
             f"train.epochs={longer['train']['epochs']}",
             f"train.margin_warmup_epochs={longer['train']['margin_warmup_epochs']}",
             f"schedule.warmup_epochs={longer['schedule']['warmup_epochs']}",
-        )
-        return self.train("control", recipe)
+        ]
+        both = f"data.overlay=[{self._noise / OVERLAY_FILE},{run / 'clean' / OVERLAY_FILE}]"
+        for name, more in COMBINED.items():
+            rows[name] = self.train(name.replace(" ", "_"), both, *length, *more)
+            rows[name]["seconds"] += spent - seconds(run / "retrain")
+        given, answer = LabelOverlay.load(self._noise), LabelOverlay.load(run / "clean")
+        order = numpy_generator(self.seed, "control").permutation(len(answer.kept))
+        only = self._only(given.kept & answer.kept[order], self.own / "control")
+        rows["control"] = self.train("control", *only, *length)
+        return rows
 
-    def labels(self, cleaned: Path) -> dict[str, float]:
-        """F1 of the noise, and the right and wrong labels that a round trains on."""
-        truth = np.load(self.noise / "truth.npz")
-        given, answer = LabelOverlay.load(self.noise), LabelOverlay.load(cleaned / "clean")
-        dropped, noise = ~answer.kept | (answer.label != given.label), ~truth["is_clean"]
-        right = answer.label == truth["true_label"]
-        return {
-            "f1": 2 * float((dropped & noise).sum() / (dropped.sum() + noise.sum())),
-            "right": int((answer.kept & right).sum()),
-            "wrong": int((answer.kept & ~right).sum()),
-        }
+    def _only(self, kept: np.ndarray[Any, Any], folder: Path) -> list[str]:
+        """Overrides that train on the given labels of these images alone."""
+        given = LabelOverlay.load(self._noise)
+        path = folder / OVERLAY_FILE
+        path.parent.mkdir(exist_ok=True, parents=True)
+        dataclasses.replace(given, kept=kept, source=np.ones_like(given.source)).save(path)
+        return [f"data.overlay=[{path}]"]
+
+    def _longer(self, factor: float) -> list[str]:
+        """Overrides that make up for shorter epochs, as the pipeline does after a cleaning."""
+        recipe = self.recipe()
+        return [
+            f"train.epochs={round(recipe.train.epochs * factor)}",
+            f"train.margin_warmup_epochs={recipe.train.margin_warmup_epochs * factor}",
+            f"schedule.warmup_epochs={recipe.schedule.warmup_epochs * factor}",
+        ]
+
+    def _judged(
+        self, label: np.ndarray[Any, Any], kept: np.ndarray[Any, Any], score: np.ndarray[Any, Any]
+    ) -> Numbers:
+        """F1 and AUROC of the noise, and the right and wrong labels that are trained on."""
+        truth, given = self.truth(), LabelOverlay.load(self._noise)
+        stays = kept & (label == given.label)
+        found = noise_detection(np.nan_to_num(score, nan=0.5), stays, truth["is_clean"])
+        right = label == truth["true_label"]
+        numbers = {"right": float((kept & right).sum()), "wrong": float((kept & ~right).sum())}
+        ranked = {"f1": found.f1, "auroc": found.auroc}
+        return numbers | {name: value for name, value in ranked.items() if value is not None}
 
 
-def numbers(verified: Path) -> dict[str, float]:
-    """Accuracy and AUC of a finished evaluation."""
+CHAINS: dict[str, Callable[[Setting], Rows]] = {
+    "clean": Setting.cleaning,
+    "sub-centres": Setting.sub_centres,
+    "true labels": Setting.on_true_labels,
+}
+"""What is done one after the other; every row of ROWS is a chain of its own."""
+
+
+def numbers(verified: Path) -> Numbers:
+    """Accuracy, AUC and TAR at FAR 1e-3 of a finished evaluation."""
     (found,) = read_json(verified / "verification.json").values()
-    return {"accuracy": found["accuracy"], "auc": found["auc"]}
+    tar = found["tar_at_far"]["1e-3"]  # None with fewer than a thousand pairs of others
+    return {"accuracy": found["accuracy"], "auc": found["auc"]} | ({"tar": tar} if tar else {})
 
 
-def bench(one: OneSeed, methods: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Row -> its numbers, of one seed; the robust losses of `methods`."""
-    rounds = one.clean()
-    run = one.folder / "run"
-    rows = {"noisy": numbers(run / EVALUATE)}
-    for method in methods:
-        rows[method] = dict(one.robust(method, SETTINGS[method], rounds[0][1] / "clean"))
-    for name, folder in rounds:
-        rows[name] = numbers(folder / EVALUATE_RETRAIN) | one.labels(folder)
-    rows["control"] = dict(one.control(rounds[-1][1]))
-    rows["true"] = numbers(run / EVALUATE_TRUE)
-    for row in rows.values():
-        for key in ("accuracy", "auc"):
-            lost = rows["true"][key] - rows["noisy"][key]
-            row[f"recovered_{key}"] = (row[key] - rows["noisy"][key]) / lost
+def seconds(stage: Path) -> float:
+    """What a finished stage took."""
+    artifact = read_artifact(stage)
+    return float(artifact.manifest["seconds"]) if artifact else 0.0
+
+
+def run_chain(setting: Setting, chain: str) -> Rows:
+    """The rows of one chain, in a process of its own or in this one."""
+    torch.set_num_threads(1)
+    configure_logging()
+    if chain in CHAINS:
+        return CHAINS[chain](setting)
+    return setting.one(chain)
+
+
+def chains(
+    settings: Sequence[Setting], names: Sequence[str], jobs: int
+) -> Iterator[tuple[Setting, Rows | None]]:
+    """Every chain of every setting, as they end; None for one that failed."""
+    work = [(setting, name) for name in names for setting in settings]
+    if jobs == 1:
+        for setting, name in work:
+            yield setting, run_chain(setting, name)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+        waiting: dict[Future[Rows], tuple[Setting, str]] = {
+            pool.submit(run_chain, *one): one for one in work
+        }
+        for done in as_completed(waiting):
+            setting, name = waiting[done]
+            if done.exception() is None:
+                yield setting, done.result()
+            else:
+                where = f"{name}, seed {setting.seed}, {setting.noise}"
+                print(f"failed: {where}", file=sys.stderr)
+                traceback.print_exception(done.exception())
+                yield setting, None
+
+
+def with_recovered(rows: Rows) -> Rows:
+    """The rows with the share of what noise costs that each wins back."""
+    both = "plain" in rows and "true labels" in rows
+    for row in rows.values() if both else ():
+        for key in row.keys() & {"accuracy", "auc", "tar"}:
+            lost = rows["true labels"][key] - rows["plain"][key]
+            row[f"recovered_{key}"] = (row[key] - rows["plain"][key]) / lost if lost else 0.0
     return rows
 
 
-def tune(one: OneSeed) -> None:
-    """Print each robust loss under the settings of GRID, on a seed that no table uses."""
-    ((_, cleaned),) = one.clean()
-    print("noisy", numbers(one.folder / "run" / EVALUATE))
-    for method, grid in GRID.items():
-        for settings in grid:
-            print(method, *settings, one.robust(method, settings, cleaned / "clean"), flush=True)
+COLUMNS = {"accuracy": ".4f", "auc": ".4f", "tar": ".3f", "recovered_accuracy": ".2f",
+           "recovered_auc": ".2f", "recovered_tar": ".2f", "f1": ".3f", "auroc": ".3f",
+           "right": ".0f", "wrong": ".0f", "seconds": ".0f"}  # fmt: skip
 
 
-def show(runs: Sequence[Mapping[str, Mapping[str, float]]]) -> str:
-    """The table, mean and spread over seeds."""
+def table(runs: Sequence[Rows], markdown: bool) -> str:
+    """Mean and spread over the seeds, a line a row."""
 
     def cell(row: str, key: str, form: str) -> str:
-        values = [run[row][key] for run in runs if key in run[row]]
+        values = [run[row][key] for run in runs if key in run.get(row, {})]
         spread = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
         return f"{np.mean(values):{form}}{spread}" if values else ""
 
-    columns = {"accuracy": ".4f", "auc": ".4f", "recovered_accuracy": ".2f", "recovered_auc": ".2f",
-               "f1": ".3f", "right": ".0f", "wrong": ".0f"}  # fmt: skip
-    rows = [[row, *(cell(row, *column) for column in columns.items())] for row in runs[0]]
-    return format_table(["", *(name.replace("_", " ") for name in columns)], rows)
+    head = ["", *(name.replace("_", " ").replace("tar", "TAR@1e-3") for name in COLUMNS)]
+    found = list(dict.fromkeys(row for run in runs for row in run))
+    first = ["plain", "control", *ROWS, "sub-centres", DROP]
+    order = [*(row for row in first if row in found), *(r for r in found if r not in first)]
+    if "true labels" in order:
+        order.append(order.pop(order.index("true labels")))
+    lines = [[row, *(cell(row, *column) for column in COLUMNS.items())] for row in order]
+    if not markdown:
+        return format_table(head, lines)
+    rule = ["---"] * len(head)
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
 
 
 def main() -> None:
-    """Run the seeds, print the table, write the JSON."""
+    """Run the chains, print the tables, write JSON and markdown."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--noise", default="structured=0.4", help="kind=share; or flip=, outlier=")
+    parser.add_argument(
+        "--noise", nargs="+", default=["structured=0.4", "flip=0.4"], help="kind=share of each table"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=12_000)
+    parser.add_argument("--chains", nargs="+", choices=[*CHAINS, *ROWS], help="all by default")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="change")
-    parser.add_argument("--out", type=Path, help="keep everything here, and go on from it")
-    parser.add_argument("--methods", nargs="*", choices=SETTINGS, default=[*SETTINGS])
+    parser.add_argument("--out", type=Path, required=True, help="kept, and gone on from")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--quick", action="store_true", help="small, to see that it runs")
+    parser.add_argument("--tune", action="store_true", help="SETTINGS of GRID on another seed")
     given = parser.parse_args()
     configure_logging()
-    with tempfile.TemporaryDirectory() as temporary:
-        out: Path = given.out or Path(temporary)
-        if given.tune:
-            given.rounds = 1
-            tune(OneSeed(out / "tune", TUNING_SEED, given))
-            return
-        runs = []
-        for seed in given.seeds:
-            runs.append(bench(OneSeed(out / str(seed), seed, given), given.methods))
-            print(show(runs), flush=True)
-    if given.json:
-        write_json(given.json, {"noise": given.noise, "seeds": given.seeds, "runs": runs})
+    if given.quick:
+        given.pairs, given.seeds = 40, given.seeds[:1]
+    names = given.chains or [*CHAINS, *ROWS]
+    if given.tune:
+        names, given.seeds = ["clean", "true labels", *GRID], [TUNING_SEED]
+    settings = [
+        Setting(given.out, seed, noise, given.rounds, given.device, tuple(given.change), given.quick)
+        for seed in given.seeds
+        for noise in given.noise
+    ]
+    for setting in settings:
+        setting.render(20 if given.quick else 400, given.pairs, os.cpu_count() or 1)
+        setting.plant()
+    found: dict[str, dict[int, Rows]] = {noise: {} for noise in given.noise}
+    failed = 0
+    for setting, rows in chains(settings, names, given.jobs):
+        failed += rows is None
+        of_seed = found[setting.noise].setdefault(setting.seed, {})
+        of_seed |= rows or {}
+        done = {n: {s: with_recovered(r) for s, r in sorted(of.items())} for n, of in found.items()}
+        if given.json:
+            write_json(given.json, json.loads(json.dumps(done)))
+        if given.markdown:
+            parts = [f"{n}\n\n{table([*of.values()], True)}\n" for n, of in done.items() if of]
+            given.markdown.write_text("\n".join(parts))
+    for noise, of_noise in done.items():
+        print(noise, table([*of_noise.values()], markdown=False), sep="\n")
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

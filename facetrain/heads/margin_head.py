@@ -226,7 +226,7 @@ class MarginHead(nn.Module):
         cosine, rest = self._cosines(unit_embedding, target)  # (B, T), (B,)
         others = self._filtered(cosine) * self.config.scale
         negatives = _negative_logsumexp(rest, others, target)  # (B, T)
-        logit = self.config.scale * self._apply_margin(cosine, margin, embedding, label)  # (B, T)
+        logit = self.config.scale * self.with_margin(cosine, margin, embedding, label)  # (B, T)
         loss = torch.where(target >= 0, -F.logsigmoid(logit - negatives), 0.0)  # (B, T)
 
         probability = torch.exp(-loss[:, 0].detach())
@@ -326,9 +326,17 @@ class MarginHead(nn.Module):
             learn=not self._looking,
         )
 
-    def _apply_margin(
+    def with_margin(
         self, cosine: Tensor, margin: Tensor | None, embedding: Tensor, label: Tensor
     ) -> Tensor:
+        """Cosines (B, T) to targets as they stand in the logits, before the scale.
+
+        Args:
+            cosine: (B, T).
+            margin: (B,), see `forward`.
+            embedding: (B, D), of whose norm AdaFace's margin is made.
+            label: (B,); where it is -1, the norm does not count.
+        """
         config = self.config
         value = config.base_margin if margin is None else margin.to(cosine.dtype)[:, None]
         if config.margin == "cosface":

@@ -18,11 +18,14 @@ from facetrain.dist.mesh import Mesh
 from facetrain.engine.loop import LoopConfig
 from facetrain.engine.method import Method
 from facetrain.heads.margin_head import HeadConfig, MarginHead
+from facetrain.methods.correction import CorrectionConfig, CorrectionMethod
 from facetrain.methods.l2b import L2bConfig, L2bMethod
 from facetrain.methods.nal import NalConfig, NalMethod
 from facetrain.methods.superloss import SuperLossConfig, SuperLossMethod
 
-RobustConfig = Annotated[SuperLossConfig | NalConfig | L2bConfig, Field(discriminator="name")]
+RobustConfig = Annotated[
+    SuperLossConfig | NalConfig | L2bConfig | CorrectionConfig, Field(discriminator="name")
+]
 """One of the methods; two that weigh the same samples down are never stacked."""
 
 
@@ -83,6 +86,8 @@ def make_method(
         return Method(head)
     if isinstance(robust, SuperLossConfig):
         return SuperLossMethod(robust, head, mesh, steps_per_epoch)
+    if isinstance(robust, CorrectionConfig):
+        return CorrectionMethod(robust, head, steps_per_epoch)
     if isinstance(robust, NalConfig):
         label = torch.from_numpy(dataset.label)
         return NalMethod(

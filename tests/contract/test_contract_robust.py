@@ -32,6 +32,7 @@ def trusted(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["robust.name=nal", "robust.warmup_epochs=1"], {"weight"}),
         (["robust={name: nal, warmup_epochs: 0, targets: {count: 3}}"],
          {"weight", "estimated_label"}),
+        (["robust.name=correction", "robust.warmup_epochs=1"], {"estimated_label"}),
         (["robust.name=l2b", "robust.batch_size=8", "robust.warmup_epochs=0",
           "train.clip_norm=0.8"],
          {"alpha", "beta", "estimated_label"}),
