@@ -1,4 +1,4 @@
-r"""Training on noisy labels, end to end: the heads and losses made for it, and cleaning, in one table.
+r"""Training on noisy labels, end to end: rival heads and losses, and cleaning, in one table.
 
     python tools/bench_faces.py --out runs/faces --json F --markdown F
     python tools/bench_faces.py --out runs/faces --jobs 14 --device cuda --json F --markdown F
@@ -403,7 +403,10 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
-        "--noise", nargs="+", default=["structured=0.4", "flip=0.4"], help="kind=share of each table"
+        "--noise",
+        nargs="+",
+        default=["structured=0.4", "flip=0.4"],
+        help="kind=share of each table",
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=12_000)
@@ -424,7 +427,9 @@ def main() -> None:
     if given.tune:
         names, given.seeds = ["clean", "true labels", *GRID], [TUNING_SEED]
     settings = [
-        Setting(given.out, seed, noise, given.rounds, given.device, tuple(given.change), given.quick)
+        Setting(
+            given.out, seed, noise, given.rounds, given.device, tuple(given.change), given.quick
+        )
         for seed in given.seeds
         for noise in given.noise
     ]
