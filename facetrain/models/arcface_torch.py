@@ -5,41 +5,13 @@ Its files hold tensors only: no name of the network, no image size. Both follow 
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from facetrain.core.errors import CheckpointError
 from facetrain.models.backbone import ModelConfig
 from facetrain.models.iresnet import IRESNET_BLOCKS
-
-
-def unwrap(checkpoint: Any, source: str) -> dict[str, Tensor]:
-    """The backbone's state dict in what `torch.load` gave.
-
-    Takes a plain state dict (`backbone.pth`, `model.pt`) or a training checkpoint with a
-    `state_dict_backbone` (`checkpoint_gpu_0.pt`); DDP's `module.` prefix is dropped.
-
-    Raises:
-        CheckpointError: anything else.
-    """
-    state = checkpoint
-    if isinstance(state, Mapping) and "state_dict_backbone" in state:
-        state = state["state_dict_backbone"]
-    if not isinstance(state, Mapping) or not state:
-        raise CheckpointError(
-            f"{source}: must hold a backbone's state dict (names to tensors), "
-            f"got {type(state).__name__}; save `backbone.state_dict()`"
-        )
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(
-                f"{source}: must hold a backbone's state dict (names to tensors), got "
-                f"{type(value).__name__} under {name!r}; save `backbone.state_dict()`"
-            )
-    if all(name.startswith("module.") for name in state):
-        return {name.removeprefix("module."): value for name, value in state.items()}
-    return dict(state)
 
 
 def identify(state: Mapping[str, Tensor], source: str) -> ModelConfig:
@@ -48,10 +20,17 @@ def identify(state: Mapping[str, Tensor], source: str) -> ModelConfig:
     Raises:
         CheckpointError: neither an IResNet of a known depth nor a MobileFaceNet.
     """
-    if "fc.weight" in state and "layer4.0.conv1.weight" in state:
-        return _identify_iresnet(state, source)
-    if "conv_sep.layers.0.weight" in state and "features.layers.2.weight" in state:
-        return _identify_mobilefacenet(state, source)
+    try:
+        if "fc.weight" in state and "layer4.0.conv1.weight" in state:
+            return _identify_iresnet(state, source)
+        if "conv_sep.layers.0.weight" in state and "features.layers.2.weight" in state:
+            return _identify_mobilefacenet(state, source)
+    except ValidationError as error:  # a size beyond every network's
+        (first, *_) = error.errors()
+        raise CheckpointError(
+            f"{source}: its shapes must be those of a backbone, but {first['loc'][0]} would be "
+            f"{first['input']}: {first['msg']}"
+        ) from None
     names = ", ".join(list(state)[:4])
     raise CheckpointError(
         f"{source}: must be an arcface_torch IResNet or MobileFaceNet (names such as "
@@ -74,8 +53,8 @@ def _identify_iresnet(state: Mapping[str, Tensor], source: str) -> ModelConfig:
             f"known are {known}"
         )
     weight = state["fc.weight"]
-    places = math.isqrt(weight.shape[-1] // 512)
-    if weight.ndim != 2 or places < 2 or weight.shape[1] != 512 * places**2:
+    places = math.isqrt(weight.shape[-1] // 512) if weight.ndim == 2 else 0
+    if places < 2 or weight.shape[1] != 512 * places**2:
         raise CheckpointError(
             f"{source}: fc.weight must be (embedding_size, 512 * (image_size / 16)^2) with an "
             f"image_size of at least 32, got {tuple(weight.shape)}; is the file whole?"
@@ -93,14 +72,21 @@ def _identify_mobilefacenet(state: Mapping[str, Tensor], source: str) -> ModelCo
     blocks = (first, *(_num_children(state, f"layers.{i}.layers.") for i in (3, 5, 7)))
     stem = state.get("layers.0.layers.0.weight")
     kernel = state.get("features.layers.0.layers.0.weight")
-    if stem is None or kernel is None or 0 in blocks or stem.shape[0] % 64 or kernel.ndim != 4:
+    last = state["features.layers.2.weight"]
+    if (
+        stem is None
+        or kernel is None
+        or 0 in blocks
+        or not stem.ndim == kernel.ndim == last.ndim + 2 == 4
+        or stem.shape[0] % 64
+    ):
         raise CheckpointError(
             f"{source}: must be a whole MobileFaceNet of a width that is a multiple of 64, got "
             f"{blocks} blocks a stage, stem {None if stem is None else tuple(stem.shape)}"
         )
     return ModelConfig(
         name="mobilefacenet",
-        embedding_size=state["features.layers.2.weight"].shape[0],
+        embedding_size=last.shape[0],
         image_size=16 * kernel.shape[-1],
         width=stem.shape[0],
         blocks=(blocks[0], blocks[1], blocks[2], blocks[3]),

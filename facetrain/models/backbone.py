@@ -12,7 +12,7 @@ from facetrain.models.iresnet import IRESNET_BLOCKS, IResNet
 from facetrain.models.mobilefacenet import MobileFaceNet
 from facetrain.models.small import SmallResNet
 
-_Count = Annotated[int, Field(ge=1)]
+_Count = Annotated[int, Field(ge=1, le=200)]
 
 
 class ModelConfig(Config):
@@ -22,10 +22,10 @@ class ModelConfig(Config):
     """
 
     name: str
-    embedding_size: int = Field(default=512, ge=1)
-    image_size: int = Field(default=112, ge=32, multiple_of=16)
+    embedding_size: int = Field(default=512, ge=1, le=16384)
+    image_size: int = Field(default=112, ge=32, le=1024, multiple_of=16)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    width: int | None = Field(default=None, ge=1)
+    width: int | None = Field(default=None, ge=1, le=4096)
     blocks: tuple[_Count, _Count, _Count, _Count] | None = None
     gradient_checkpointing: bool = False
 

@@ -6,7 +6,6 @@ Ours are safetensors with the `ModelConfig` as JSON in the metadata. Those of ar
 
 import dataclasses
 import json
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,10 +18,11 @@ from torch import Tensor, nn
 from facetrain.core.artifact import atomic_path, fingerprint
 from facetrain.core.config import parse_config
 from facetrain.core.errors import CheckpointError
-from facetrain.models.arcface_torch import identify, unwrap
+from facetrain.models.arcface_torch import identify
 from facetrain.models.backbone import ModelConfig, build_backbone
 from facetrain.models.input_format import RGB, BackboneFile, InputFormat
 from facetrain.models.onnx_model import OnnxBackbone
+from facetrain.models.unwrap import check_tensor, count_batches, unwrap
 
 BACKBONE_FILE = "backbone.safetensors"
 _CONFIG_KEY = "facetrain_model_config"
@@ -76,7 +76,7 @@ def load_module(path: Path) -> tuple[nn.Module, ModelConfig]:
 
     Args:
         path: a `train` folder (with `backbone.safetensors`), a .safetensors file, or an
-            arcface_torch .pth or .pt.
+            arcface_torch .pth, .pt or .ckpt, also within a training's checkpoint.
 
     Raises:
         CheckpointError: no such file, unknown kind, damaged or hostile content, names or shapes
@@ -85,7 +85,7 @@ def load_module(path: Path) -> tuple[nn.Module, ModelConfig]:
     path = _file(path)
     if path.suffix == ".safetensors":
         state, config = _read_safetensors(path)
-    elif path.suffix in (".pth", ".pt"):
+    elif path.suffix in (".pth", ".pt", ".ckpt"):
         state = unwrap(_read_pickle(path), str(path))
         config = identify(state, str(path))
     else:
@@ -93,17 +93,14 @@ def load_module(path: Path) -> tuple[nn.Module, ModelConfig]:
             f"{path}: must be a train folder, .safetensors, .pth or .pt here, got {path.suffix!r}"
         )
     module = _empty(config)
+    expected = module.state_dict()
+    count_batches(state, expected, str(path))
     misfit = _misfit(state, module)
     if misfit is not None:
         raise CheckpointError(f"{path}: must fit {config.name}, but {misfit}")
     for name, value in state.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            count = int((~value.isfinite()).sum())
-            raise CheckpointError(
-                f"{path}: weights must be finite, but {name} has {count} of {value.numel()} "
-                "values NaN or infinite; use an earlier checkpoint"
-            )
-    kept = {n: v.float() if v.is_floating_point() else v for n, v in state.items()}
+        check_tensor(name, value, expected[name], str(path))
+    kept = {n: v.float() if v.is_floating_point() else v.long() for n, v in state.items()}
     module.load_state_dict(kept, strict=True, assign=True)
     return module, config
 
@@ -126,7 +123,7 @@ def load_backbone(source: BackboneSource, device: torch.device | str = "cpu") ->
         format = dataclasses.replace(given, range=given.range or graph.input_range)
         size = graph.image_size, graph.embedding_size
         return EmbeddingModel(*size, str(path), device, graph, format)
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
+    if path.suffix not in (".safetensors", ".pth", ".pt", ".ckpt"):
         raise CheckpointError(
             f"{path}: must be a train folder, .safetensors, .pth, .pt or .onnx, got {path.suffix!r}"
         )
@@ -201,10 +198,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelConfig]:
             f"{path}: must be a whole safetensors file; {error}; copy or export it again"
         ) from None
     if _CONFIG_KEY not in metadata:
+        state = unwrap(state, str(path))
         return state, identify(state, str(path))
     try:
         data = json.loads(metadata[_CONFIG_KEY])
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: {_CONFIG_KEY} in its metadata must be JSON; {error}"
         ) from None
@@ -215,7 +213,7 @@ def _read_pickle(path: Path) -> object:
     """`torch.load` restricted to tensors and plain containers."""
     try:
         content: object = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle may raise anything
         named = re.search(r"GLOBAL (\S+)", str(error))
         if named:
             raise CheckpointError(

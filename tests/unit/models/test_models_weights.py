@@ -63,18 +63,78 @@ def test_a_train_folder_embeds_as_the_module_in_evaluation_mode(mobile, tmp_path
     assert model.source == str(tmp_path / "backbone.safetensors")
 
 
-@pytest.mark.parametrize("wrap", ["plain", "module.", "state_dict_backbone", "both"])
-def test_a_pth_of_arcface_torch_is_recognised(wrap, mobile, tmp_path):
-    state = mobile.state_dict()
-    if wrap in ("module.", "both"):
-        state = {f"module.{name}": value for name, value in state.items()}
-    if wrap in ("state_dict_backbone", "both"):
-        state = {"epoch": 3, "state_dict_backbone": state, "state_dict_softmax_fc": {}}
-    torch.save(state, tmp_path / "backbone.pth")
+def _prefixed(prefix, state):
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+HEAD = {"head.kernel": torch.zeros(3, 4)}
+WRAPS = {
+    "plain": lambda state: state,
+    "DDP": lambda state: _prefixed("module.", state),
+    "compiled": lambda state: _prefixed("_orig_mod.", state),
+    "compiled in DDP": lambda state: _prefixed("module._orig_mod.", state),
+    "arcface_torch's checkpoint": lambda state: {
+        "epoch": 3, "state_dict_backbone": _prefixed("module.", state), "state_dict_softmax_fc": {},
+    },
+    "state_dict": lambda state: {"state_dict": state, "epoch": 1, "optimizer": {"lr": 0.1}},
+    "Lightning's": lambda state: {"state_dict": _prefixed("model.", state) | HEAD, "epoch": 1},
+    "backbone": lambda state: {"backbone": state, "head": HEAD},
+    "model": lambda state: {"model": {"state_dict": state}},
+    "backbone and classifier": lambda state: _prefixed("backbone.", state) | HEAD,
+    "no counters": lambda state: {
+        name: value for name, value in state.items() if not name.endswith("num_batches_tracked")
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+def test_a_pth_of_arcface_torch_is_recognised(wrap, mobile, tmp_path, caplog):
+    caplog.set_level("INFO")
+    torch.save(WRAPS[wrap](mobile.state_dict()), tmp_path / "backbone.pth")
     loaded, config = load_module(tmp_path / "backbone.pth")
     # The state dict of a MobileFaceNet tells its block counts, where our default is None.
     assert config == MOBILE.model_copy(update={"blocks": (1, 4, 6, 2)})
-    _assert_same_state(loaded.state_dict(), mobile.state_dict())
+    found = loaded.state_dict()
+    if wrap == "no counters":
+        found = {name: found[name] if value.is_floating_point() else value
+                 for name, value in mobile.state_dict().items()}  # fmt: skip
+    _assert_same_state(found, mobile.state_dict())
+    assert bool(caplog.records) == (wrap != "plain")  # what was done is said
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.to(torch.int32), "must be real numbers, got torch.int32"),
+        (lambda w: w > 0, "must be real numbers, got torch.bool"),
+        (lambda w: w.to(torch.complex64), "must be real numbers, got torch.complex64"),
+        (lambda w: w.to_sparse(), "must be real numbers, got sparse torch.float32"),
+        (lambda w: w[:1].clone().expand(w.shape), "must hold 512 values of its own, but repeats"),
+    ],
+)
+def test_weights_of_another_type(change, message, mobile, tmp_path):
+    state, name = mobile.state_dict(), "conv_sep.layers.1.bias"
+    state[name] = change(state[name])
+    torch.save(state, tmp_path / "b.pth")
+    assert f"{name} {message}" in _message(tmp_path / "b.pth")
+
+
+def test_two_backbones_in_one_file(mobile, tmp_path):
+    state = mobile.state_dict()
+    torch.save({"backbone": state, "model": state}, tmp_path / "b.pth")
+    assert "both 'backbone' and 'model' could be it" in _message(tmp_path / "b.pth")
+
+
+def test_metadata_that_asks_for_a_huge_network(mobile, tmp_path):
+    path, state = tmp_path / "b.safetensors", mobile.state_dict()
+    for asked in ({"blocks": [1000000] * 4}, {"width": 64 << 20}, {"embedding_size": 1 << 40}):
+        metadata = json.dumps({"name": "mobilefacenet", **asked})
+        safetensors.torch.save_file(state, path, {"facetrain_model_config": metadata})
+        with pytest.raises(ConfigError, match=f"{next(iter(asked))}.*less than or equal to"):
+            load_module(path)
+    torch.save({"fc.weight": torch.zeros(()), "layer4.0.conv1.weight": torch.zeros(())}, path)
+    path.rename(tmp_path / "b.pth")
+    assert "must be an IResNet" in _message(tmp_path / "b.pth")
 
 
 @pytest.mark.parametrize(
