@@ -26,6 +26,7 @@ from facetrain.dist.distributed_checkpoint import ShardedRows, first_not_finite,
 from facetrain.dist.mesh import Mesh, named_errors
 from facetrain.dist.parallel import average_buffers, no_gradient_sync, wrap_ddp
 from facetrain.engine.checkpoint import Checkpoints, Progress
+from facetrain.engine.compiled import begin_compiled_step, compiled_backbone
 from facetrain.engine.cpu_memory import keep_freed_memory
 from facetrain.engine.meter import RunLog
 from facetrain.engine.method import Method, StepBatch
@@ -53,6 +54,8 @@ class LoopConfig(Config):
     """Epochs over which the margin rises linearly from 0."""
     channels_last: bool = False
     compile: bool = False
+    """Compile augmentation and backbone (a minute or two at the start); on one GPU, replay the
+    backbone as CUDA graphs."""
     log_every: int = Field(50, ge=1)
     checkpoint_every: int | None = Field(None, ge=1)
     """Steps between checkpoints; the default is once an epoch."""
@@ -109,8 +112,11 @@ class Trainer:
         if config.channels_last:
             backbone.to(memory_format=torch.channels_last)
         self._model = wrap_ddp(backbone, mesh)
+        self._embed: Callable[[Tensor], Tensor] = self._model
+        self._augment = augment
         if config.compile:
-            self._model.compile()
+            self._embed = compiled_backbone(self._model, mesh)
+            self._augment = torch.compile(augment, dynamic=False)
 
     def fit(self, make_batches: Callable[[int], Iterable[Batch]]) -> dict[str, Any]:
         """Train to `num_steps`, from the newest checkpoint in `out_dir` if there is one.
@@ -169,6 +175,8 @@ class Trainer:
     def train_step(self, batch: Batch) -> Tensor:
         """One optimiser step; returns this rank's share of the mean loss, still on the device."""
         config, device = self.config, self.mesh.device
+        if config.compile:
+            begin_compiled_step(self.mesh)
         torch.manual_seed(derive_seed(self.seed, "step", self.step, self.mesh.rank))  # dropout
         self.optimizers.set_learning_rate(self._learning_rate_factor())
         self.head.begin_step(self.step)
@@ -183,7 +191,7 @@ class Trainer:
             waits = number < len(pieces) - 1
             with no_gradient_sync(self._model) if waits else contextlib.nullcontext():
                 with self._autocast():
-                    embedding = self._model(image[part])  # (B, D)
+                    embedding = self._embed(image[part])  # (B, D)
                 with self._autocast() if device.type == "cuda" else contextlib.nullcontext():
                     loss = self.method.loss(embedding, part).sum() / config.batch_size
                 with named_errors(self.mesh, "the backward pass"):
@@ -199,7 +207,7 @@ class Trainer:
         rows, rank, device = len(image), self.mesh.rank, self.mesh.device
         drawn = draw(self.augment_config, self.config.batch_size, self.seed, self.step)
         own = drawn.slice(rank * rows, (rank + 1) * rows).to(device)
-        floats = augment(image.to(device, non_blocking=True), own)
+        floats = self._augment(image.to(device, non_blocking=True), own)
         if self.config.channels_last:
             floats = floats.contiguous(memory_format=torch.channels_last)
         return floats
