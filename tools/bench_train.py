@@ -4,7 +4,8 @@
         --peer insightface/recognition/arcface_torch
 
 facetrain is `Trainer.train_step` as `facetrain train` runs it: augmentation on the device (flip,
-uint8 to float), bfloat16 autocast, channels_last, clipping at 5. The peer is the body of
+uint8 to float), bfloat16 autocast, channels_last, clipping at 5, cudnn.benchmark; with --compile
+through torch.compile and, on a GPU, CUDA graphs. The peer is the body of
 train_v2.py's loop over its own backbone, CombinedMarginLoss and PartialFC_V2: DDP with
 fp16_compress_hook, fp16 autocast and GradScaler, SGD, clipping at 5, cudnn.benchmark, `loss.item()`
 at every step. Left out of the peer, and so in its favour: its learning-rate scheduler and its
@@ -29,7 +30,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -70,8 +71,10 @@ def random_batches(options: argparse.Namespace, device: torch.device) -> list[Ba
     return batches
 
 
-def facetrain_step(options: argparse.Namespace, mesh: Mesh, out_dir: Path) -> Step:
-    """Our step: the trainer's own."""
+def facetrain_step(
+    options: argparse.Namespace, mesh: Mesh, out_dir: Path, backbone: nn.Module | None = None
+) -> Step:
+    """Our step: the trainer's own; on `backbone`, if it is given, instead of a new one."""
     torch.manual_seed(0)
     model = ModelConfig(
         name=options.model,
@@ -79,7 +82,7 @@ def facetrain_step(options: argparse.Namespace, mesh: Mesh, out_dir: Path) -> St
         embedding_size=EMBEDDING_SIZE,
         gradient_checkpointing=options.gradient_checkpointing,
     )
-    backbone = build_backbone(model).to(mesh.device)
+    backbone = backbone or build_backbone(model).to(mesh.device)
     config = HeadConfig(scale=SCALE, cosine_margin=MARGIN, chunk_size=options.chunk_size)
     head = MarginHead(config, options.classes, EMBEDDING_SIZE, mesh, seed=0)
     optimizer = OptimizerConfig(
@@ -90,7 +93,7 @@ def facetrain_step(options: argparse.Namespace, mesh: Mesh, out_dir: Path) -> St
             batch_size=options.batch,
             epochs=1,
             clip_norm=CLIP_NORM,
-            channels_last=True,
+            channels_last=options.channels_last,
             compile=options.compile,
         ),
         ScheduleConfig(),
@@ -179,9 +182,8 @@ def peer_step(options: argparse.Namespace, device: torch.device) -> Step:
 class Contender:
     """One of the two: its step, how far it is, and what was measured."""
 
-    def __init__(self, name: str, step: Step, device: torch.device, cudnn_benchmark: bool) -> None:
+    def __init__(self, name: str, step: Step, device: torch.device) -> None:
         self.name, self._step, self._device = name, step, device
-        self._cudnn_benchmark = cudnn_benchmark
         self._number = 0
         self.seconds: list[float] = []  # of a step, one entry a round
         self.peak_mib = 0.0
@@ -189,7 +191,6 @@ class Contender:
 
     def run(self, steps: int) -> None:
         """One round."""
-        torch.backends.cudnn.benchmark = self._cudnn_benchmark
         self._synchronize()
         start = time.perf_counter()
         for _ in range(steps):
@@ -200,11 +201,15 @@ class Contender:
         self.losses.append(float(loss))
 
     def measure_peak(self, base: int) -> None:
-        """Allocator's peak of two steps, over `base` bytes that belong to the other."""
+        """What the allocator holds during two steps, over `base` bytes that belong to the other.
+
+        Not what is allocated: between replays a CUDA graph's memory is held, but not allocated.
+        """
         if self._device.type == "cuda":
+            torch.cuda.empty_cache()  # what cuDNN tried and does not use
             torch.cuda.reset_peak_memory_stats(self._device)
             self.run(2)
-            self.peak_mib = (torch.cuda.max_memory_allocated(self._device) - base) / MIB
+            self.peak_mib = (torch.cuda.max_memory_reserved(self._device) - base) / MIB
 
     def _synchronize(self) -> None:
         if self._device.type == "cuda":
@@ -218,10 +223,18 @@ class Contender:
             "step_milliseconds": round(1000 * median, 3),
             "step_milliseconds_by_round": [round(1000 * s, 3) for s in self.seconds],
             "peak_memory_mib": round(self.peak_mib, 1),
-            "cudnn_benchmark": self._cudnn_benchmark,
             "first_loss": round(self.losses[0], 4),
             "last_loss": round(self.losses[-1], 4),
         }
+
+
+def held_bytes(device: torch.device) -> int:
+    """What the allocator holds for something alive."""
+    gc.collect()
+    if device.type != "cuda":
+        return 0
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_reserved(device)
 
 
 def prepare(options: argparse.Namespace, mesh: Mesh, out_dir: Path) -> list[Contender]:
@@ -234,12 +247,8 @@ def prepare(options: argparse.Namespace, mesh: Mesh, out_dir: Path) -> list[Cont
     if options.peer is not None:
         makers.append(("arcface_torch", lambda: peer_step(options, device)))
     for name, make in makers:
-        gc.collect()
-        base = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-        step = make()
-        # The trainer decides for itself; train_v2.py turns it on.
-        benchmark = torch.backends.cudnn.benchmark if name == "facetrain" else True
-        contender = Contender(name, step, device, benchmark or options.cudnn_benchmark)
+        base = held_bytes(device)
+        contender = Contender(name, make(), device)
         started = time.perf_counter()
         contender.run(1)
         contender.run(options.warmup)
@@ -267,6 +276,7 @@ def commit_of(folder: Path) -> str | None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """All rounds; returns what `--json` writes."""
     mesh = Mesh.single(options.device)
+    torch.backends.cudnn.benchmark = True  # as both do
     with tempfile.TemporaryDirectory() as folder:
         if options.peer is not None:
             dist.init_process_group(
@@ -324,9 +334,7 @@ def main() -> None:
     parser.add_argument("--chunk-size", type=int, help="classes at a time; default all at once")
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--compile", action="store_true", help="torch.compile our backbone")
-    parser.add_argument(
-        "--cudnn-benchmark", action="store_true", help="for us too, whatever the trainer sets"
-    )
+    parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--warmup", type=int, default=10, help="untimed steps of each")
     parser.add_argument("--steps", type=int, default=20, help="timed steps a round")

@@ -25,7 +25,7 @@ def compiled_backbone(module: nn.Module, mesh: Mesh) -> Callable[[Tensor], Tenso
 def begin_compiled_step(mesh: Mesh) -> None:
     """Say that nothing of the step before is needed any more."""
     if _records(mesh):
-        torch.compiler.cudagraph_mark_step_begin()
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
 
 def _records(mesh: Mesh) -> bool:

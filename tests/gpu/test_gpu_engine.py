@@ -41,13 +41,14 @@ def assert_close(
         ({"head": {"scale": 8.0, "cosine_margin": 0.2, "chunk_size": 3}}, 1e-4),
         ({"channels_last": True}, 1e-4),
         ({"optimizer": {"name": "adamw", "learning_rate": 0.01}}, 1e-3),
+        ({"compile": True, "clip_norm": 0.5, "accumulate": 2}, 1e-4),
     ],
-    ids=["clipped and accumulated", "chunked", "channels_last", "adamw"],
+    ids=["clipped and accumulated", "chunked", "channels_last", "adamw", "compiled"],
 )
 def test_ten_steps_are_those_of_the_cpu(
     tmp_path: Path, options: dict[str, Any], tolerance: float
 ) -> None:
-    here = make_trainer(tmp_path / "cpu", **options)
+    here = make_trainer(tmp_path / "cpu", **{**options, "compile": False})
     there = on_gpu(tmp_path / "gpu", precision="float32", **options)
     fit(here)
     fit(there)
@@ -61,8 +62,9 @@ def test_ten_steps_are_those_of_the_cpu(
         {"precision": "bfloat16", "channels_last": True},
         {"precision": "float16"},
         {"precision": "float32", "head": {"scale": 8.0, "sample_rate": 0.7}},
+        {"precision": "bfloat16", "compile": True, "dropout": 0.3},
     ],
-    ids=["dropout", "bfloat16", "float16", "sampled negatives"],
+    ids=["dropout", "bfloat16", "float16", "sampled negatives", "compiled"],
 )
 def test_stopped_and_resumed_is_undisturbed(tmp_path: Path, options: dict[str, Any]) -> None:
     """The device's generators (dropout, negatives) are functions of the step as well."""
@@ -117,8 +119,9 @@ def test_float16_moves_as_far_as_float32(tmp_path: Path) -> None:
         {"head": {"scale": 8.0, "margin": "arcface", "chunk_size": 3}},
         {"head": {"scale": 8.0, "sample_rate": 0.7}, "clip_norm": 1.0},
         {"optimizer": {"name": "adamw", "learning_rate": 0.01}},
+        {"compile": True, "accumulate": 2, "channels_last": True},
     ],
-    ids=["plain", "clipped and accumulated", "chunked arcface", "sampled", "adamw"],
+    ids=["plain", "clipped and accumulated", "chunked arcface", "sampled", "adamw", "compiled"],
 )
 def test_a_step_never_waits_for_the_device(tmp_path: Path, options: dict[str, Any]) -> None:
     trainer = on_gpu(tmp_path, dropout=0.1, **options)
@@ -132,7 +135,7 @@ def test_a_step_never_waits_for_the_device(tmp_path: Path, options: dict[str, An
         erase_probability=0.5,
     )
     source = batches(0, 6, trainer.mesh)
-    for trainer.step in range(3):
+    for trainer.step in range(4):  # CUDA graphs: a warm-up, the recording, replays
         trainer.train_step(next(source))
     batch = next(source)
     torch.cuda.synchronize()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from engine_parts import NUM_IMAGES, batches, fit, make_trainer, weights
+from engine_parts import NUM_IMAGES, SIZE, batches, fit, make_trainer, weights
 
 from facetrain.core.errors import CheckpointError, ConfigError, DivergenceError
 from facetrain.data.augment import augment, draw
@@ -168,3 +168,30 @@ def test_evaluation_runs_in_eval_mode_at_its_epochs(tmp_path: Path) -> None:
     fit(trainer)
     assert seen == [False] * (10 // round(0.5 * NUM_IMAGES / 6))
     assert trainer.backbone.training
+
+
+def test_a_compiled_run_is_the_plain_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two graphs are compiled, augmentation and backbone; an evaluation of another size, none."""
+    graphs = []
+    compile_ = torch.compile
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    def without_inductor(function: Any, **options: Any) -> Any:
+        options.pop("options", None)
+        return compile_(function, backend=backend, **options)
+
+    def evaluate(module: torch.nn.Module) -> dict[str, Any]:
+        with torch.no_grad():
+            module(torch.zeros(11, 3, SIZE, SIZE))
+        return {}
+
+    monkeypatch.setattr(torch, "compile", without_inductor)
+    plain = make_trainer(tmp_path / "plain")
+    compiled = make_trainer(tmp_path / "compiled", compile=True, evaluate=evaluate)
+    fit(plain)
+    fit(compiled)
+    assert len(graphs) == 2
+    assert_same(weights(plain), weights(compiled), tolerance=1e-6)
