@@ -261,7 +261,7 @@ def cleaned(bench: Bench) -> dict[str, Any]:
     """Let the cleaning go, alone on the card, until it ends or the time is up."""
     assert bench.scale is not None
     (bench.folder / "go").touch()
-    found = finished(bench.scale, bench.left - 3, bench.folder / "scale.txt")
+    found = finished(bench.scale, min(100, bench.left - 3), bench.folder / "scale.txt")
     path = bench.folder / "scale.json"
     return found | (read_json(path) if path.is_file() else {})
 
