@@ -53,8 +53,9 @@ from facetrain.core.run_folder import EVALUATE, EVALUATE_RETRAIN, OVERLAY_FILE
 from facetrain.data.overlay import LabelOverlay
 from facetrain.data.synthetic import write_pairs
 from facetrain.demo import DemoRecipe, noise_stage, render_stage
-from facetrain.dist.distributed_checkpoint import ShardedRows, load_state
+from facetrain.dist.distributed_checkpoint import load_state
 from facetrain.dist.mesh import Mesh
+from facetrain.dist.sharded_rows import ShardedRows
 from facetrain.engine.checkpoint import Checkpoints
 from facetrain.heads.sub_centres import drop_beyond
 from facetrain.metrics.noise import noise_detection

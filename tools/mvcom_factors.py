@@ -26,7 +26,8 @@ from facetrain.data.loader import TrainLoader
 from facetrain.data.meta_sampler import MetaSampler
 from facetrain.data.sampler import TrainSampler
 from facetrain.data.variation import VARIATION_FILE, load_variations
-from facetrain.dist.distributed_checkpoint import ShardedRows, load_state
+from facetrain.dist.distributed_checkpoint import load_state
+from facetrain.dist.sharded_rows import ShardedRows
 from facetrain.engine.cpu_memory import keep_freed_memory
 from facetrain.engine.method import StepBatch
 from facetrain.finetune.meta_set import MetaSet

@@ -4,6 +4,8 @@ torch.distributed.checkpoint (DCP) underneath: every rank writes its rows, and a
 rows it needs from wherever they lie. DCP's index (`.metadata`) is a pickle that torch loads
 without restriction; here it passes a restricted unpickler, and the tensors are loaded
 `weights_only`, so a checkpoint from elsewhere can be refused but cannot run code.
+
+Importing DCP takes a second: import this file where a checkpoint is read or written.
 """
 
 import io
@@ -12,7 +14,6 @@ import pickle
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +31,9 @@ from facetrain.core.errors import CheckpointError, OutputError, UserError
 from facetrain.dist.collectives import any_rank
 from facetrain.dist.mesh import LostRankError, Mesh
 from facetrain.dist.shard import shard_range
+from facetrain.dist.sharded_rows import ShardedRows, State, first_not_finite, local_rows
 
 _METADATA = ".metadata"
-
-
-@dataclass(frozen=True)
-class ShardedRows:
-    """The rank's own rows of a tensor that is split over ranks by `dist.shard`."""
-
-    local: Tensor
-    num_rows: int
-
-
-State = Mapping[str, Tensor | ShardedRows]
 
 
 def save_state(state: State, folder: Path, mesh: Mesh) -> None:
@@ -104,10 +95,6 @@ def _agree(problem: CheckpointError | None, folder: Path, mesh: Mesh) -> None:
         raise problem or CheckpointError(f"{folder}: another rank could not load it; see its error")
 
 
-def _local(value: Tensor | ShardedRows) -> Tensor:
-    return (value.local if isinstance(value, ShardedRows) else value).detach()
-
-
 def _shape(value: Tensor | ShardedRows) -> tuple[int, ...]:
     if isinstance(value, ShardedRows):
         return (value.num_rows, *value.local.shape[1:])
@@ -119,7 +106,7 @@ def _as_tensors(state: State, mesh: Mesh) -> dict[str, Any]:
     tensors: dict[str, Any] = {}
     device_mesh: DeviceMesh | None = None
     for name, value in sorted(state.items()):
-        tensor = _local(value)
+        tensor = local_rows(value)
         if isinstance(value, ShardedRows):
             start, stop = shard_range(value.num_rows, mesh.rank, mesh.world_size)
             assert tensor.shape[0] == stop - start, (name, tensor.shape, start, stop)
@@ -142,7 +129,7 @@ def _check_fit(template: State, metadata: Metadata, folder: Path) -> None:
             raise CheckpointError(f"{folder}: must hold {name!r}, but does not; check the recipe")
         assert isinstance(saved, TensorStorageMetadata)  # _checked_metadata saw to it
         came = (tuple(saved.size), saved.properties.dtype)
-        wanted = (_shape(value), _local(value).dtype)
+        wanted = (_shape(value), local_rows(value).dtype)
         if came != wanted:
             raise CheckpointError(
                 f"{folder}: {name!r} must be {wanted[1]} of shape {wanted[0]}, but is {came[1]} "
@@ -154,18 +141,6 @@ def _check_fit(template: State, metadata: Metadata, folder: Path) -> None:
                 f"{folder}: {name!r} must be complete, but {volume} of {math.prod(came[0])} "
                 "values are indexed; load an earlier checkpoint"
             )
-
-
-def first_not_finite(state: State) -> str | None:
-    """The first name whose values on this rank hold NaN or infinity; waits for the device."""
-    return next((name for name, value in state.items() if not _is_finite(_local(value))), None)
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """Whether every value is finite, without a temporary of the tensor's size."""
-    if not tensor.is_floating_point() or tensor.numel() == 0:
-        return True
-    return all(bool(torch.isfinite(bound)) for bound in torch.aminmax(tensor))
 
 
 _ALLOWED = {

@@ -19,8 +19,8 @@ from facetrain.core.errors import CheckpointError, DataError
 from facetrain.core.log import logger
 from facetrain.core.text import printable
 from facetrain.dist.collectives import gather_objects
-from facetrain.dist.distributed_checkpoint import ShardedRows, save_state
 from facetrain.dist.mesh import Mesh
+from facetrain.dist.sharded_rows import ShardedRows
 
 _PROGRESS = "progress.json"
 
@@ -80,6 +80,8 @@ class Checkpoints:
         temporary = self.folder / f".{final.name}"
         if final.exists():  # resumed exactly here
             return final
+        from facetrain.dist.distributed_checkpoint import save_state  # a second to import
+
         save_state(dict(tensors), temporary, self.mesh)
         names = sorted(path.name for path in temporary.iterdir()) if self.mesh.is_main else []
         files = _digests(temporary, gather_objects(names, self.mesh)[0], self.mesh)

@@ -22,9 +22,9 @@ from facetrain.core.rng import derive_seed
 from facetrain.data.augment import AugmentConfig, augment, draw
 from facetrain.data.loader import Batch
 from facetrain.dist.collectives import all_reduce_sum, gather_objects
-from facetrain.dist.distributed_checkpoint import ShardedRows, first_not_finite, load_state
 from facetrain.dist.mesh import Mesh, named_errors
 from facetrain.dist.parallel import average_buffers, no_gradient_sync, wrap_ddp
+from facetrain.dist.sharded_rows import ShardedRows, first_not_finite
 from facetrain.engine.checkpoint import Checkpoints, Progress
 from facetrain.engine.compiled import begin_compiled_step, compiled_backbone
 from facetrain.engine.cpu_memory import keep_freed_memory
@@ -355,6 +355,8 @@ class Trainer:
             )
         self.optimizers.materialise(progress.optimizer_state)
         tensors = self._tensors()
+        from facetrain.dist.distributed_checkpoint import load_state  # a second to import
+
         load_state(tensors, checkpoint, self.mesh)
         of_method = {n: v for n, v in tensors.items() if n.startswith("method/")}
         self.method.restored({n.removeprefix("method/"): v for n, v in of_method.items()})

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
 from facetrain.core.artifact import atomic_path
 from facetrain.core.log import logger
 
@@ -29,6 +27,8 @@ class RunLog:
     """
 
     def __init__(self, out_dir: Path, start_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # half a second to import
+
         self.path = out_dir / "log.jsonl"
         kept = [entry for entry in read_run_log(self.path) if entry["step"] <= start_step]
         with atomic_path(self.path) as temporary:  # a kill here must not cost the log

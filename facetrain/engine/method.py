@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from facetrain.dist.distributed_checkpoint import ShardedRows
+from facetrain.dist.sharded_rows import ShardedRows
 from facetrain.heads.margin_head import MarginHead
 
 

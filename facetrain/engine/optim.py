@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from facetrain.core.config import Config
 from facetrain.core.errors import ConfigError
 from facetrain.dist.collectives import all_reduce_sum
-from facetrain.dist.distributed_checkpoint import ShardedRows
 from facetrain.dist.mesh import Mesh
+from facetrain.dist.sharded_rows import ShardedRows
 from facetrain.heads.margin_head import MarginHead
 from facetrain.heads.row_optimizer import RowSGD
 

@@ -21,7 +21,6 @@ from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.meta_sampler import MetaSampler
 from facetrain.data.variation import VARIATION_FILE, Variations, load_variations
 from facetrain.dist.collectives import gather_objects
-from facetrain.dist.distributed_checkpoint import load_state
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import run_stage
 from facetrain.engine.checkpoint import newest_whole
@@ -116,6 +115,8 @@ def run(
         start = {f"backbone/{n}": value for n, value in backbone.state_dict().items()}
         of_head = {f"head/{name}": value for name, value in head.tensors().items()}
         checkpoint = newest_whole(trained / "checkpoints", mesh)
+        from facetrain.dist.distributed_checkpoint import load_state  # a second to import
+
         load_state({**start, **of_head}, checkpoint, mesh)
         if config.train.channels_last:
             backbone.to(memory_format=torch.channels_last)

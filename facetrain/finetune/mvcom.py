@@ -19,8 +19,8 @@ from torch.func import functional_call
 
 from facetrain.core.config import Config
 from facetrain.dist.collectives import all_gather_no_grad, all_reduce_sum
-from facetrain.dist.distributed_checkpoint import ShardedRows
 from facetrain.dist.mesh import Mesh
+from facetrain.dist.sharded_rows import ShardedRows
 from facetrain.engine.method import Method, StepBatch
 from facetrain.finetune.meta_set import LevelBatch
 from facetrain.finetune.residual import Normalisation, benefit, residual_step

@@ -20,9 +20,9 @@ from facetrain.core.config import Config
 from facetrain.core.errors import DataError
 from facetrain.core.rng import torch_generator
 from facetrain.dist.collectives import all_gather_no_grad, all_gather_rows, all_reduce_sum
-from facetrain.dist.distributed_checkpoint import ShardedRows
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
+from facetrain.dist.sharded_rows import ShardedRows
 from facetrain.heads import margins
 from facetrain.heads.nearest import largest, nearest_rows
 from facetrain.heads.negatives import position_in_sample, sample_classes

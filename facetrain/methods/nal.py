@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from facetrain.core.config import Config
 from facetrain.dist.collectives import all_gather_no_grad, all_reduce_sum
-from facetrain.dist.distributed_checkpoint import ShardedRows
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
+from facetrain.dist.sharded_rows import ShardedRows
 from facetrain.engine.method import Method, StepBatch
 from facetrain.heads.margin_head import HeadOutput, MarginHead
 from facetrain.heads.sharded_softmax import own_samples

@@ -8,7 +8,8 @@ import torch
 from launch import Ranks
 
 from facetrain.core.errors import CheckpointError
-from facetrain.dist.distributed_checkpoint import ShardedRows, load_state, save_state
+from facetrain.dist.sharded_rows import ShardedRows
+from facetrain.dist.distributed_checkpoint import load_state, save_state
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
 

@@ -10,7 +10,8 @@ import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex
 
 from facetrain.core.errors import CheckpointError, OutputError
-from facetrain.dist.distributed_checkpoint import ShardedRows, load_state, save_state
+from facetrain.dist.sharded_rows import ShardedRows
+from facetrain.dist.distributed_checkpoint import load_state, save_state
 from facetrain.dist.mesh import Mesh
 
 MESH = Mesh.single()
