@@ -14,7 +14,7 @@ from facetrain.data.dataset import FaceDataset
 from facetrain.data.noise import NoiseConfig
 from facetrain.data.synthetic import SyntheticConfig, write_pairs, write_synthetic
 from facetrain.dist.mesh import Mesh
-from facetrain.dist.stage import run_stage
+from facetrain.dist.stage import job_lock, run_stage
 
 PAIRS_FILE = "pairs.bin"
 
@@ -61,6 +61,7 @@ def demo(out_dir: Path, overrides: Sequence[str], mesh: Mesh) -> str:
         f"evaluate.bins=[{faces / PAIRS_FILE}]",
     ]
     recipe = load_config(DemoRecipe, pipeline.RECIPES / "demo.yaml", [*defaults, *overrides])
-    render_stage(recipe.synthetic, faces, mesh)
-    noise_stage(recipe.noise, faces, noise, mesh)
-    return pipeline.run(recipe, out_dir, mesh, true_labels=pipeline.with_overlay(recipe, ()))
+    with job_lock(out_dir, mesh):
+        render_stage(recipe.synthetic, faces, mesh)
+        noise_stage(recipe.noise, faces, noise, mesh)
+        return pipeline.run(recipe, out_dir, mesh, true_labels=pipeline.with_overlay(recipe, ()))

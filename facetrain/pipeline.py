@@ -18,10 +18,12 @@ from facetrain.core import run_folder
 from facetrain.core.artifact import Artifact, fingerprint, read_artifact, write_json
 from facetrain.core.config import Config, load_config
 from facetrain.core.errors import ConfigError
+from facetrain.core.npy_file import read_npy
 from facetrain.data.cleaned_set import CleanedSet
 from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.stage_data import write_stage_data
 from facetrain.dist.mesh import Mesh
+from facetrain.dist.stage import job_lock
 from facetrain.embedding import embed
 from facetrain.embedding.embed import EmbedConfig
 from facetrain.engine.inference import open_backbone
@@ -220,7 +222,10 @@ def clean_stage(
         ConfigError: the folders do not belong together.
     """
     dataset = _open_dataset(recipe, mesh)
-    embedded = np.load(embeddings / run_folder.ROW_FILE)
+    again = "embed again"
+    embedded = read_npy(
+        embeddings / run_folder.ROW_FILE, "row numbers", (None,), np.int64, advice=again
+    )
     if not np.array_equal(embedded, dataset.row):
         raise ConfigError(
             f"--embeddings {embeddings}: must be of the {dataset.num_images} images of the data "
@@ -275,6 +280,7 @@ def beside(out_dir: Path, given: Path | None, stage: str, option: str) -> Path:
 
     Raises:
         ConfigError: no such finished stage is there.
+        DataError: one of its files is damaged.
     """
     folder = given or out_dir.absolute().parent / stage
     artifact = read_artifact(folder)
@@ -283,6 +289,7 @@ def beside(out_dir: Path, given: Path | None, stage: str, option: str) -> Path:
             f"{option}: must be the folder of a finished stage {stage}, but {folder} is none; "
             f"give {option} DIR, or run `facetrain {stage}` into that folder first"
         )
+    artifact.verify()
     return folder
 
 
@@ -307,6 +314,11 @@ def run(recipe: Recipe, out_dir: Path, mesh: Mesh, true_labels: Recipe | None = 
     Returns:
         A short text for the terminal; its numbers are in `summary.json`.
     """
+    with job_lock(out_dir, mesh):
+        return _run(recipe, out_dir, mesh, true_labels)
+
+
+def _run(recipe: Recipe, out_dir: Path, mesh: Mesh, true_labels: Recipe | None) -> str:
     trained = out_dir / run_folder.TRAIN
     _train_and_verify(recipe, trained, out_dir / run_folder.EVALUATE, mesh)
     if recipe.clean is None:

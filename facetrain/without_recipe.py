@@ -23,6 +23,7 @@ from facetrain.data.images import decode_image
 from facetrain.data.pack import pack
 from facetrain.data.sources import list_images
 from facetrain.dist.mesh import Mesh
+from facetrain.dist.stage import job_lock
 from facetrain.graph import knn_stage
 from facetrain.models.weights import BackboneSource, load_backbone
 from facetrain.pipeline import CleaningRecipe
@@ -151,14 +152,17 @@ def embed_images(
 def graph_of(embeddings: Path, overrides: Sequence[str], out_dir: Path, mesh: Mesh) -> Artifact:
     """Stage `graph` of a folder of the stage `embed`, or of the `embedding` in an `.npz`."""
     config = _defaults("graph", overrides).graph
-    file = embeddings / run_folder.EMBEDDING_FILE
-    if not embeddings.is_dir():
+    if embeddings.is_dir():
+        return knn_stage.run(
+            config, embeddings / run_folder.EMBEDDING_FILE, out_dir, mesh, inputs={}
+        )
+    with job_lock(out_dir, mesh):
         file = out_dir / run_folder.EMBEDDING_FILE
         if mesh.is_main:
             with atomic_path(file) as temporary, open(temporary, "wb") as opened:
                 np.save(opened, load_embedding(embeddings))
         mesh.barrier()
-    return knn_stage.run(config, file, out_dir, mesh, inputs={})
+        return knn_stage.run(config, file, out_dir, mesh, inputs={})
 
 
 def clean_images(
@@ -180,16 +184,17 @@ def clean_images(
     """
     recipe = pipeline.naming(recipe, source, exclude)
     size = load_backbone(backbone, mesh.device).image_size  # a bad file is told before hours
-    recipe = packed(recipe, alignment, size, out_dir / run_folder.DATA, mesh)
-    embedded, graph = out_dir / run_folder.EMBED, out_dir / run_folder.GRAPH
-    pipeline.embed_stage(recipe, backbone, embedded, mesh)
-    pipeline.graph_stage(recipe, embedded, graph, mesh)
-    cleaned = out_dir / run_folder.CLEAN
-    artifact = pipeline.clean_stage(recipe, embedded, graph, cleaned, mesh, backbone)
-    if mesh.is_main:
-        for name in (run_folder.CLEAN_FILE, run_folder.OVERLAY_FILE):
-            with atomic_path(out_dir / name) as temporary:
-                temporary.symlink_to(os.path.relpath(cleaned / name, out_dir))
+    with job_lock(out_dir, mesh):
+        recipe = packed(recipe, alignment, size, out_dir / run_folder.DATA, mesh)
+        embedded, graph = out_dir / run_folder.EMBED, out_dir / run_folder.GRAPH
+        pipeline.embed_stage(recipe, backbone, embedded, mesh)
+        pipeline.graph_stage(recipe, embedded, graph, mesh)
+        cleaned = out_dir / run_folder.CLEAN
+        artifact = pipeline.clean_stage(recipe, embedded, graph, cleaned, mesh, backbone)
+        if mesh.is_main:
+            for name in (run_folder.CLEAN_FILE, run_folder.OVERLAY_FILE):
+                with atomic_path(out_dir / name) as temporary:
+                    temporary.symlink_to(os.path.relpath(cleaned / name, out_dir))
     return artifact
 
 

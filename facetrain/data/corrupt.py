@@ -6,6 +6,7 @@ import numpy as np
 
 from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import ConfigError, DataError
+from facetrain.core.lock import file_lock, folder_lock
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.features import Features, load_features, save_features
 from facetrain.data.noise import NoiseConfig, PlantedNoise, plant
@@ -44,10 +45,12 @@ def corrupt(source: Path, out: Path, config: NoiseConfig) -> dict[str, int]:
     if of_features:
         if target.exists() and source.exists() and target.samefile(source):
             raise ConfigError(f"--out {target}: must not be the source; choose another file")
-        return _corrupt_features(source, target, config)
+        with file_lock(target):
+            return _corrupt_features(source, target, config)
     if target.name == "truth.npz":
         raise ConfigError(f"--out {target}: truth.npz holds the truth; name the overlay otherwise")
-    return _corrupt_dataset(source, target, config)
+    with folder_lock(target.parent, sweep=False):  # overlay and truth are a pair
+        return _corrupt_dataset(source, target, config)
 
 
 def _corrupt_features(source: Path, target: Path, config: NoiseConfig) -> dict[str, int]:

@@ -30,6 +30,7 @@ from facetrain.core.artifact import (
 )
 from facetrain.core.config import Config, config_digest, parse_config
 from facetrain.core.errors import ConfigError, DataError
+from facetrain.core.lock import folder_lock
 from facetrain.core.progress import progress
 from facetrain.data.align import align
 from facetrain.data.face_shard import FaceShardWriter, write_property
@@ -96,10 +97,27 @@ def pack(
         DataError: an unreadable source or landmarks file, nothing to pack, or another data set
             in `out`.
         ConfigError: an option out of range.
-        OSError: the disk is full, say; finished shards stay.
+        OutputError: the disk is full, say; finished shards stay.
+        UserError: another process packs into `out`.
     """
+    with folder_lock(Path(out)):
+        return _pack(
+            Path(source), Path(out), size, num_shards, landmarks, workers, quality, show_progress
+        )
+
+
+def _pack(
+    source: Path,
+    out: Path,
+    size: int,
+    num_shards: int,
+    landmarks: Path | None,
+    workers: int | None,
+    quality: int,
+    show_progress: bool,
+) -> Artifact:
+    """`pack`, by the only one who writes to `out`."""
     started = time.time()
-    source, out = Path(source), Path(out)
     options = {"size": size, "num_shards": num_shards, "quality": quality}
     config = parse_config(PackConfig, options, "pack")
     scratch = out / ".source.tar"

@@ -49,6 +49,7 @@ def run_stage(
     out_dir: Path,
     mesh: Mesh,
     work: Callable[[], Mapping[str, Any]],
+    tidy: Callable[[], None] = lambda: None,
 ) -> Artifact:
     """Run `work` on every rank, unless `out_dir` holds this stage of the same config and inputs.
 
@@ -60,6 +61,7 @@ def run_stage(
         inputs: name -> fingerprint of each thing the stage reads.
         work: leaves its files in `out_dir`, resuming what it finds there, and returns the
             stage's numbers (rank 0's count).
+        tidy: removes what only an interrupted stage needs; called on rank 0 when all is done.
 
     Returns:
         The finished stage, on every rank.
@@ -87,6 +89,7 @@ def run_stage(
             write_manifest(
                 out_dir, stage, config, inputs, metrics, started=started, world_size=world_size
             )
+            tidy()
         mesh.barrier()
     artifact = read_artifact(out_dir)
     assert artifact is not None

@@ -5,8 +5,6 @@ at any world size. Ranks write byte ranges of one file, with no memory map betwe
 also holds on a network file system.
 """
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,22 +14,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from facetrain.core.artifact import (
-    MANIFEST,
-    Artifact,
-    read_json,
-    write_json,
-)
+from facetrain.core.artifact import Artifact, atomic_path
 from facetrain.core.config import Config, config_digest
-from facetrain.core.errors import DataError, OutputError
+from facetrain.core.errors import DataError
 from facetrain.core.log import logger
+from facetrain.core.npy_file import read_npy
 from facetrain.core.progress import progress
+from facetrain.core.row_blocks import RowBlocks
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.loader import OrderedLoader
+from facetrain.dist.collectives import gather_objects
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
 from facetrain.dist.stage import run_stage
-from facetrain.embedding.row_file import BatchProgress, RowWriter, done_batches
 from facetrain.engine.inference import embed_images
 from facetrain.models.weights import EmbeddingModel
 
@@ -49,44 +44,26 @@ class EmbedConfig(Config):
     """Decoding processes of each rank."""
 
 
-def _create(path: Path, shape: tuple[int, ...], dtype: str) -> None:
-    """An `.npy` of zeros with its disk space reserved, so that a full disk is told at the start."""
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    size = array.offset + array.nbytes
-    del array
-    if hasattr(os, "posix_fallocate"):
-        try:
-            with open(path, "r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            path.unlink()
-            raise OutputError(
-                f"{path}: needs {size / 2**30:.2f} GiB of disk, but {error.strerror}; free some "
-                "or choose another --out"
-            ) from None
+def _blocks(config: EmbedConfig, out_dir: Path, num_images: int, size: int) -> RowBlocks:
+    """The arrays, a block a batch."""
+    arrays = {
+        "embedding.npy": ((num_images, size), config.dtype),
+        "norm.npy": ((num_images,), "f4"),
+    }
+    return RowBlocks(out_dir, arrays, config.batch_size)
 
 
 def _prepare(
-    out_dir: Path,
-    identity: Mapping[str, Any],
-    dataset: FaceDataset,
-    embedding_size: int,
-    dtype: str,
-) -> None:
-    """Set up the arrays, unless an interrupted run of the same config and inputs left them."""
-    folder = out_dir / ".progress"
-    state = folder / "state.json"
-    if state.is_file() and read_json(state) == identity:
-        return
-    (out_dir / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    num_images = dataset.num_images
-    _create(out_dir / "embedding.npy", (num_images, embedding_size), dtype)
-    _create(out_dir / "norm.npy", (num_images,), "float32")
-    np.save(out_dir / "label.npy", np.asarray(dataset.label, np.int64))
-    np.save(out_dir / "row.npy", np.asarray(dataset.row, np.int64))
-    write_json(state, identity)
+    blocks: RowBlocks, out_dir: Path, identity: Mapping[str, Any], dataset: FaceDataset
+) -> list[int]:
+    """The batches to embed: all, in new arrays, or what an interrupted run of this left to do."""
+    if blocks.interrupted(identity) is None:
+        blocks.create()
+        blocks.note(identity, {})
+    for name, column in (("label.npy", dataset.label), ("row.npy", dataset.row)):
+        with atomic_path(out_dir / name) as temporary, open(temporary, "wb") as file:
+            np.save(file, np.asarray(column, np.int64))
+    return blocks.remaining()
 
 
 def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
@@ -120,14 +97,12 @@ def _embed_rows(
     backbone: EmbeddingModel,
     dataset: FaceDataset,
     batches: Sequence[int],
-    out_dir: Path,
+    blocks: RowBlocks,
     mesh: Mesh,
     on_corrupt: Literal["error", "skip"],
 ) -> None:
-    """Embed this rank's `batches` (numbers, increasing) into the arrays of `out_dir`."""
+    """Embed this rank's `batches` (numbers, increasing) into the arrays of `blocks`."""
     size = config.batch_size
-    embedding_writer = RowWriter(out_dir / "embedding.npy")
-    norm_writer = RowWriter(out_dir / "norm.npy")
 
     def images() -> Any:
         for first, last in _runs(batches):
@@ -143,15 +118,13 @@ def _embed_rows(
             )
             yield from zip(range(first, last), loader, strict=True)
 
-    with BatchProgress(out_dir / ".progress", (embedding_writer, norm_writer)) as done:
+    with blocks.writer() as writer:
         for number, batch in progress(
             images(), "embed", total=len(batches), unit="batch", enabled=mesh.is_main
         ):
             embedding = embed_images(backbone, batch.image, mesh.device, flip=config.flip)
             unit_embedding, norm = _normalise(embedding, batch.label, number * size)
-            embedding_writer.write(number * size, unit_embedding.numpy())
-            norm_writer.write(number * size, norm.numpy())
-            done.add(number)
+            writer.write(number, unit_embedding.numpy(), norm.numpy())
 
 
 def run(
@@ -181,22 +154,20 @@ def run(
         OutputError: the disk cannot hold the arrays.
     """
     all_inputs = {**inputs, "data": dataset.fingerprint}
+    blocks = _blocks(config, out_dir, dataset.num_images, backbone.embedding_size)
 
     def work() -> dict[str, Any]:
-        if mesh.is_main:
-            identity = {"config_digest": config_digest(config), "inputs": all_inputs}
-            _prepare(out_dir, identity, dataset, backbone.embedding_size, config.dtype)
-        mesh.barrier()
-        already = done_batches(out_dir / ".progress")
-        mesh.barrier()  # nobody adds to the list before everybody has read it
-        num_batches = -(-dataset.num_images // config.batch_size)
-        remaining = [batch for batch in range(num_batches) if batch not in already]
-        if already and mesh.is_main:
-            logger.info("resuming %s: %d of %d batches done", out_dir, len(already), num_batches)
+        identity = {"config_digest": config_digest(config), "inputs": all_inputs}
+        own = _prepare(blocks, out_dir, identity, dataset) if mesh.is_main else []
+        remaining = gather_objects(own, mesh)[0]
+        done = blocks.num_blocks - len(remaining)
+        if done and mesh.is_main:
+            logger.info("resuming %s: %d of %d batches done", out_dir, done, blocks.num_blocks)
         start, stop = shard_range(len(remaining), mesh.rank, mesh.world_size)
-        _embed_rows(config, backbone, dataset, remaining[start:stop], out_dir, mesh, on_corrupt)
+        _embed_rows(config, backbone, dataset, remaining[start:stop], blocks, mesh, on_corrupt)
         mesh.barrier()
-        skipped = np.flatnonzero(np.load(out_dir / "norm.npy", mmap_mode="r") == 0)
+        norm = read_npy(out_dir / "norm.npy", "norms", (dataset.num_images,), np.float32)
+        skipped = np.flatnonzero(norm == 0)
         return {
             "num_images": dataset.num_images,
             "embedding_size": backbone.embedding_size,
@@ -204,7 +175,4 @@ def run(
             "skipped_rows": skipped.tolist(),
         }
 
-    artifact = run_stage("embed", config, all_inputs, out_dir, mesh, work)
-    if mesh.is_main:
-        shutil.rmtree(out_dir / ".progress", ignore_errors=True)
-    return artifact
+    return run_stage("embed", config, all_inputs, out_dir, mesh, work, tidy=blocks.finish)

@@ -7,7 +7,6 @@ not grow with the embedding size.
 
 import dataclasses
 import hashlib
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,11 @@ from facetrain.core.artifact import (
 )
 from facetrain.core.config import Config, Paths
 from facetrain.core.errors import ConfigError, DataError
+from facetrain.core.log import logger
 from facetrain.core.progress import progress
 from facetrain.data.attributes import read_attributes
 from facetrain.data.loader import OrderedLoader
+from facetrain.data.npz_file import read_npz
 from facetrain.data.paired_faces import FolderSet, PairedFaces
 from facetrain.data.verification_bin import VerificationSet
 from facetrain.dist.collectives import all_gather_no_grad, any_rank, gather_objects
@@ -247,12 +248,15 @@ def _write_distances(path: Path, pairs: PairDistances, digest: str) -> None:
 
 def _saved_distances(path: Path, digest: str) -> PairDistances | None:
     """What an interrupted run left, when it came from the same weights, images and options."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if str(arrays["digest"]) != digest:
-                return None
-            return PairDistances(arrays["distance"], arrays["same"])
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    if not path.is_file():
+        return None
+    try:  # an .npz holds a checksum of each array, which reading it verifies
+        arrays = read_npz(path, "distances of pairs")
+        if str(arrays["digest"]) != digest:
+            return None
+        return PairDistances(arrays["distance"], arrays["same"])
+    except (DataError, KeyError) as error:
+        logger.warning("%s; embedding this set again", error)
         return None
 
 

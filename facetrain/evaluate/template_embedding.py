@@ -21,6 +21,7 @@ from facetrain.core.log import logger
 from facetrain.core.progress import progress
 from facetrain.data.ijb_metadata import IjbMetadata
 from facetrain.data.loader import OrderedLoader
+from facetrain.data.npz_file import read_npz
 from facetrain.dist.collectives import all_reduce_sum, gather_objects
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
@@ -114,23 +115,30 @@ def image_chunks(
         DataError: an image cannot be read.
     """
     numbers = range(-(-faces.num_images // CHUNK))
-    done = [n for n in numbers if cache is not None and (cache / f"{n:05d}.npy").is_file()]
+    done = [n for n in numbers if cache is not None and (cache / f"{n:05d}.npz").is_file()]
     remaining = sorted(set(numbers) - set(done))
     mesh.barrier()  # nobody adds a file before everybody has looked
     if done and mesh.is_main:
         logger.info("resuming %s: %d of %d chunks embedded", cache, len(done), len(numbers))
+    damaged = []
     for n in _share(done, mesh):
         assert cache is not None
-        yield n * CHUNK, np.load(cache / f"{n:05d}.npy", allow_pickle=False)
-    for run in _runs(_share(remaining, mesh)):
+        try:  # an .npz holds a checksum of each array, which reading it verifies
+            kept = read_npz(cache / f"{n:05d}.npz", "embeddings")["embedding"]
+        except (DataError, KeyError) as error:
+            logger.warning("%s; embedding these images again", error)
+            damaged.append(n)
+            continue
+        yield n * CHUNK, kept
+    for run in _runs(sorted([*_share(remaining, mesh), *damaged])):
         embedded = _embed_run(backbone, faces, run, mesh, batch_size, flip, workers)
         for start, embedding in embedded:
             if cache is not None:
                 with (
-                    atomic_path(cache / f"{start // CHUNK:05d}.npy") as temporary,
+                    atomic_path(cache / f"{start // CHUNK:05d}.npz") as temporary,
                     open(temporary, "wb") as file,
                 ):
-                    np.save(file, embedding)
+                    np.savez(file, embedding=embedding)
             yield start, embedding
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from facetrain.core.artifact import atomic_path
-from facetrain.core.errors import OutputError, UserError
+from facetrain.core.errors import UserError
+from facetrain.core.lock import file_lock
 from facetrain.core.rng import torch_generator
 from facetrain.models.backbone import ModelConfig
 from facetrain.models.onnx_model import OnnxBackbone
@@ -54,17 +55,13 @@ def export(source: Path, file_format: str, out: Path) -> Export:
         raise UserError(f"--format must be one of {known}, got {file_format!r}")
     module, config = load_module(source)
     difference = None
-    try:
+    with file_lock(out):
         if file_format == "safetensors":
             save_backbone(module, config, out)
         elif file_format == "pth":
             _write_pth(module, config, out)
         else:
             difference = _write_onnx(module.eval(), config, out)
-    except OSError as error:
-        raise OutputError(
-            f"{out}: must be writable; {error}; free space or choose another folder"
-        ) from None
     return Export(out, file_format, config, difference)
 
 

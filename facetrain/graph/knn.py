@@ -5,7 +5,6 @@ What is held in memory is a block of queries, a block of base rows and, for IVF,
 embedding and the graph are memory maps.
 """
 
-import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,20 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from facetrain.core.artifact import atomic_path, read_json, write_json
+from facetrain.core.artifact import atomic_path
 from facetrain.core.config import Config, config_digest
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
+from facetrain.core.npy_file import read_npy
 from facetrain.core.progress import progress
+from facetrain.core.row_blocks import RowBlocks
 from facetrain.dist.collectives import gather_objects
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
-from facetrain.graph.knn_blocks import NEIGHBOURS, SIMILARITY, Blocks
 from facetrain.graph.knn_choice import BackendChoice, IndexChoice, choose
 from facetrain.graph.knn_faiss import load_faiss
 from facetrain.graph.knn_ivf import Ivf
 from facetrain.graph.knn_rows import UnitRows, check_rows
 from facetrain.graph.knn_search import Searcher, exact_searcher, recall
+
+NEIGHBOURS, SIMILARITY = "neighbours.npy", "similarity.npy"
+_CHECKED_ROWS = 1 << 16
 
 
 class KnnConfig(Config):
@@ -79,35 +82,51 @@ class KnnGraph:
     def open(cls, folder: Path) -> "KnnGraph":
         """The graph in `folder` as read-only memory maps.
 
+        Reads all neighbours once, to see that each is a row.
+
         Raises:
             DataError: a file is missing, is no array, or they do not fit each other.
         """
-        try:
-            arrays = [np.load(folder / name, mmap_mode="r") for name in (NEIGHBOURS, SIMILARITY)]
-        except (OSError, ValueError) as error:
-            raise DataError(f"{folder}: must hold a kNN graph; {error}") from None
-        if arrays[0].ndim != 2 or arrays[0].shape != arrays[1].shape:
-            raise DataError(
-                f"{folder}: {NEIGHBOURS} and {SIMILARITY} must be (N, K) alike, got "
-                f"{arrays[0].shape} and {arrays[1].shape}; build the graph again"
-            )
-        return cls(*arrays)
+        again = "build the graph again"
+        neighbours = read_npy(
+            folder / NEIGHBOURS,
+            "the neighbours of a kNN graph",
+            (None, None),
+            (np.int32, np.int64),
+            advice=again,
+        )
+        similarity = read_npy(
+            folder / SIMILARITY,
+            f"the similarity of each of {NEIGHBOURS}",
+            neighbours.shape,
+            (np.float16, np.float32),
+            advice=again,
+        )
+        num_rows = len(neighbours)
+        for start in range(0, num_rows, _CHECKED_ROWS):
+            rows = neighbours[start : start + _CHECKED_ROWS]
+            if rows.size and (rows.min() < -1 or rows.max() >= num_rows):
+                raise DataError(
+                    f"{folder / NEIGHBOURS}: neighbours must be rows, 0 to {num_rows - 1}, or -1 "
+                    f"for none, but are {rows.min()} to {rows.max()}; {again}"
+                )
+        return cls(neighbours, similarity)
 
 
-def _search(searcher: Searcher, blocks: Blocks, remaining: Sequence[int], mesh: Mesh) -> None:
+def _search(searcher: Searcher, blocks: RowBlocks, remaining: Sequence[int], mesh: Mesh) -> None:
     """Search and write this rank's share of the blocks, one being written while one is searched."""
     start, stop = shard_range(len(remaining), mesh.rank, mesh.world_size)
     own = remaining[start:stop]
     shown = progress(own, "graph", total=len(own), unit="block", enabled=mesh.is_main)
     written: Future[None] | None = None
-    with ThreadPoolExecutor(1) as writer:
+    with blocks.writer() as writer, ThreadPoolExecutor(1) as thread:
         for block in shown:
-            neighbours, similarity = searcher.search(blocks.rows(block))
+            neighbours, similarity = searcher.search(np.arange(*blocks.rows(block)))
             if written is not None:
                 written.result()
-            written = writer.submit(blocks.write, block, neighbours.numpy(), similarity.numpy())
-    if written is not None:
-        written.result()
+            written = thread.submit(writer.write, block, neighbours.numpy(), similarity.numpy())
+        if written is not None:
+            written.result()
 
 
 def knn_graph(
@@ -143,13 +162,16 @@ def knn_graph(
     check_rows(embedding, mesh, allow_zero=allow_zero)
     rows = UnitRows(embedding, mesh.device)
     num_neighbours = min(config.num_neighbours, len(rows) - 1)
-    blocks = Blocks(out_dir, len(rows), num_neighbours, config.dtype, config.block_size)
+    shape = (len(rows), num_neighbours)
+    index_dtype = np.int32 if len(rows) < 2**31 else np.int64
+    arrays = {NEIGHBOURS: (shape, index_dtype), SIMILARITY: (shape, config.dtype)}
+    blocks = RowBlocks(out_dir, arrays, config.block_size)
     ivf = Ivf(rows, num_neighbours, config.recall_target, config.num_recall_queries, blocks.folder)
     plan = _prepare(rows, num_neighbours, config, ivf, blocks, mesh)
     by_ivf = plan["index"] == "ivf"
-    remaining = blocks.remaining() if num_neighbours else []
-    mesh.barrier()  # nobody notes a block before everybody has read the notes
-    num_remaining = sum(len(blocks.rows(block)) for block in remaining)
+    own = blocks.remaining() if num_neighbours and mesh.is_main else []
+    remaining = gather_objects(own, mesh)[0]
+    num_remaining = sum(len(range(*blocks.rows(block))) for block in remaining)
     if num_remaining < len(rows) and mesh.is_main:
         logger.info("resuming %s: %d rows done", out_dir, len(rows) - num_remaining)
     start = time.perf_counter()
@@ -179,19 +201,20 @@ def knn_graph(
         metrics["num_short"] = int((graph.neighbours[:, -1] < 0).sum())
     metrics = gather_objects(metrics, mesh)[0]
     if mesh.is_main:
-        shutil.rmtree(blocks.folder)
+        blocks.finish()
     mesh.barrier()
     return graph, metrics
 
 
 def _prepare(
-    rows: UnitRows, num_neighbours: int, config: KnnConfig, ivf: Ivf, blocks: Blocks, mesh: Mesh
+    rows: UnitRows, num_neighbours: int, config: KnnConfig, ivf: Ivf, blocks: RowBlocks, mesh: Mesh
 ) -> dict[str, Any]:
     """What rank 0 planned, now or before an interruption: `backend`, `index`, `probe_seconds`."""
+    plan: dict[str, Any] | None = None
     if mesh.is_main:
-        state = blocks.folder / "state.json"
         identity = {"config": config_digest(config), "embedding": rows.digest()}
-        if not (state.is_file() and read_json(state)["identity"] == identity):
+        plan = blocks.interrupted(identity)
+        if plan is None:
             blocks.create()
             backend, index, seconds = choose(
                 rows,
@@ -202,9 +225,8 @@ def _prepare(
                 mesh.world_size,
             )
             plan = {"backend": backend, "index": index, "probe_seconds": seconds}
-            write_json(state, {"identity": identity, "plan": plan})
-    mesh.barrier()
-    plan = read_json(blocks.folder / "state.json")["plan"]
+            blocks.note(identity, plan)
+    plan = gather_objects(plan, mesh)[0]
     if mesh.is_main:
         logger.info("graph: %s search by %s", plan["index"], plan["backend"])
     return dict(plan)

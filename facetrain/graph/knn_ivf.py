@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facetrain.core.artifact import atomic_path, read_json, write_json
+from facetrain.core.artifact import Sealed, atomic_path, read_sealed, set_aside, write_sealed
+from facetrain.core.digest import file_digest
+from facetrain.core.errors import DataError
 from facetrain.core.log import logger
 from facetrain.core.rng import numpy_generator
 from facetrain.dist.mesh import Mesh
@@ -26,6 +28,13 @@ def tune_probes(
             return
         more = max(searcher.num_probes + 1, searcher.num_probes * 5 // 4)
         searcher.num_probes = min(more, searcher.num_lists)
+
+
+class _Tuned(Sealed):
+    """Centroids that were trained, and how many lists to look into (0 until that is known)."""
+
+    centroids: str
+    num_probes: int
 
 
 class Ivf:
@@ -49,7 +58,7 @@ class Ivf:
     ) -> None:
         self._rows, self._num_neighbours = rows, num_neighbours
         self._recall_target = recall_target
-        self._centroids, self._probes = folder / "centroids.npy", folder / "num_probes.json"
+        self._centroids, self._tuning = folder / "centroids.npy", folder / "tuned.json"
         count = min(num_queries, len(rows))
         chosen = numpy_generator(0, "knn recall").choice(len(rows), count, replace=False)
         self.query = np.sort(chosen)
@@ -64,22 +73,40 @@ class Ivf:
 
     def metrics(self) -> dict[str, int]:
         """How many lists there are, and how many of them a query looks into."""
-        num_probes: int = read_json(self._probes)
+        num_probes = read_sealed(self._tuning, _Tuned).num_probes
         return {"num_lists": num_lists(len(self._rows)), "num_probes": num_probes}
+
+    def _kept(self) -> _Tuned | None:
+        """What was tuned before an interruption, if its files are as they were written."""
+        if not self._tuning.is_file():
+            return None
+        try:
+            tuned = read_sealed(self._tuning, _Tuned)
+            if file_digest(self._centroids) == tuned.centroids:
+                return tuned
+            problem = f"{self._centroids}: must be as it was written, but has changed since"
+        except DataError as error:
+            problem = str(error)
+        set_aside(self._tuning, problem)
+        return None
 
     def _tuned(self, *, show: bool) -> FaissIvf:
         """Lists trained, filled, and so many of them probed as the recall takes."""
-        if not self._centroids.is_file():
+        tuned = self._kept()
+        if tuned is None:
             logger.info("graph: training %d inverted lists", num_lists(len(self._rows)))
             centroids = train_centroids(self._rows, num_lists(len(self._rows)))
             with atomic_path(self._centroids) as temporary, open(temporary, "wb") as file:
                 np.save(file, centroids)
+            tuned = _Tuned(centroids=file_digest(self._centroids), num_probes=0)
+            write_sealed(self._tuning, tuned)
         centroids = np.load(self._centroids)
         searcher = FaissIvf(self._rows, self._num_neighbours, centroids, show=show)
-        if not self._probes.is_file():
+        if not tuned.num_probes:
             tune_probes(searcher, self.query, self.exact(), self._recall_target)
-            write_json(self._probes, searcher.num_probes)
-        searcher.num_probes = read_json(self._probes)
+            tuned = tuned.model_copy(update={"num_probes": searcher.num_probes})
+            write_sealed(self._tuning, tuned)
+        searcher.num_probes = tuned.num_probes
         return searcher
 
     def seconds(self, world_size: int) -> float:

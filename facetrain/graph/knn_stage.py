@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from facetrain.core.artifact import Artifact, fingerprint
-from facetrain.core.errors import DataError
+from facetrain.core.npy_file import read_npy
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import run_stage
 from facetrain.graph.knn import KnnConfig, knn_graph
@@ -33,17 +33,15 @@ def run(
         DataError: no such `.npy`, or embeddings that `knn_graph` refuses.
         ConfigError: faiss is asked for and not installed.
     """
-    try:
-        embedding = np.load(embedding_path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{embedding_path}: must be an .npy array of embeddings ({error}); "
-            "run the embed stage first"
-        ) from None
+    again = "run the embed stage first"
+    types = (np.float16, np.float32)
+    embedding = read_npy(embedding_path, "embeddings", (None, None), types, advice=again)
 
     def work() -> dict[str, Any]:
         norm = embedding_path.with_name("norm.npy")  # the stage embed says which did not decode
-        skipped = norm.is_file() and bool((np.load(norm, mmap_mode="r") == 0).any())
+        skipped = norm.is_file() and bool(
+            (read_npy(norm, "norms", (len(embedding),), np.float32, advice=again) == 0).any()
+        )
         return knn_graph(embedding, config, mesh, out_dir, allow_zero=skipped)[1]
 
     all_inputs = {**inputs, "embedding": fingerprint(embedding_path)}

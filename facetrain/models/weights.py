@@ -15,9 +15,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from facetrain.core.artifact import atomic_path, fingerprint
+from facetrain.core.artifact import atomic_path, fingerprint, read_artifact
 from facetrain.core.config import parse_config
-from facetrain.core.errors import CheckpointError
+from facetrain.core.errors import CheckpointError, DataError
 from facetrain.models.arcface_torch import identify
 from facetrain.models.backbone import ModelConfig, build_backbone
 from facetrain.models.input_format import RGB, BackboneFile, InputFormat
@@ -156,10 +156,21 @@ def _file(path: Path) -> Path:
                 f"{path}: a folder must hold {BACKBONE_FILE}, which `train` writes when it "
                 "finishes, but there is none; give a finished train folder or a weight file"
             )
+        _verify(path)
         return path / BACKBONE_FILE
     if not path.is_file():
         raise CheckpointError(f"{path}: must be a backbone's file or folder, but there is none")
     return path
+
+
+def _verify(folder: Path) -> None:
+    """Refuse a finished training's weights that are not as it left them."""
+    try:
+        artifact = read_artifact(folder)
+        if artifact is not None:
+            artifact.verify(BACKBONE_FILE)
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def _empty(config: ModelConfig) -> nn.Module:

@@ -49,7 +49,7 @@ def test_an_interrupted_run_continues_at_another_world_size(
 ) -> None:
     whole = evaluate(Mesh.single(), root, tmp_path / "whole")
     assert evaluate(Mesh.single(), root, tmp_path / "out", 120) == "stopped"
-    left = list((tmp_path / "out" / "embeddings").rglob("*.npy"))
+    left = list((tmp_path / "out" / "embeddings").rglob("*.npz"))
     assert 1 <= len(left) <= 4
     for sharded in ranks.run(evaluate, root, tmp_path / "out"):
         assert sharded["tar_at_far"] == whole["tar_at_far"]

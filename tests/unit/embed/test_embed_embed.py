@@ -122,8 +122,9 @@ def test_a_batch_number_cut_short_does_not_count(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path, Linear(fail_at=5))  # two of six batches done
     (noted,) = (tmp_path / ".progress").glob("done-*.txt")
-    assert noted.read_text() == "0\n1\n"
-    noted.write_text("0\n1")  # the 1 may be the start of 12
+    first, second = noted.read_text().splitlines()
+    assert (first[:2], second[:2]) == ("0 ", "1 ")
+    noted.write_text(f"{first}\n{second}")  # the end of the second may be missing
     backbone = Linear()
     start(tmp_path, backbone)
     assert backbone.num_images == 2 * (23 - 4)

@@ -141,7 +141,7 @@ def test_kill_and_resume_embed_each_image_once(noise, tmp_path, monkeypatch):
     stopped = Linear(stop_at=300)  # both views of some 150 images: three chunks of 40 are finished
     with pytest.raises(KeyboardInterrupt):
         ijb.run(config, stopped, tmp_path / "out", Mesh.single(), inputs={"backbone": "b"})
-    assert len(list((tmp_path / "out" / "embeddings").rglob("*.npy"))) == 3
+    assert len(list((tmp_path / "out" / "embeddings").rglob("*.npz"))) == 3
     assert not (tmp_path / "out" / "manifest.json").exists()
     resumed = Linear()
     done = ijb.run(config, resumed, tmp_path / "out", Mesh.single(), inputs={"backbone": "b"})
@@ -158,6 +158,22 @@ def test_kill_and_resume_embed_each_image_once(noise, tmp_path, monkeypatch):
     assert again.num_images == 460
     with np.load(tmp_path / "out" / "roc.npz") as curve:
         assert curve["far"][-1] == curve["tar"][-1] == 1
+
+
+def test_damaged_pieces_are_embedded_again(noise, tmp_path, monkeypatch):
+    monkeypatch.setattr(template_embedding, "CHUNK", 40)
+    config = IjbConfig(path=noise, protocol="ijbb", batch_size=16, workers=0, bootstrap=20)
+    whole = ijb.run(config, Linear(), tmp_path, Mesh.single(), inputs={"backbone": "b"})
+    bit, empty, good, *_ = sorted((tmp_path / "embeddings").rglob("*.npz"))
+    content = bytearray(bit.read_bytes())
+    content[len(content) // 2] ^= 1
+    bit.write_bytes(content)
+    empty.write_bytes(b"")
+    assert good.stat().st_size > 1000
+    again = Linear()  # the damage is seen though the stage was finished
+    repeated = ijb.run(config, again, tmp_path, Mesh.single(), inputs={"backbone": "b"})
+    assert again.num_images == 2 * 2 * 40
+    assert repeated.metrics == whole.metrics
 
 
 def test_intervals_are_over_subjects_and_hold_the_value(noise):

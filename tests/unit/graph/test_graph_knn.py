@@ -285,7 +285,7 @@ def test_an_interrupted_search_redoes_no_finished_block(
 
 def test_another_embedding_starts_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     keys: dict[str, Any] = {"backend": "torch", "num_neighbours": 5, "block_size": 40}
-    monkeypatch.setattr(knn.shutil, "rmtree", lambda *_, **__: None)  # as if killed at the end
+    monkeypatch.setattr(knn.RowBlocks, "finish", lambda _: None)  # as if killed at the end
     build(identities(100), tmp_path, **keys)
     monkeypatch.undo()
     other = identities(100, seed=1)
@@ -389,11 +389,19 @@ def test_save_and_open(tmp_path: Path) -> None:
     assert opened.neighbours.tolist() == graph.neighbours.tolist()
     assert opened.similarity.tolist() == graph.similarity.tolist()
     np.save(tmp_path / "similarity.npy", np.zeros((2, 3), np.float32))
-    with pytest.raises(DataError, match=r"\(2, 2\) and \(2, 3\); build the graph again"):
+    with pytest.raises(
+        DataError, match=r"shape \(2, 2\), but is float32 of shape \(2, 3\); build the"
+    ):
         KnnGraph.open(tmp_path)
     (tmp_path / "similarity.npy").unlink()
-    with pytest.raises(DataError, match="must hold a kNN graph"):
+    with pytest.raises(DataError, match=r"similarity\.npy: .* there is no such file"):
         KnnGraph.open(tmp_path)
+    for wrong in (-2, 2):
+        KnnGraph(np.array([[1, -1], [wrong, -1]], np.int32), graph.similarity).save(tmp_path)
+        with pytest.raises(
+            DataError, match=r"must be rows, 0 to 1, or -1 for none, but are -\d to"
+        ):
+            KnnGraph.open(tmp_path)
 
 
 def test_the_stage_leaves_a_manifest_and_is_skipped_when_done(tmp_path: Path) -> None:
