@@ -45,7 +45,7 @@ from facetrain.report.comparison import compare
 from facetrain.report.stages import finished_stages
 from facetrain.report.summary import write_report
 from facetrain.report.table import format_table, verification_table
-from facetrain.review import layer
+from facetrain.review import review_overlay
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -120,7 +120,7 @@ def _refresh_reviews(overlays: Sequence[Path], mesh: Mesh) -> None:
     """Once for all ranks, which must read the same."""
     if mesh.is_main:
         for overlay in overlays:
-            layer.refresh(overlay)
+            review_overlay.refresh(overlay)
     mesh.barrier()
 
 
@@ -250,7 +250,7 @@ def clean_stage(
         mesh,
         backbone=backbone,
         inputs=inputs,
-        decided=layer.decided_rows(recipe.data.overlay, dataset.num_rows)[dataset.row],
+        decided=review_overlay.decided_rows(recipe.data.overlay, dataset.num_rows)[dataset.row],
     )
     if mesh.is_main:
         write_stage_data(out_dir, recipe.data)
@@ -350,7 +350,10 @@ def _clean_and_retrain(
     clean_stage(recipe, embedded, graph, cleaned, mesh, trained)
     reviewed = run_dir / run_folder.REVIEW / run_folder.OVERLAY_FILE
     _refresh_reviews([reviewed], mesh)
-    opinions = [cleaned / run_folder.OVERLAY_FILE, *([reviewed] if layer.decides(reviewed) else ())]
+    opinions = [
+        cleaned / run_folder.OVERLAY_FILE,
+        *([reviewed] if review_overlay.decides(reviewed) else ()),
+    ]
     again = with_overlay(recipe, (*recipe.data.overlay, *opinions))
     retrained = folder / run_folder.RETRAIN
     given, kept = _open_dataset(recipe, mesh), _open_dataset(again, mesh)

@@ -24,6 +24,7 @@ from facetrain.data.synthetic import SyntheticConfig, write_synthetic
 
 MERGED, UNDECIDED, COPIED = 0.02, 0.02, 0.005  # shares of identities, identities, images
 WRONG, FOUND_HOME, MOVED = 0.2, 0.5, 0.4  # images of others; with a suggestion; moved there
+SWAPPED = 25  # every how many identities one exchanges an image with the next
 ABSENT = 0.01  # share of images that the overlay beneath leaves out
 FIRST_ID, STEP = 1000, 3  # class ids: 1000, 1003, ...
 
@@ -56,6 +57,9 @@ def write_run(out: Path, num_identities: int, num_images: int, people: list[list
     number = np.repeat(np.arange(num_identities), num_images)
     wrong = random.random(num_rows) < WRONG
     home = np.where(wrong, random.integers(num_identities, size=num_rows), number)
+    first = np.arange(0, num_identities - 1, SWAPPED) * num_images  # images of two neighbours
+    home[first], home[first + num_images] = number[first + num_images], number[first]
+    wrong[first] = wrong[first + num_images] = True
     faces, noise = out / "faces", out / "noise" / "overlay.npz"
     with FaceShardWriter(faces / "train.rec") as writer:
         for row, (given, true) in enumerate(zip(number.tolist(), home.tolist(), strict=True)):
@@ -73,7 +77,9 @@ def write_run(out: Path, num_identities: int, num_images: int, people: list[list
     threshold[unsure], undecided = 0, unsure[label]
     probability[undecided] = 0.5
     kept = probability > threshold[label]
-    told = ~kept & (home != label) & (random.random(len(label)) < FOUND_HOME)
+    swapped = np.isin(dataset.row, [first, first + num_images])
+    probability[swapped], kept[swapped] = 0.02, False
+    told = ~kept & (home != label) & ((random.random(len(label)) < FOUND_HOME) | swapped)
     moved = told & (random.random(len(label)) < MOVED)
     merge = random.integers(num_identities, size=num_identities)
     merge[random.random(num_identities) >= MERGED] = -1
@@ -89,7 +95,9 @@ def write_run(out: Path, num_identities: int, num_images: int, people: list[list
         write_sealed(run / stage / "manifest.json", manifest)
     write_stage_data(run / "clean", data)
     reason = np.where(kept, Reason.CLEAN, np.where(told, Reason.OTHER_IDENTITY, Reason.NOBODY))
-    reason[undecided] = Reason.AMBIGUOUS
+    reason[undecided & ~swapped] = Reason.AMBIGUOUS
+    hard = kept & ~undecided & (probability < 0.9)
+    reason[hard] = Reason.HARD
     ids = dataset.class_ids
     CleaningResult(
         clean_probability=probability,

@@ -17,9 +17,9 @@ from facetrain.commands.options import ReadablePath, say
 def review(run_dir: Path, port: int, no_open: bool) -> None:
     """Look through the labels of RUN_DIR, a run that cleaned them: keep, drop, move, merge.
 
-    The most doubtful identities come first. Every decision is on the disk at once, in
-    RUN_DIR/review; after it, `facetrain run` with the same --out trains again on what was decided,
-    and runs nothing else again. `train` takes it up with
+    Identities where a look sets most labels right come first. Every decision is on the disk at
+    once, in RUN_DIR/review; after it, `facetrain run` with the same --out trains again on what was
+    decided, and runs nothing else again. `train` takes it up with
     data.overlay=[RUN_DIR/clean/overlay.npz,RUN_DIR/review/overlay.npz]; a further `embed`, `graph`
     and `clean` with the latter, and leaves what was decided as it is.
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from facetrain.core import run_folder
-from facetrain.core.artifact import Artifact, read_artifact
+from facetrain.core.artifact import Artifact, read_artifact, read_json
 from facetrain.core.config import parse_config
 from facetrain.core.errors import DataError
 from facetrain.data.cleaning_result import CleaningResult
@@ -34,6 +34,7 @@ class CleanedSet:
     label_after: Ints  # (N,) the class under which a training after the cleaning sees an image
     kept_after: Bools  # (N,) whether such a training sees it
     true_label: Ints | None  # (N,) class ids, where they are known
+    names: tuple[str, ...]  # (C,) what each identity is called; "" where nobody named it
 
     @classmethod
     def open(
@@ -88,6 +89,7 @@ class CleanedSet:
             np.where(said >= 0, said, dataset.label),
             kept,
             read_true_label(dataset, data.overlay),
+            _names(data.path, dataset.class_ids),
         )
 
     @classmethod
@@ -131,6 +133,25 @@ class CleanedSet:
         """Whether each label is right, (N,), where that is known."""
         return self.is_right(self.dataset.label)
 
+    def swaps(self) -> Ints:
+        """Pairs of images (S, 2) of which each belongs to the class that the other one is in.
+
+        Where several cross between two classes, the surest of one go with the surest of the
+        other. An image is in one pair at most.
+        """
+        image = np.flatnonzero(self.suggested >= 0)
+        image = image[np.argsort(-self.result.suggested_probability[image], kind="stable")]
+        label, to = self.dataset.label[image], self.suggested[image]
+        low, high = np.minimum(label, to), np.maximum(label, to)
+        order = np.lexsort((label > to, high, low))  # by pair of classes, then by direction
+        image, low, high, down = image[order], low[order], high[order], (label > to)[order]
+        start = np.flatnonzero(np.diff(np.stack([low, high, down]), prepend=-1).any(0))
+        rank = np.arange(len(image)) - np.repeat(start, np.diff(np.append(start, len(image))))
+        order = np.lexsort((down, rank, high, low))
+        same = np.stack([low, high, rank])[:, order]
+        first = np.flatnonzero((same[:, 1:] == same[:, :-1]).all(0))
+        return image[order][np.stack([first, first + 1], 1)].astype(np.int64)
+
     def is_right(self, place: Ints) -> Bools | None:
         """Whether other classes (N,), by place or -1, would be right, (N,), where that is known."""
         if self.true_label is None:
@@ -159,6 +180,15 @@ def data_of_stage(stage: Artifact) -> DataConfig | None:
     section = stage.manifest["config"].get("data")
     where = f"{stage.path / run_folder.MANIFEST_FILE}: data"
     return None if section is None else parse_config(DataConfig, section, where)
+
+
+def _names(data: Path, class_ids: Ints) -> tuple[str, ...]:
+    """From the `classes.json` that `facetrain pack` leaves, where there is one."""
+    file = (data if data.is_dir() else data.parent) / run_folder.CLASSES_FILE
+    named = read_json(file) if file.is_file() else {}
+    if not isinstance(named, dict):
+        raise DataError(f"{file}: must be JSON, label -> name; pack the data set again")
+    return tuple(str(named.get(str(label), "")) for label in class_ids.tolist())
 
 
 def read_true_label(dataset: FaceDataset, overlay: Sequence[Path]) -> Ints | None:

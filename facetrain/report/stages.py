@@ -1,7 +1,6 @@
 """What stages a run's folder holds, finished or not, and how far each of them came."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from facetrain.core import run_folder
 from facetrain.core.artifact import Artifact, read_artifact
 from facetrain.core.errors import DataError
+from facetrain.data.review_journal import ACTIONS, read_journal
 from facetrain.engine.meter import read_run_log
 
 
@@ -141,29 +141,12 @@ def journal_counts(run_dir: Path) -> dict[str, tuple[int, int]] | None:
     path = run_dir / run_folder.REVIEW / run_folder.JOURNAL_FILE
     if not path.is_file():
         return None
-    done: list[tuple[str, int]] = []
-    undone: list[tuple[str, int]] = []
-    seen = set()
-    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:  # cut short by a kill
-            continue
-        match entry["action"]:
-            case "undo":
-                undone.append(done.pop())
-            case "redo":
-                done.append(undone.pop())
-            case "seen":
-                seen.add(entry["label"])
-            case action:
-                done.append((action, len(entry["rows"])))
-                undone.clear()
+    history = read_journal(path).history
     counts = {
         action: (
-            sum(1 for one, _ in done if one == action),
-            sum(images for one, images in done if one == action),
+            sum(1 for one in history.done if one.action == action),
+            sum(len(one.rows) for one in history.done if one.action == action),
         )
-        for action in ("keep", "drop", "move", "merge")
+        for action in ACTIONS
     }
-    return counts | {"seen": (len(seen), 0)}
+    return counts | {"seen": (len(history.seen), 0)}

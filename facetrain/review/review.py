@@ -10,9 +10,9 @@ from pathlib import Path
 
 from facetrain.core.errors import UserError
 from facetrain.core.run_folder import JOURNAL_FILE, OVERLAY_FILE, REVIEW
-from facetrain.review.cleaned_run import CleanedRun
-from facetrain.review.journal import open_journal
-from facetrain.review.layer import refresh
+from facetrain.data.cleaned_set import CleanedSet
+from facetrain.data.review_journal import open_journal
+from facetrain.review.review_overlay import refresh
 from facetrain.review.server import ReviewServer
 from facetrain.review.session import Session
 
@@ -26,13 +26,13 @@ def serving(run_dir: Path, port: int) -> Iterator[ReviewServer]:
     Raises:
         UserError: no cleaned run, another review of it is open, or the port is taken.
     """
-    run = CleanedRun.open(run_dir)
+    cleaned = CleanedSet.open_run(run_dir)
     folder = run_dir / REVIEW
-    dataset = run.dataset
+    dataset = cleaned.dataset
     with open_journal(folder / JOURNAL_FILE, dataset.base_fingerprint, dataset.num_rows) as journal:
         refresh(folder / OVERLAY_FILE)
         try:
-            server = ReviewServer(Session(run, journal), port, run_dir.resolve().name)
+            server = ReviewServer(Session(cleaned, journal), port, run_dir.resolve().name)
         except OSError as error:
             raise UserError(
                 f"--port {port}: must be free, but {error.strerror}; leave it out for any free one"

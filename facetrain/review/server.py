@@ -5,24 +5,32 @@ a local port: the address begins with a random token, compared in constant time;
 (DNS rebinding) or `Origin` is refused; a POST must be JSON, which no foreign form can send;
 nothing may be framed, and the page loads nothing but its own files. Images go by their row in the
 data set, files by fixed names: no path is ever taken from a request.
+
+It is the standard library's server with what that leaves open closed: every answer, its own error
+pages too, has the headers; a request that cannot be understood is answered, never a traceback;
+connections are counted. (Werkzeug's server is the same one beneath, with the same gaps.)
 """
 
+import contextlib
+import errno
 import hmac
 import json
 import secrets
+import socket
+import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
 from facetrain.review.session import RequestError, Session
 
 _PAGE = Path(__file__).parent / "page"
-_SCRIPTS = ("page.js", "ask.js", "chooser.js", "draw.js", "list.js", "say.js")
+_SCRIPTS = ("page.js", "api.js", "chooser.js", "draw.js", "list.js", "status.js")
 _FILES = {
     "": ("index.html", "text/html; charset=utf-8"),
     "page.css": ("page.css", "text/css; charset=utf-8"),
@@ -30,6 +38,8 @@ _FILES = {
     **{name: (name, "text/javascript; charset=utf-8") for name in _SCRIPTS},
 }
 _LARGEST_BODY = 1 << 20
+_MOST_CONNECTIONS = 32  # a browser has six
+_PAUSE_SECONDS = 0.1  # before another connection is accepted, where no descriptor is free
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -62,7 +72,46 @@ class ReviewServer(ThreadingHTTPServer):
         self.files = {
             name: (kind, (_PAGE / file).read_bytes()) for name, (file, kind) in _FILES.items()
         }
+        self._open: set[socket.socket] = set()
         super().__init__(("127.0.0.1", port), _Handler)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection; wait a little where there is no descriptor for it."""
+        try:
+            return super().get_request()
+        except OSError as error:  # the serving loop would try again at once, on and on
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                time.sleep(_PAUSE_SECONDS)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Give a connection a thread, or close it where too many are open."""
+        if len(self._open) >= _MOST_CONNECTIONS:
+            self.shutdown_request(request)
+            return
+        self._open.add(request)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started
+            self._open.discard(request)
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve a connection until it ends."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._open.discard(request)
+
+    def server_close(self) -> None:
+        """End the open connections, too: a page must learn that nobody takes its decisions."""
+        super().server_close()
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: what goes wrong in an answer is logged there; the rest is a connection lost."""
 
     @property
     def hosts(self) -> tuple[str, str]:
@@ -87,7 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
     server: ReviewServer
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "facetrain", ""
-    timeout = 60  # seconds that an idle connection is held
+    default_request_version = "HTTP/1.0"  # else an error in the first line gets no headers
+    timeout = 30  # seconds that an idle connection is held
     disable_nagle_algorithm = True
     wbufsize = -1  # head and body leave together
 
@@ -96,6 +146,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self._answer(self._post)
+
+    def finish(self) -> None:
+        """Read what was sent in vain: closed over it, the connection would lose the answer."""
+        super().finish()
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(1)
+            for _ in range(_LARGEST_BODY >> 15):
+                if not self.connection.recv(1 << 16):
+                    break
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Nothing: a request line has the token."""
@@ -116,6 +176,15 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError as error:
             logger.error("review: nothing was saved: %s", error)
             self._send_error(HTTPStatus.INSUFFICIENT_STORAGE, f"nothing was saved: {error}")
+        except Exception as error:
+            logger.error("review: a request failed: %r", error)
+            self.close_connection = True
+            self._send_error(HTTPStatus.INTERNAL_SERVER_ERROR, "this could not be answered")
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer what is no request that the library understands; as everything else."""
+        self.close_connection = True
+        self._send_error(HTTPStatus(code), "this is no request of the review page")
 
     def _inside(self) -> str:
         """The address below the token, once the request may come in."""
@@ -126,20 +195,27 @@ class _Handler(BaseHTTPRequestHandler):
         token, slash, rest = self.path.removeprefix("/").partition("/")
         if not hmac.compare_digest(token.encode(), self.server.token.encode()) or not slash:
             raise _RefusedError(HTTPStatus.FORBIDDEN, "open the address that the terminal shows")
+        framed = [
+            self.headers.get_all(name, []) for name in ("Content-Length", "Transfer-Encoding")
+        ]
+        if len(framed[0]) > 1 or framed[1]:
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "a body must have one Content-Length")
         if rest and self.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
             raise _RefusedError(HTTPStatus.FORBIDDEN, "another site may not ask")
         return rest
 
     def _get(self, rest: str) -> tuple[str, bytes, str]:
-        parts = urlsplit(rest)
-        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        if self.headers.get("Content-Length", "0") != "0":  # it would be read as a request
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "a page is asked for without a body")
+        path, _, text = rest.partition("?")
+        query = {name: values[-1] for name, values in parse_qs(text).items()}
         session = self.server.session
-        if parts.path in self.server.files:
-            return *self.server.files[parts.path], _NEVER
-        folder, _, name = parts.path.rpartition("/")
+        if path in self.server.files:
+            return *self.server.files[path], _NEVER
+        folder, _, name = path.rpartition("/")
         if folder == "face":
             return *session.picture(_number(name)), _ALWAYS
-        if parts.path == "api/identities":
+        if path == "api/identities":
             return _json(
                 session.identities(
                     query.get("filter", "all"),
@@ -150,7 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
                 | {"title": self.server.title}
             )
         if folder == "api/identity":
-            offset, order = _number(query.get("offset", "0")), query.get("order", "doubt")
+            offset, order = _number(query.get("offset", "0")), query.get("order", "priority")
             return _json(session.identity(_number(name), offset, order))
         raise _RefusedError(HTTPStatus.NOT_FOUND, "there is no such page")
 
@@ -160,29 +236,33 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get_content_type() != "application/json":
             raise _RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "a decision must be JSON")
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) > _LARGEST_BODY:
+        if not (length.isascii() and length.isdigit() and len(length) < 10) or (
+            int(length) > _LARGEST_BODY
+        ):
             raise _RefusedError(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a decision has up to {_LARGEST_BODY} bytes"
             )
         body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "the body is shorter than it was to be")
         try:
-            said = json.loads(body)
-        except ValueError:
+            content = json.loads(body)
+        except (ValueError, RecursionError):
             raise RequestError("a decision must be JSON") from None
-        if not isinstance(said, dict):
+        if not isinstance(content, dict):
             raise RequestError("a decision must be a JSON object")
-        return _json(self._decide(rest, said))
+        return _json(self._decide(rest, content))
 
-    def _decide(self, rest: str, said: Mapping[str, Any]) -> dict[str, Any]:
+    def _decide(self, rest: str, content: Mapping[str, Any]) -> dict[str, Any]:
         session = self.server.session
         match rest:
             case "api/decide":
-                rows, to = said.get("rows", []), said.get("to")
+                rows, to = content.get("rows", []), content.get("to")
                 if not isinstance(rows, list):
                     raise RequestError("rows must be a list")
                 return session.decide(
-                    str(said.get("action")),
-                    _number(said.get("identity")),
+                    str(content.get("action")),
+                    _number(content.get("identity")),
                     [_number(row) for row in rows],
                     None if to is None else _number(to),
                 )
@@ -191,7 +271,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "api/redo":
                 return session.redo()
             case "api/seen":
-                return session.saw(_number(said.get("identity")))
+                return session.mark_seen(_number(content.get("identity")))
         raise _RefusedError(HTTPStatus.NOT_FOUND, "there is no such page")
 
     def _send(self, status: HTTPStatus, kind: str, content: bytes, cache: str) -> None:
@@ -204,7 +284,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(content)
+        if self.command != "HEAD":
+            self.wfile.write(content)
         self.wfile.flush()
 
     def _send_error(self, status: HTTPStatus, why: str) -> None:

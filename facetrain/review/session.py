@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from facetrain.core.errors import UserError
+from facetrain.data.cleaned_set import Bools, CleanedSet, Ints
+from facetrain.data.cleaning_result import Reason
 from facetrain.data.images import decode_image, encode_jpeg
-from facetrain.review.cleaned_run import Bools, CleanedRun, Ints
-from facetrain.review.doubt import identity_doubt, image_doubt
-from facetrain.review.journal import ACTIONS, Decision, JournalWriter
-from facetrain.review.standing import Standing
+from facetrain.data.review_journal import ACTIONS, Decision, JournalWriter
+from facetrain.review.priority import identity_priority, image_priority
+from facetrain.review.reviewed_labels import ReviewedLabels
 
 FACES_A_PAGE, IDENTITIES_A_PAGE = 120, 60
 _SAMPLES, _MOST_ROWS, _LISTS = 4, 100_000, 16
@@ -38,40 +39,41 @@ class Session:
     """The review of a run; its methods may be called from any thread.
 
     Args:
-        run: what the cleaner decided.
+        cleaned: what the cleaner decided.
         journal: takes every decision.
     """
 
-    def __init__(self, run: CleanedRun, journal: JournalWriter) -> None:
-        self.run, self.journal = run, journal
+    def __init__(self, cleaned: CleanedSet, journal: JournalWriter) -> None:
+        self.cleaned, self.journal = cleaned, journal
         self._lock = threading.RLock()
-        self._standing = Standing.after_cleaning(run)
+        self._labels = ReviewedLabels.after_cleaning(cleaned)
         for decision in journal.history.done:
-            self._standing.take(decision)
-        label, num_classes = run.dataset.label, run.dataset.num_classes
-        copied = np.maximum(run.duplicate_of, 0)
-        twice = (run.duplicate_of >= 0) & run.kept & run.kept[copied]
-        twice &= run.label != run.label[copied]
-        may_merge = run.kept & (run.merge[label] >= 0)
-        self._doubt = image_doubt(
-            run.clean_probability, run.threshold[label], run.undecided, may_merge, twice
-        )
-        self._identity_doubt = identity_doubt(self._doubt, label, num_classes)
-        self._order = np.argsort(-self._identity_doubt, kind="stable")
+            self._labels.take(decision)
+        dataset, result = cleaned.dataset, cleaned.result
+        label, num_classes = dataset.label, dataset.num_classes
+        self._swapped = np.full(len(label), -1)
+        pairs = cleaned.swaps()
+        self._swapped[pairs] = pairs[:, ::-1]
+        self._priority = image_priority(cleaned)
+        self._identity_priority = identity_priority(self._priority, label, num_classes)
+        self._order = np.argsort(-self._identity_priority, kind="stable")
         self._by_identity = np.argsort(label, kind="stable")
         self._first = np.searchsorted(label[self._by_identity], np.arange(num_classes + 1))
-        self._ids = [str(one) for one in run.dataset.class_ids.tolist()]
-        self._lower_names = [name.lower() for name in run.names]
+        self._ids = [str(one) for one in dataset.class_ids.tolist()]
+        self._lower_names = [name.lower() for name in cleaned.names]
 
         def any_of(images: Bools) -> Bools:
             return np.bincount(label, images, num_classes) > 0
 
         self._filters = {
             "all": np.ones(num_classes, np.bool_),
-            "undecided": any_of(run.undecided),
-            "merges": run.merge >= 0,
-            "duplicates": any_of(run.duplicate_of >= 0),
-            "suggested": any_of(run.suggested >= 0),
+            "merges": cleaned.merge >= 0,
+            "swaps": any_of(self._swapped >= 0),
+            "other": any_of(result.reason == Reason.OTHER_IDENTITY),
+            "nobody": any_of(result.reason == Reason.NOBODY),
+            "ambiguous": any_of(result.reason == Reason.AMBIGUOUS),
+            "hard": any_of(result.reason == Reason.HARD),
+            "copies": any_of(result.duplicate_of >= 0),
         }
         self._lists: dict[tuple[str, str], Ints] = {}
 
@@ -80,14 +82,14 @@ class Session:
         history = self.journal.history
         return {
             "decisions": len(history.done),
-            "images": int(np.count_nonzero(self._standing.action >= 0)),
+            "images": int(np.count_nonzero(self._labels.action >= 0)),
             "seen": len(history.seen),
-            "identities": self.run.dataset.num_classes,
+            "identities": self.cleaned.dataset.num_classes,
             "undone": len(history.undone),
         }
 
     def identities(self, chosen: str, search: str, offset: int, *, anew: bool) -> dict[str, Any]:
-        """One page of the identities that a filter and a search leave, the most doubtful first.
+        """One page of the identities that a filter and a search leave, those worth most first.
 
         A list stays as it was made until it is asked for `anew`, so that what is decided does not
         move it under the reader's feet.
@@ -110,12 +112,12 @@ class Session:
 
     def _find(self, chosen: str, search: str) -> Ints:
         """Numbers of the identities of a list, in order."""
-        history, class_ids = self.journal.history, self.run.dataset.class_ids
+        history, class_ids = self.journal.history, self.cleaned.dataset.class_ids
         if chosen == "unseen":
             mask = ~np.isin(class_ids, list(history.seen))
         elif chosen == "decided":
-            decided = self._standing.action >= 0
-            mask = np.bincount(self.run.dataset.label, decided, len(class_ids)) > 0
+            decided = self._labels.action >= 0
+            mask = np.bincount(self.cleaned.dataset.label, decided, len(class_ids)) > 0
         elif chosen in self._filters:
             mask = self._filters[chosen]
         else:
@@ -132,20 +134,19 @@ class Session:
         return self._by_identity[self._first[identity] : self._first[identity + 1]]
 
     def _summary(self, identity: int) -> dict[str, Any]:
-        images, standing = self._images(identity), self._standing
-        class_id = int(self.run.dataset.class_ids[identity])
-        kept = standing.kept[images] & (standing.label[images] == identity)
-        threshold = float(self.run.threshold[identity])
+        images, labels = self._images(identity), self._labels
+        class_id = int(self.cleaned.dataset.class_ids[identity])
+        kept = labels.kept[images] & (labels.label[images] == identity)
+        threshold = float(self.cleaned.threshold[identity])
         return {
             "id": class_id,
-            "name": self.run.names[identity],
+            "name": self.cleaned.names[identity],
             "images": len(images),
             "kept": int(kept.sum()),
-            "arrived": len(standing.arrived.get(identity, ())),
-            "decided": int(np.count_nonzero(standing.action[images] >= 0)),
-            "doubt": round(float(self._identity_doubt[identity]), 2),
+            "arrived": len(labels.arrived.get(identity, ())),
+            "decided": int(np.count_nonzero(labels.action[images] >= 0)),
+            "priority": round(float(self._identity_priority[identity]), 2),
             "threshold": threshold if np.isfinite(threshold) else None,
-            "undecided": bool(self.run.undecided[images].any()),
             "seen": class_id in self.journal.history.seen,
             "samples": self._surest(identity),
         }
@@ -154,29 +155,30 @@ class Session:
         """An identity with one page of its faces, and the faces of those that theirs may be.
 
         Args:
-            order: "doubt", the most doubtful first; or "probability", the least probable first.
+            order: "priority", what a look is worth; or "probability", the least probable first.
         """
         with self._lock:
-            number, run = self._number(class_id), self.run
+            number, cleaned = self._number(class_id), self.cleaned
+            probability, class_ids = cleaned.result.clean_probability, cleaned.dataset.class_ids
             images = self._images(number)
-            by = -self._doubt if order == "doubt" else run.clean_probability
-            own = images[np.lexsort((run.clean_probability[images], by[images]))]
-            arrived = sorted(self._standing.arrived.get(number, ()))
+            by = -self._priority if order == "priority" else probability
+            own = images[np.lexsort((probability[images], by[images]))]
+            arrived = sorted(self._labels.arrived.get(number, ()))
             everything = np.concatenate([own, np.array(arrived, np.int64)])
             shown = everything[offset : offset + FACES_A_PAGE]
-            others = {int(one) for one in run.suggested[shown] if one >= 0}
-            merge = int(run.merge[number])
+            others = {int(one) for one in cleaned.suggested[shown] if one >= 0}
+            merge = int(cleaned.merge[number])
             related = sorted(others | ({merge} if merge >= 0 else set()))
-            now = self._standing.now(number)
+            now = self._labels.now(number)
             return self._summary(number) | {
                 "offset": offset,
                 "total": len(everything),
                 "faces": [self._face(one) for one in shown.tolist()],
-                "merge": int(run.dataset.class_ids[merge]) if merge >= 0 else None,
-                "merged_into": int(run.dataset.class_ids[now]) if now != number else None,
+                "merge": int(class_ids[merge]) if merge >= 0 else None,
+                "merged_into": int(class_ids[now]) if now != number else None,
                 "related": {
-                    str(run.dataset.class_ids[one]): {
-                        "name": run.names[one], "samples": self._surest(one),
+                    str(class_ids[one]): {
+                        "name": cleaned.names[one], "samples": self._surest(one),
                         "images": len(self._images(one)),
                     }
                     for one in related
@@ -184,7 +186,7 @@ class Session:
             }  # fmt: skip
 
     def _number(self, class_id: int) -> int:
-        number = self._standing.identity(class_id)
+        number = self._labels.identity(class_id)
         if number < 0:
             raise RequestError(f"no identity {class_id} in this data set")
         return number
@@ -192,29 +194,32 @@ class Session:
     def _surest(self, identity: int) -> list[int]:
         """Rows of the faces that show best who an identity is."""
         images = self._images(identity)
-        with_it = self._standing.kept[images] & (self._standing.label[images] == identity)
+        with_it = self._labels.kept[images] & (self._labels.label[images] == identity)
         images = images[with_it] if with_it.any() else images
-        order = np.argsort(-self.run.clean_probability[images], kind="stable")[:_SAMPLES]
-        rows: list[int] = self.run.dataset.row[images[order]].tolist()
+        order = np.argsort(-self.cleaned.result.clean_probability[images], kind="stable")[:_SAMPLES]
+        rows: list[int] = self.cleaned.dataset.row[images[order]].tolist()
         return rows
 
     def _face(self, image: int) -> dict[str, Any]:
-        run, standing = self.run, self._standing
-        home, now = int(run.dataset.label[image]), int(standing.label[image])
-        suggested, copied = int(run.suggested[image]), int(run.duplicate_of[image])
-        action, class_ids = int(standing.action[image]), run.dataset.class_ids
-        threshold = float(run.threshold[home])
+        cleaned, labels, result = self.cleaned, self._labels, self.cleaned.result
+        rows, class_ids = cleaned.dataset.row, cleaned.dataset.class_ids
+        home, now = int(cleaned.dataset.label[image]), int(labels.label[image])
+        suggested, copied = int(cleaned.suggested[image]), int(result.duplicate_of[image])
+        action, swapped = int(labels.action[image]), int(self._swapped[image])
+        threshold = float(cleaned.threshold[home])
         return {
-            "row": int(run.dataset.row[image]),
-            "probability": round(float(run.clean_probability[image]), 4),
+            "row": int(rows[image]),
+            "reason": result.reason_names[result.reason[image]],
+            "probability": round(float(result.clean_probability[image]), 4),
             "threshold": round(threshold, 4) if np.isfinite(threshold) else None,
             "home": int(class_ids[home]),
             "label": int(class_ids[now]) if now >= 0 else None,
-            "kept": bool(standing.kept[image]),
+            "kept": bool(labels.kept[image]),
             "action": ACTIONS[action] if action >= 0 else None,
             "suggested": int(class_ids[suggested]) if suggested >= 0 else None,
-            "copy_of": int(run.dataset.row[copied]) if copied >= 0 else None,
-            "undecided": bool(run.undecided[image]),
+            "suggested_probability": round(float(result.suggested_probability[image]), 4),
+            "swap_with": int(rows[swapped]) if swapped >= 0 else None,
+            "copy_of": int(rows[copied]) if copied >= 0 else None,
         }
 
     def decide(
@@ -224,34 +229,41 @@ class Session:
 
         Args:
             action: "keep" them as this identity's, "drop" them, "move" them to the identity `to`,
-                or "merge" everything this identity has into `to`.
+                "merge" everything this identity has into `to`, or "swap" the one row and the image
+                it is swapped with: each goes to the identity that the other one was in.
         """
         with self._lock:
-            standing, class_ids = self._standing, self.run.dataset.class_ids
-            here = standing.now(self._number(class_id))
+            labels, class_ids = self._labels, self.cleaned.dataset.class_ids
+            here = labels.now(self._number(class_id))
             if action not in ACTIONS:
-                raise RequestError(f"no such action: {action!r}")
-            goal = here
+                raise RequestError(f"no such action: {action!r:.40}")
+            goal, merged, other = here, -1, -1
             if action in ("move", "merge"):
                 if to is None:
                     raise RequestError(f"{action} needs the identity to go to")
-                goal = standing.now(self._number(to))
-            merged = -1
+                goal = labels.now(self._number(to))
             if action == "merge":
                 if goal == here:
                     raise RequestError(f"{class_id} and {to} are one identity already")
                 own = self._images(here)
-                own = own[standing.kept[own] & (standing.label[own] == here)]
-                others = [i for i in standing.arrived.get(here, ()) if standing.kept[i]]
+                own = own[labels.kept[own] & (labels.label[own] == here)]
+                others = [i for i in labels.arrived.get(here, ()) if labels.kept[i]]
                 members = np.union1d(own, np.array(others, np.int64)).astype(np.int64)
-                rows, merged = self.run.dataset.row[members].tolist(), int(class_ids[here])
-            elif not 0 < len(rows) <= _MOST_ROWS or len(standing.images_of(tuple(rows))) < len(
-                rows
-            ):
+                rows, merged = self.cleaned.dataset.row[members].tolist(), int(class_ids[here])
+            elif not 0 < len(rows) <= _MOST_ROWS or len(labels.images_of(tuple(rows))) < len(rows):
                 raise RequestError("name the rows of images that are in use")
-            decision = Decision(action, tuple(rows), int(class_ids[goal]), merged)
+            elif action == "swap":
+                image = int(labels.images_of(tuple(rows))[0])
+                partner = int(self._swapped[image])
+                if len(rows) != 1 or partner < 0:
+                    raise RequestError("name the row of one image that is swapped with another")
+                rows = self.cleaned.dataset.row[[image, partner]].tolist()
+                home = self.cleaned.dataset.label
+                goal, back = labels.now(int(home[partner])), labels.now(int(home[image]))
+                other = int(class_ids[back])
+            decision = Decision(action, tuple(rows), int(class_ids[goal]), merged, other)
             self.journal.append(decision.as_entry())
-            return self._changed(standing.take(decision))
+            return self._changed(labels.take(decision))
 
     def undo(self) -> dict[str, Any]:
         """Take back the latest decision that holds."""
@@ -260,7 +272,7 @@ class Session:
                 raise RequestError("there is nothing to undo")
             decision = self.journal.history.done[-1]
             self.journal.append({"action": "undo"})
-            return self._changed(self._standing.take_back(decision))
+            return self._changed(self._labels.take_back(decision))
 
     def redo(self) -> dict[str, Any]:
         """Decide again what was taken back last."""
@@ -269,9 +281,9 @@ class Session:
                 raise RequestError("there is nothing to redo")
             decision = self.journal.history.undone[-1]
             self.journal.append({"action": "redo"})
-            return self._changed(self._standing.take(decision))
+            return self._changed(self._labels.take(decision))
 
-    def saw(self, class_id: int) -> dict[str, Any]:
+    def mark_seen(self, class_id: int) -> dict[str, Any]:
         """Note that somebody has looked at an identity."""
         with self._lock:
             self._number(class_id)
@@ -290,10 +302,10 @@ class Session:
             RequestError: no image in use has this row.
             DataError: its record is damaged.
         """
-        images = self._standing.images_of((row,))
+        images = self._labels.images_of((row,))
         if not len(images):
             raise RequestError(f"no image in row {row}")
-        encoded = self.run.dataset.encoded(int(images[0]))
+        encoded = self.cleaned.dataset.encoded(int(images[0]))
         if encoded.startswith(b"\xff\xd8\xff"):
             return "image/jpeg", encoded
         if encoded.startswith(b"\x89PNG\r\n"):

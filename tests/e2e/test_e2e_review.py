@@ -12,7 +12,7 @@ from review_parts import Client
 
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.overlay import LabelOverlay
-from facetrain.review.journal import open_journal
+from facetrain.data.review_journal import open_journal
 from facetrain.review.review import serving
 
 REVIEWED = "review/overlay.npz"

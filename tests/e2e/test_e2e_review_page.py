@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from review_parts import Client, tool, write_run
 
-from facetrain.review.journal import Decision, read_journal
+from facetrain.data.review_journal import Decision, read_journal
 from facetrain.review.review import serving, write_door
 from facetrain.review.server import ReviewServer
 
@@ -173,7 +173,7 @@ def test_moving_to_the_suggested_and_to_any_identity(
     page: Any, folder: Path, server: ReviewServer
 ) -> None:
     client = Client(server.address)
-    listed = client.get("api/identities?filter=suggested&anew=1")["identities"]
+    listed = client.get("api/identities?filter=other&anew=1")["identities"]
     identity = client.get(f"api/identity/{listed[0]['id']}")
     face = next(face for face in identity["faces"] if face["suggested"] is not None)
     search(page, str(identity["id"]))
@@ -213,6 +213,26 @@ def test_merging_with_the_proposed_identity(page: Any, folder: Path, server: Rev
     page.press("u")
     said(page, "taken back")
     page.wait("document.querySelector('#about button')")
+
+
+def test_a_swap_is_one_key(page: Any, folder: Path, server: ReviewServer) -> None:
+    client = Client(server.address)
+    listed = client.get("api/identities?filter=swaps&anew=1")["identities"]
+    identity = client.get(f"api/identity/{listed[0]['id']}")
+    place = next(n for n, f in enumerate(identity["faces"]) if f["swap_with"] is not None)
+    face = identity["faces"][place]
+    search(page, str(identity["id"]))
+    for _ in range(place):
+        page.press("ArrowRight")
+    page.wait("document.querySelector('#compare').textContent.includes('s swaps')")
+    page.press("s")
+    said(page, f"swapped with an image of {face['suggested']}")
+    rows = face["row"], face["swap_with"]
+    swapped = Decision("swap", rows, face["suggested"], other=identity["id"])
+    assert decisions(folder)[-1] == swapped
+    page.press("u")
+    said(page, "taken back")
+    assert swapped not in decisions(folder)
 
 
 def test_next_marks_as_seen_and_the_filter_leaves_it_out(page: Any, server: ReviewServer) -> None:

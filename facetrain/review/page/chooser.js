@@ -1,6 +1,6 @@
 // The dialog that asks for an identity; resolves to its id, or to null.
 
-import { get } from "./ask.js";
+import { get } from "./api.js";
 import { called, element, number, picture } from "./draw.js";
 
 const dialog = document.querySelector("#chooser");
@@ -26,9 +26,9 @@ function draw() {
 
 async function look() {
   const search = wanted.value;
-  const said = await get("api/identities", { filter: "all", search, offset: 0, anew: 1 });
+  const reply = await get("api/identities", { filter: "all", search, offset: 0, anew: 1 });
   if (search !== wanted.value) return; // typed on meanwhile
-  found = said.identities.slice(0, 20);
+  found = reply.identities.slice(0, 20);
   chosen = 0;
   draw();
 }

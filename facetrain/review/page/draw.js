@@ -26,12 +26,12 @@ export function called(id, name) {
   return name && name !== String(id) ? `${name} (${id})` : String(id);
 }
 
-// Where a face stands, seen from the page of an identity: [state, words].
+// What becomes of a face, seen from the page of an identity: [state, words].
 export function stateOf(face, identity) {
   const here = identity.merged_into ?? identity.id;
   if (!face.kept) return ["dropped", "dropped"];
   if (face.label !== here) return ["moved", `→ ${face.label}`];
-  if (face.undecided && !face.action) return ["unsure", "undecided"];
+  if (face.reason === "ambiguous" && !face.action) return ["unsure", "ambiguous"];
   return face.home === identity.id ? ["kept", "kept"] : ["moved", `from ${face.home}`];
 }
 
@@ -57,14 +57,17 @@ export function faceCard(face, identity) {
     bar.append(tick);
     numbers += ` · threshold ${face.threshold.toFixed(2)}`;
   }
-  card.append(picture(face.row), line, bar, element("div", "numbers", numbers));
+  card.append(picture(face.row), line);
+  const why = face.swap_with === null ? face.reason : "swapped image";
+  if (why !== "clean" && why !== "ambiguous") card.append(element("div", "reason", why));
+  card.append(bar, element("div", "numbers", numbers));
   if (face.copy_of !== null) {
     const copy = element("div", "maybe", "copy of ");
     copy.append(picture(face.copy_of));
     card.append(copy);
   }
   if (face.suggested !== null) {
-    const maybe = element("div", "maybe", `${face.suggested}? `);
+    const maybe = element("div", "maybe", `${face.suggested}? ${face.suggested_probability.toFixed(2)} `);
     const { samples } = identity.related[face.suggested] ?? { samples: [] };
     maybe.append(...samples.slice(0, 3).map(picture));
     card.append(maybe);
@@ -90,6 +93,7 @@ export function compare(target, identity, face) {
     const what = face?.suggested === other ? "may be" : "may be one with";
     parts.push(strip(`${what} ${called(other, related.name)}`, related.samples));
   }
+  if (face && face.swap_with !== null) parts.push(strip("partner (s swaps)", [face.swap_with]));
   target.replaceChildren(...parts);
 }
 
@@ -100,9 +104,8 @@ export function about(target, identity, order) {
     element("strong", "", called(identity.id, identity.name)),
     element("span", "soft",
       `${number(identity.kept)} of ${number(identity.images)} images kept${arrived}${threshold}` +
-      ` · doubt ${identity.doubt.toFixed(1)} · by ${order}`),
+      ` · about ${identity.priority.toFixed(1)} labels to set right · by ${order}`),
   );
-  if (identity.undecided) target.append(element("span", "banner", "the cleaner could not decide"));
   if (identity.merged_into !== null) {
     target.append(element("span", "banner", `merged into ${identity.merged_into}`));
   } else if (identity.merge !== null) {
@@ -124,16 +127,16 @@ export function listRow(summary, position, height) {
   for (const image of small) image.fetchPriority = "low"; // the faces in question come first
   row.append(
     ...small,
-    element("span", "doubt", summary.doubt.toFixed(1)),
+    element("span", "priority", summary.priority.toFixed(1)),
     element("b", "", `${summary.seen ? "✓ " : ""}${called(summary.id, summary.name)}`),
     element("small", "", `${number(summary.images)} images, ${number(dropped)} not kept${decided}`),
   );
   return row;
 }
 
-export function progress(counts, bar, said) {
-  counts.textContent = `${number(said.decisions)} decisions · ` +
-    `${number(said.seen)} of ${number(said.identities)} identities seen`;
-  bar.max = said.identities;
-  bar.value = said.seen;
+export function progress(counts, bar, reply) {
+  counts.textContent = `${number(reply.decisions)} decisions · ` +
+    `${number(reply.seen)} of ${number(reply.identities)} identities seen`;
+  bar.max = reply.identities;
+  bar.value = reply.seen;
 }

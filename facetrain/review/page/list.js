@@ -1,6 +1,6 @@
 // The identities of a filter and a search: as many rows as there are, few of them fetched or drawn.
 
-import { get } from "./ask.js";
+import { get } from "./api.js";
 import { listRow } from "./draw.js";
 
 const ROW_HEIGHT = 48;
@@ -24,25 +24,25 @@ export class IdentityList {
     });
   }
 
-  // The first page of another list; returns what the server said.
+  // The first page of another list; returns what the server reply.
   async open(filter, search) {
     const query = { filter, search };
-    const said = await get("api/identities", { ...query, offset: 0, anew: 1 });
+    const reply = await get("api/identities", { ...query, offset: 0, anew: 1 });
     this.query = query;
-    this.total = said.total;
+    this.total = reply.total;
     this.known.clear();
     this.asked.clear();
     this.asked.set(0, Promise.resolve());
-    this.take(said);
+    this.take(reply);
     this.current = -1;
     this.scroller.scrollTop = 0;
     this.rows.style.height = `${this.total * ROW_HEIGHT}px`;
     this.draw();
-    return said;
+    return reply;
   }
 
-  take(said) {
-    said.identities.forEach((summary, index) => this.known.set(said.offset + index, summary));
+  take(reply) {
+    reply.identities.forEach((summary, index) => this.known.set(reply.offset + index, summary));
   }
 
   // The summary at a position, fetched with its page if need be.
@@ -50,8 +50,8 @@ export class IdentityList {
     const page = Math.floor(position / PAGE);
     if (!this.asked.has(page)) {
       const query = this.query;
-      this.asked.set(page, get("api/identities", { ...query, offset: page * PAGE }).then((said) => {
-        if (this.query === query) this.take(said);
+      this.asked.set(page, get("api/identities", { ...query, offset: page * PAGE }).then((reply) => {
+        if (this.query === query) this.take(reply);
         this.draw();
       }));
     }

@@ -1,10 +1,10 @@
 // The review page: which identity and which face is looked at, and what the keys do.
 
-import { get, post } from "./ask.js";
+import { get, post } from "./api.js";
 import { choose } from "./chooser.js";
 import { about, called, compare, faceCard, number } from "./draw.js";
 import { IdentityList } from "./list.js";
-import { attempt, tell, tellProgress } from "./say.js";
+import { attempt, showMessage, showProgress } from "./status.js";
 
 const find = (selector) => document.querySelector(selector);
 const main = find("main");
@@ -14,7 +14,7 @@ const filter = find("#filter");
 const keysHelp = find("#keys");
 
 let identity = null; // as the server described it, with its faces
-let order = "doubt";
+let order = "priority";
 let focus = 0; // index among identity.faces
 const selected = new Set(); // rows
 const details = new Map(); // address -> promise, of this identity and the next
@@ -46,10 +46,10 @@ async function prefetch(position) {
 }
 
 async function open(filterName, text) {
-  const said = await list.open(filterName, text);
-  find("#title").textContent = said.title;
-  document.title = `${said.title} · review`;
-  tellProgress(said.progress);
+  const reply = await list.open(filterName, text);
+  find("#title").textContent = reply.title;
+  document.title = `${reply.title} · review`;
+  showProgress(reply.progress);
   identity = null;
   find("#empty").hidden = list.total > 0;
   find("#head").hidden = list.total === 0;
@@ -73,7 +73,7 @@ async function show(position) {
 
 function go(position) {
   if (position < 0 || position >= list.total) {
-    tell(position < 0 ? "This is the first identity." : "This was the last identity of the list.");
+    showMessage(position < 0 ? "This is the first identity." : "This was the last identity of the list.");
     if (position < 0) return;
   }
   leave();
@@ -85,9 +85,9 @@ function leave() {
   if (!identity || identity.seen) return;
   const left = identity;
   attempt(async () => {
-    const said = await post("api/seen", { identity: left.id });
+    const reply = await post("api/seen", { identity: left.id });
     left.seen = true;
-    tellProgress(said.progress);
+    showProgress(reply.progress);
     const known = [...list.known.values()].find((one) => one.id === left.id);
     if (known) list.update({ ...known, seen: true });
   });
@@ -145,10 +145,10 @@ function moveFocus(by) {
 // ---- decisions
 
 // Take in what a decision changed; the numbers of this identity may have, too.
-async function changed(said, words) {
+async function changed(reply, words) {
   details.clear();
-  tellProgress(said.progress);
-  const touched = new Map(said.faces.map((face) => [face.row, face]));
+  showProgress(reply.progress);
+  const touched = new Map(reply.faces.map((face) => [face.row, face]));
   identity.faces.forEach((face, index) => {
     const now = touched.get(face.row);
     if (!now) return;
@@ -156,7 +156,7 @@ async function changed(said, words) {
     faces.children[index].replaceWith(faceCard(now, identity));
   });
   mark();
-  tell(words);
+  showMessage(words);
   const of = identity;
   const now = await get(`api/identity/${of.id}`, { offset: 0, order });
   if (of !== identity) return;
@@ -181,16 +181,16 @@ async function decide(action, to) {
   selected.clear(); // at once: the next key may come before the answer
   if (single && focus < identity.faces.length - 1) focus += 1;
   mark();
-  const said = await sent;
+  const reply = await sent;
   const what = { keep: "kept", drop: "dropped", move: `moved to ${to}` }[action];
-  if (of === identity) await changed(said, `${what}: ${number(rows.length)} ${rows.length === 1 ? "face" : "faces"} · u takes it back`);
+  if (of === identity) await changed(reply, `${what}: ${number(rows.length)} ${rows.length === 1 ? "face" : "faces"} · u takes it back`);
 }
 
 // To the suggested identity; faces with several different ones are several decisions.
 async function moveToSuggested() {
   const rows = new Set(chosenRows());
   const to = new Set(identity.faces.filter((face) => rows.has(face.row)).map((face) => face.suggested));
-  if (to.size !== 1) tell("Different identities are suggested for these faces: choose one.");
+  if (to.size !== 1) showMessage("Different identities are suggested for these faces: choose one.");
   const [only] = to;
   if (to.size === 1 && only !== null) await decide("move", only);
   else await moveToAny();
@@ -203,32 +203,44 @@ async function moveToAny() {
   if (to !== null) await decide("move", to);
 }
 
+// The image with the focus and its partner each go to the identity that the other one was in.
+async function swap() {
+  const face = identity.faces[focus];
+  if (!face || face.swap_with === null) {
+    showMessage("The cleaner knows of no image that this one is swapped with.");
+    return;
+  }
+  const of = identity;
+  const reply = await post("api/decide", { action: "swap", identity: of.id, rows: [face.row] });
+  if (of === identity) await changed(reply, `swapped with an image of ${face.suggested} · u takes both back`);
+}
+
 async function merge(to) {
   const target = to ?? await choose(`Merge ${called(identity.id, identity.name)} into …`);
   if (target === null) return;
   const of = identity;
-  const said = await post("api/decide", { action: "merge", identity: of.id, rows: [], to: target });
-  if (of === identity) await reload(said, `merged into ${target} · u takes it back`);
+  const reply = await post("api/decide", { action: "merge", identity: of.id, rows: [], to: target });
+  if (of === identity) await reload(reply, `merged into ${target} · u takes it back`);
 }
 
 // After what may touch more faces than are shown.
-async function reload(said, words) {
+async function reload(reply, words) {
   details.clear();
   const kept = focus;
   identity = await detail(identity.id);
   focus = Math.min(kept, Math.max(identity.faces.length - 1, 0));
   selected.clear();
   redraw();
-  tellProgress(said.progress);
+  showProgress(reply.progress);
   list.update(identity);
-  tell(words);
+  showMessage(words);
 }
 
 async function timeTravel(address, words) {
-  const said = await post(address, {});
-  const row = said.faces[0]?.row;
+  const reply = await post(address, {});
+  const row = reply.faces[0]?.row;
   const away = row !== undefined && !identity.faces.some((face) => face.row === row);
-  await reload(said, away ? `${words}, at identity ${said.faces[0].home}` : words);
+  await reload(reply, away ? `${words}, at identity ${reply.faces[0].home}` : words);
 }
 
 function selectAll() {
@@ -278,13 +290,14 @@ const KEYS = {
   M: withIdentity(moveToAny),
   g: withIdentity(() => merge(identity.merge)),
   G: withIdentity(() => merge(null)),
+  s: withIdentity(swap),
   n: () => go(list.current + 1),
   Enter: () => go(list.current + 1),
   p: () => go(list.current - 1),
   u: withIdentity(() => timeTravel("api/undo", "taken back · r decides it again")),
   r: withIdentity(() => timeTravel("api/redo", "decided again")),
   o: withIdentity(async () => {
-    order = order === "doubt" ? "probability" : "doubt";
+    order = order === "priority" ? "probability" : "priority";
     await show(list.current);
   }),
   f: () => {

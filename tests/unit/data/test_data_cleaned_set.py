@@ -49,6 +49,22 @@ def test_labels_become_places(tmp_path: Path) -> None:
     assert np.flatnonzero(right).tolist() == [3]
 
 
+def test_swaps_by_hand(tmp_path: Path) -> None:
+    """Of 10 to 20 go 3 (0.6) and 1 (0.9), back come 5 (0.8) and, unpaired, 4 (0.7) goes to 30."""
+    run = write_run(tmp_path)
+    suggested, probability = np.full(12, -1), np.zeros(12, np.float32)
+    suggested[[3, 1, 5, 4]] = 20, 20, 10, 30
+    probability[[3, 1, 5, 4]] = 0.6, 0.9, 0.8, 0.7
+    change = {"suggested_label": suggested, "suggested_probability": probability}
+    dataclasses.replace(RESULT, **change).save(run / "clean" / "clean.npz")
+    assert opened(run).swaps().tolist() == [[1, 5]]
+    suggested[[4, 8]] = 10, 20  # now 4 comes back as well; 8 of 30 to 20 has nobody
+    dataclasses.replace(RESULT, **change).save(run / "clean" / "clean.npz")
+    assert opened(run).swaps().tolist() == [[1, 5], [3, 4]]
+    dataclasses.replace(RESULT, suggested_label=np.full(12, -1)).save(run / "clean" / "clean.npz")
+    assert opened(run).swaps().shape == (0, 2)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

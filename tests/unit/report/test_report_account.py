@@ -154,13 +154,15 @@ def test_decisions_that_were_taken_back_do_not_count(tmp_path: Path) -> None:
         {"action": "redo"},
         decision("merge", [5, 6, 7]),
         decision("keep", [8]),
+        decision("swap", [2, 6]) | {"other": 2},
         {"action": "seen", "label": 4},
     ]
     (tmp_path / "review").mkdir()
     text = "".join(json.dumps(entry) + "\n" for entry in entries) + '{"action": "dr'
     (tmp_path / "review" / "journal.jsonl").write_text(text)
     assert journal_counts(tmp_path) == {
-        "keep": (1, 1), "drop": (1, 2), "move": (0, 0), "merge": (1, 3), "seen": (1, 0),
+        "keep": (1, 1), "drop": (1, 2), "move": (0, 0), "merge": (1, 3), "swap": (1, 2),
+        "seen": (1, 0),
     }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from facetrain.core.artifact import fingerprint
 from facetrain.core.run_folder import JOURNAL_FILE
 from facetrain.data.overlay import LabelOverlay, overlay_file
-from facetrain.review.journal import Journal, read_journal
+from facetrain.data.review_journal import Journal, read_journal
 
 SOURCE = "review"
 
@@ -23,7 +23,7 @@ def overlay_of(journal: Journal) -> LabelOverlay:
     kept = np.ones(journal.num_rows, np.bool_)
     for decision in journal.history.done:
         rows = list(decision.rows)
-        label[rows], kept[rows] = decision.label, decision.kept
+        label[rows], kept[rows] = decision.labels, decision.kept
     return LabelOverlay.make(
         label,
         kept,

@@ -2,10 +2,10 @@
 
 export class Refused extends Error {}
 
-async function answer(response) {
-  const said = await response.json();
-  if (!response.ok) throw new Refused(said.error);
-  return said;
+async function parsed(response) {
+  const reply = await response.json();
+  if (!response.ok) throw new Refused(reply.error);
+  return reply;
 }
 
 async function fetched(address, options) {
@@ -18,17 +18,17 @@ async function fetched(address, options) {
 
 export async function get(address, query = {}) {
   const text = new URLSearchParams(query).toString();
-  return answer(await fetched(text ? `${address}?${text}` : address));
+  return parsed(await fetched(text ? `${address}?${text}` : address));
 }
 
 // Decisions leave one after the other: the order of the keys is the order of the journal.
 let last = Promise.resolve();
 
-export function post(address, said) {
-  const sent = last.then(async () => answer(await fetched(address, {
+export function post(address, content) {
+  const sent = last.then(async () => parsed(await fetched(address, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(said),
+    body: JSON.stringify(content),
   })));
   last = sent.catch(() => {});
   return sent;

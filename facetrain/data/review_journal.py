@@ -17,8 +17,8 @@ from typing import Any, Literal
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
 
-Action = Literal["keep", "drop", "move", "merge"]
-ACTIONS: tuple[Action, ...] = ("keep", "drop", "move", "merge")
+Action = Literal["keep", "drop", "move", "merge", "swap"]
+ACTIONS: tuple[Action, ...] = ("keep", "drop", "move", "merge", "swap")
 _FORMAT = "facetrain review 1"
 _LONGEST_HEAD = 4096
 
@@ -31,15 +31,24 @@ class Decision:
     rows: tuple[int, ...]  # of the data set
     label: int  # class id they belong to from now on; of a drop, the one they are dropped from
     merged: int = -1  # merge: the class id that has gone into `label`
+    other: int = -1  # swap of two images: the class id of the second; `label` is the first's
 
     @property
     def kept(self) -> bool:
         """Whether the images stay in use."""
         return self.action != "drop"
 
+    @property
+    def labels(self) -> int | tuple[int, ...]:
+        """The class id of all images, or of each."""
+        return (self.label, self.other) if self.action == "swap" else self.label
+
     def as_entry(self) -> dict[str, Any]:
         """As a line of the journal."""
-        return dataclasses.asdict(self)
+        entry = dataclasses.asdict(self)
+        if self.action != "swap":
+            del entry["other"]
+        return entry
 
 
 @dataclasses.dataclass
@@ -64,8 +73,11 @@ class History:
             case "seen":
                 self.seen.add(int(entry["label"]))
             case action if action in ACTIONS:
-                rows, label, merged = map(int, entry["rows"]), entry["label"], entry["merged"]
-                self.done.append(Decision(action, tuple(rows), int(label), int(merged)))
+                rows = tuple(map(int, entry["rows"]))
+                label, merged, other = entry["label"], entry["merged"], entry.get("other", -1)
+                if (action == "swap") != (other >= 0) or (action == "swap" and len(rows) != 2):
+                    raise ValueError("a swap, and nothing else, has two rows and `other`")
+                self.done.append(Decision(action, rows, int(label), int(merged), int(other)))
                 self.undone.clear()
             case action:
                 raise ValueError(f"no such action: {action!r}")

@@ -7,8 +7,8 @@ import numpy as np
 
 from facetrain.core.rng import numpy_generator
 from facetrain.data.overlay import LabelOverlay
-from facetrain.review.journal import Decision, open_journal, read_journal
-from facetrain.review.layer import decided_rows, decides, overlay_of, refresh
+from facetrain.data.review_journal import Decision, open_journal, read_journal
+from facetrain.review.review_overlay import decided_rows, decides, overlay_of, refresh
 
 NUM_ROWS = 30
 
@@ -19,7 +19,7 @@ def random_entries(seed: int, number: int) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     done = undone = 0
     while len(entries) < number:
-        kind = generator.choice(["keep", "drop", "move", "undo", "redo"])
+        kind = generator.choice(["keep", "drop", "move", "swap", "undo", "redo"])
         if kind == "undo" and done:
             done, undone = done - 1, undone + 1
         elif kind == "redo" and undone:
@@ -29,7 +29,10 @@ def random_entries(seed: int, number: int) -> list[dict[str, Any]]:
         else:
             done, undone = done + 1, 0
             rows = generator.choice(NUM_ROWS, generator.integers(1, 5), replace=False).tolist()
-            label = int(generator.integers(0, 6))
+            label, other = generator.integers(0, 6, 2).tolist()
+            if kind == "swap":
+                entries.append(Decision("swap", tuple(rows * 2)[:2], label, other=other).as_entry())
+                continue
             entries.append(Decision(str(kind), tuple(rows), label).as_entry())  # type: ignore[arg-type]
             continue
         entries.append({"action": str(kind)})
@@ -49,8 +52,9 @@ def slow(entries: list[dict[str, Any]]) -> dict[int, tuple[int, bool]]:
             stack, back = [*stack, entry], []
     said = {}
     for entry in stack:
-        for row in entry["rows"]:
-            said[row] = (entry["label"], entry["action"] != "drop")
+        for place, row in enumerate(entry["rows"]):
+            second = entry["action"] == "swap" and place == 1
+            said[row] = (entry["other" if second else "label"], entry["action"] != "drop")
     return said
 
 

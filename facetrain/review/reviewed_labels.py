@@ -1,4 +1,4 @@
-"""Where every image stands: as the cleaner left it, changed by the decisions that hold."""
+"""The label and use of every image: as the cleaner left them, changed by the decisions."""
 
 import dataclasses
 from typing import NamedTuple
@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from facetrain.review.cleaned_run import Bools, CleanedRun, Ints
-from facetrain.review.journal import ACTIONS, Decision
+from facetrain.data.cleaned_set import Bools, CleanedSet, Ints, class_place
+from facetrain.data.review_journal import ACTIONS, Decision
 
 
 class _Before(NamedTuple):
@@ -20,7 +20,7 @@ class _Before(NamedTuple):
 
 
 @dataclasses.dataclass
-class Standing:
+class ReviewedLabels:
     """Label and use of N images; decisions are taken in and taken back in order."""
 
     label: Ints  # (N,) the identity the image is with, or was dropped from
@@ -28,30 +28,26 @@ class Standing:
     action: NDArray[np.int8]  # (N,) index into ACTIONS of what a person said of it, or -1
     arrived: dict[int, set[int]]  # identity -> images that are with it and came as another's
     merges: list[tuple[int, int]]  # (from, into), in order
-    _run: CleanedRun
+    _cleaned: CleanedSet
     _before: list[_Before]
 
     @classmethod
-    def after_cleaning(cls, run: CleanedRun) -> "Standing":
+    def after_cleaning(cls, cleaned: CleanedSet) -> "ReviewedLabels":
         """As the cleaner left it."""
-        action = np.full(len(run.kept), -1, np.int8)
-        standing = cls(run.label.copy(), run.kept.copy(), action, {}, [], run, [])
-        for image in np.flatnonzero(run.label != run.dataset.label).tolist():
-            standing.arrived.setdefault(int(run.label[image]), set()).add(image)
-        return standing
+        label, kept = cleaned.label_after.copy(), cleaned.kept_after.copy()
+        labels = cls(label, kept, np.full(len(kept), -1, np.int8), {}, [], cleaned, [])
+        for image in np.flatnonzero(label != cleaned.dataset.label).tolist():
+            labels.arrived.setdefault(int(label[image]), set()).add(image)
+        return labels
 
     def images_of(self, rows: tuple[int, ...]) -> Ints:
         """The images with these rows of the data set; rows that are not in use are left out."""
-        used = self._run.dataset.row
-        place = np.searchsorted(used, rows).clip(max=len(used) - 1)
-        found: Ints = place[used[place] == rows]
-        return found
+        place = class_place(self._cleaned.dataset.row, rows)
+        return place[place >= 0]
 
     def identity(self, class_id: int) -> int:
         """The number of an identity, or -1 where the data set has none of this class id."""
-        class_ids = self._run.dataset.class_ids
-        place = min(int(np.searchsorted(class_ids, class_id)), len(class_ids) - 1)
-        return place if class_ids[place] == class_id else -1
+        return int(class_place(self._cleaned.dataset.class_ids, class_id))
 
     def now(self, identity: int) -> int:
         """The identity that this one has been merged into, or itself."""
@@ -65,10 +61,12 @@ class Standing:
 
     def take(self, decision: Decision) -> Ints:
         """Take a decision in; returns the images it is about."""
-        images = self.images_of(decision.rows)
+        dataset = self._cleaned.dataset
+        place = class_place(dataset.row, decision.rows)
+        label = np.broadcast_to(class_place(dataset.class_ids, decision.labels), place.shape)
+        images, label = place[place >= 0], label[place >= 0]
         before = _Before(images, self.label[images], self.kept[images], self.action[images].copy())
         self._before.append(before)
-        label = np.full(len(images), self.identity(decision.label))
         kept = np.full(len(images), decision.kept)
         self._set(images, label, kept, np.int8(ACTIONS.index(decision.action)))
         if decision.action == "merge":
@@ -86,7 +84,7 @@ class Standing:
     def _set(
         self, images: Ints, label: Ints, kept: Bools, action: NDArray[np.int8] | np.int8
     ) -> None:
-        home = self._run.dataset.label
+        home = self._cleaned.dataset.label
         for image in images.tolist():
             if (was := int(self.label[image])) != home[image]:
                 self.arrived[was].discard(image)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from facetrain.core.errors import DataError
-from facetrain.review.journal import Decision, open_journal, read_journal
+from facetrain.data.review_journal import Decision, open_journal, read_journal
 
 DROP = Decision("drop", (1, 2), 7)
 MERGE = Decision("merge", (4,), 9, 7)
@@ -37,6 +37,20 @@ def test_what_was_said_is_there_again(path: Path) -> None:
         journal.append(DROP.as_entry())  # a new decision: nothing to redo any more
     history = read_journal(path).history
     assert (history.done, history.undone) == ([DROP, DROP], [])
+
+
+def test_a_swap_has_two_images_and_two_labels(path: Path) -> None:
+    swap = Decision("swap", (3, 5), 9, other=7)
+    with open_journal(path, "abc", 10) as journal:
+        journal.append(swap.as_entry())
+    assert read_journal(path).history.done == [DROP, MERGE, swap]
+    wrong = ({"rows": [3]}, {"other": -1}, {"action": "move"})
+    for number, change in enumerate(wrong):
+        other = path.with_name(str(number))
+        line = json.dumps(swap.as_entry() | change)
+        other.write_text(path.read_text() + line + "\n")
+        with pytest.raises(DataError, match="line 6 must be"):
+            read_journal(other)
 
 
 def test_a_line_is_whole_on_the_disk_before_it_counts(path: Path) -> None:
