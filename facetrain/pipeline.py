@@ -86,6 +86,7 @@ def load_recipe(path: Path, overrides: Sequence[str]) -> Recipe:
     named = {
         "data.path": (recipe.data.path,),
         "data.overlay": recipe.data.overlay,
+        "model.weights": (recipe.model.weights,) if recipe.model.weights else (),
         "evaluate.bins": recipe.evaluate.bins,
         "evaluate.folders": [folder.images for folder in recipe.evaluate.folders],
         "evaluate.ijb.path": [path for path in (recipe.evaluate.ijb.path,) if path],

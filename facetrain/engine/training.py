@@ -18,7 +18,7 @@ from facetrain.engine.method import Method
 from facetrain.engine.optim import OptimizerConfig, Optimizers
 from facetrain.engine.schedule import ScheduleConfig
 from facetrain.heads.margin_head import HeadConfig, MarginHead
-from facetrain.models.backbone import ModelConfig
+from facetrain.models.backbone import TrainedModelConfig
 from facetrain.models.weights import BACKBONE_FILE, save_backbone
 
 
@@ -27,7 +27,7 @@ class TrainingConfig(Config):
 
     seed: int = 0
     data: DataConfig
-    model: ModelConfig
+    model: TrainedModelConfig
     head: HeadConfig = HeadConfig()
     augment: AugmentConfig = AugmentConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -96,7 +96,7 @@ def train_backbone(
     )
     metrics = trainer.fit(batches)
     if mesh.is_main:
-        save_backbone(backbone, config.model, out_dir / BACKBONE_FILE)
+        save_backbone(backbone, config.model.network(), out_dir / BACKBONE_FILE)
     return metrics | {
         "steps": trainer.step,
         "num_images": dataset.num_images,

@@ -36,6 +36,7 @@ from facetrain.finetune.settings import FinetuneStageConfig
 from facetrain.finetune.variation_heads import VariationHeads, fit_heads
 from facetrain.heads.margin_head import MarginHead
 from facetrain.models.backbone import build_backbone
+from facetrain.models.freeze import freeze
 from facetrain.models.weights import BACKBONE_FILE
 
 
@@ -66,12 +67,16 @@ def _check_trained(config: FinetuneStageConfig, dataset: FaceDataset, trained: P
             f"--from {trained}: must have been trained on {config.data.path} with the same "
             "overlays, since the classifier is kept, but was trained on other data"
         )
-    for section, own in (("model", config.model), ("head", config.head)):
-        theirs = artifact.manifest["config"].get(section)
-        if theirs != own.model_dump(mode="json"):
+    for section, own in (("model", config.model.network()), ("head", config.head)):
+        theirs = artifact.manifest["config"].get(section) or {}
+        mine = own.model_dump(mode="json")
+        # What an older version did not write had today's default.
+        unset = type(own).model_fields
+        before = {name: theirs.get(name, unset[name].default) for name in mine}
+        if before != mine:
             raise ConfigError(
                 f"--from {trained}: the recipe's section {section!r} must be what was trained, "
-                f"{theirs}, but is {own.model_dump(mode='json')}"
+                f"{theirs}, but is {mine}"
             )
 
 
@@ -109,7 +114,7 @@ def run(
 
     def work() -> dict[str, Any]:
         torch.manual_seed(config.seed)
-        backbone = build_backbone(config.model).to(mesh.device)
+        backbone = build_backbone(config.model.network()).to(mesh.device)
         size = config.model.embedding_size
         head = MarginHead(config.head, dataset.num_classes, size, mesh, config.seed)
         start = {f"backbone/{n}": value for n, value in backbone.state_dict().items()}
@@ -120,6 +125,7 @@ def run(
         load_state({**start, **of_head}, checkpoint, mesh)
         if config.train.channels_last:
             backbone.to(memory_format=torch.channels_last)
+        freeze(backbone, config.model.freeze)
         method, numbers = _method(config, dataset, backbone, head, mesh)
         trained_further = train_backbone(
             config,

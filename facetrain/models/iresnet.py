@@ -20,12 +20,30 @@ IRESNET_BLOCKS: dict[int, tuple[int, int, int, int]] = {
     200: (6, 26, 60, 6),
 }
 _STAGE_WIDTHS = (64, 128, 256, 512)
+_SE_REDUCTION = 16
+
+
+class SqueezeExcitation(nn.Module):
+    """Each channel times a number in (0, 1) made of all channels' means (Hu et al., CVPR 2018)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, channels // _SE_REDUCTION, 1, bias=False)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc2 = nn.Conv2d(channels // _SE_REDUCTION, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same."""
+        mean = x.mean((2, 3), keepdim=True)
+        return x * torch.sigmoid(self.fc2(self.relu(self.fc1(mean))))
 
 
 class IResNetBlock(nn.Module):
     """BN, 3x3, BN, PReLU, 3x3 (with the stride), BN, plus the shortcut; no activation after."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int, recompute: bool) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, recompute: bool, se: bool
+    ) -> None:
         super().__init__()
         self.recompute = recompute
         self.bn1 = nn.BatchNorm2d(in_channels)
@@ -34,6 +52,7 @@ class IResNetBlock(nn.Module):
         self.prelu = nn.PReLU(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels)
+        self.se = SqueezeExcitation(channels) if se else None
         self.downsample: nn.Module | None = None
         if stride != 1 or in_channels != channels:
             self.downsample = nn.Sequential(
@@ -50,6 +69,8 @@ class IResNetBlock(nn.Module):
         shortcut: Tensor = x if self.downsample is None else self.downsample(x)
         x = self.prelu(self.bn2(self.conv1(self.bn1(x))))
         x = self.bn3(self.conv2(x))
+        if self.se is not None:
+            x = self.se(x)
         return x + shortcut
 
 
@@ -62,6 +83,7 @@ class IResNet(nn.Module):
             fully connected layer.
         dropout: probability of dropping an input of the fully connected layer.
         gradient_checkpointing: store only each block's input for backward.
+        se: squeeze and excitation in every block (IR-SE of ArcFace's authors).
     """
 
     def __init__(
@@ -71,6 +93,7 @@ class IResNet(nn.Module):
         image_size: int,
         dropout: float,
         gradient_checkpointing: bool,
+        se: bool = False,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
@@ -84,7 +107,7 @@ class IResNet(nn.Module):
             stages.append(
                 nn.Sequential(
                     *(
-                        IResNetBlock(c, channels, stride, gradient_checkpointing)
+                        IResNetBlock(c, channels, stride, gradient_checkpointing, se)
                         for c, stride in zip(inputs, strides, strict=True)
                     )
                 )

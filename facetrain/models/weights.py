@@ -105,6 +105,23 @@ def load_module(path: Path) -> tuple[nn.Module, ModelConfig]:
     return module, config
 
 
+def load_into(module: nn.Module, path: Path, model: ModelConfig) -> None:
+    """Put the weights of a file or `train` folder into `module`, built from `model`.
+
+    Raises:
+        CheckpointError: as `load_module`, or weights of another network.
+    """
+    loaded, theirs = load_module(path)
+    misfit = _misfit(loaded.state_dict(), module)
+    if theirs.name != model.name or misfit is not None:
+        options = theirs.model_dump(exclude_defaults=True, mode="json")
+        raise CheckpointError(
+            f"model.weights={path}: must be of the recipe's network {model.name}, but are of "
+            f"{options}{f' ({misfit})' if misfit else ''}; set the recipe's section model to that"
+        )
+    module.load_state_dict(loaded.state_dict())
+
+
 def load_backbone(source: BackboneSource, device: torch.device | str = "cpu") -> EmbeddingModel:
     """Read a backbone for inference: what `load_module` reads, or an .onnx.
 

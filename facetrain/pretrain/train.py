@@ -25,7 +25,7 @@ from facetrain.engine.training import TrainingConfig, make_sampler, train_backbo
 from facetrain.heads.margin_head import MarginHead
 from facetrain.methods.choose import RobustConfig, check_combination, make_method
 from facetrain.methods.l2b import L2bConfig
-from facetrain.models.backbone import build_backbone
+from facetrain.pretrain.beginning import begin, weights_input
 
 
 class TrainConfig(TrainingConfig):
@@ -53,6 +53,14 @@ def _trusted(config: TrainConfig) -> dict[str, str]:
     return {}
 
 
+def _beginning(config: TrainConfig) -> str:
+    """Of the weights that a training begins with, not where they are named."""
+    model = config.model
+    if model.weights is None:
+        return ",".join(model.freeze)
+    return f"{weights_input(config)} {model.freeze} {model.centres}"
+
+
 def _identity(config: TrainConfig, dataset: FaceDataset) -> Mapping[str, str]:
     """What must not change between a checkpoint and its continuation."""
     loop = config.train
@@ -60,7 +68,8 @@ def _identity(config: TrainConfig, dataset: FaceDataset) -> Mapping[str, str]:
     return {
         "seed": str(config.seed),
         "data set or overlay": dataset.fingerprint,
-        "model": config_digest(config.model),
+        "model": config_digest(config.model.network()),
+        "model.weights, freeze or centres": _beginning(config),
         "head": config_digest(config.head),
         "augment": config_digest(config.augment),
         "optimizer": config_digest(config.optimizer),
@@ -101,9 +110,9 @@ def run(
             int((np.bincount(dataset.label) == 1).sum()),
         )
         torch.manual_seed(config.seed)
-        backbone = build_backbone(config.model).to(mesh.device)
         size = config.model.embedding_size
         head = MarginHead(config.head, dataset.num_classes, size, mesh, config.seed)
+        backbone = begin(config, dataset, head, mesh, out_dir)
         method = make_method(
             config.robust,
             head,
@@ -130,5 +139,5 @@ def run(
             evaluate=evaluate,
         )
 
-    inputs = {"data": dataset.fingerprint, **_trusted(config)}
+    inputs = {"data": dataset.fingerprint, **_trusted(config), **weights_input(config)}
     return run_stage("train", config, inputs, out_dir, mesh, work)
