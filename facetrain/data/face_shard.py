@@ -13,9 +13,8 @@ import numpy as np
 
 from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import DataError
+from facetrain.data.record_table import FLOAT32_INTEGERS
 from facetrain.data.recordio import RecordHeader, ShardWriter, pack_record
-
-FLOAT32_INTEGERS = 1 << 24  # the first integer after which float32 skips some
 
 
 class FaceShardWriter:

@@ -2,10 +2,14 @@
 
 An `.idx` is text, `key<TAB>offset` a line, in any order. It is stale when it does not describe
 the shard beside it. A damaged shard is not a stale index: then the index is what still knows the
-damaged records' keys, so the two are told apart by scanning (`_settle`).
+damaged records' keys, so the two are told apart by scanning (`settle_index`).
+
+A record that the index or record 0 tells of, and that is nowhere, is not left out in silence: it
+stands in the index with an empty extent, and reads as damaged.
 """
 
 import dataclasses
+import struct
 import warnings
 from pathlib import Path
 
@@ -15,12 +19,16 @@ from numpy.typing import NDArray
 from facetrain.core.log import logger
 from facetrain.data.record_table import (
     FIRST,
+    FLOAT32_INTEGERS,
+    IR_HEADER,
     LAST,
     LENGTH_MASK,
     MAGIC,
     MIDDLE,
     WHOLE,
+    BrokenRecordError,
     padded,
+    read_payload,
     read_table,
 )
 
@@ -60,21 +68,29 @@ def find_index(path: Path, words: NDArray[np.uint32], buffer: memoryview) -> Rec
     The sample holds the first and last records and 4096 between; the records must also begin at
     byte 0 and end at the end of the file, so an index of an older, shorter file is noticed.
     """
+    index = _from_file(path, words, buffer)
+    if index is None:
+        return settle_index(path, words, buffer)
+    return _complete(index, _counted_images(index, buffer), len(buffer))
+
+
+def _from_file(path: Path, words: NDArray[np.uint32], buffer: memoryview) -> RecordIndex | None:
+    """What the `.idx` says, if a sample bears it out."""
     found = read_index_file(path.with_suffix(".idx"))
     if found is None or len(_distinct(found[0])) < len(found[0]):
-        return settle_index(path, words, buffer)
+        return None
     index = _in_key_order(*found, boundaries=found[1], size=len(buffer))
     order = np.argsort(index.starts, kind="stable")  # nearly sorted: linear
     pick = order[_distinct(np.linspace(0, len(order) - 1, _SAMPLES).astype(np.int64))]
     if index.starts[order[0]] != 0 or (index.starts[pick] % 4).any():
-        return settle_index(path, words, buffer)
+        return None
     table = read_table(words, buffer, index.starts[pick], index.stops[pick])
     if not table.framed.all():
-        return settle_index(path, words, buffer)
+        return None
     if (table.id.astype(np.int64) != index.keys[pick]).any():
         table = read_table(words, buffer, index.starts, index.stops)
         if _is_permuted(index.keys, table.id):
-            return settle_index(path, words, buffer)
+            return None
     return index
 
 
@@ -82,31 +98,76 @@ def settle_index(path: Path, words: NDArray[np.uint32], buffer: memoryview) -> R
     """The index of a shard from a scan of all of it; the `.idx` is kept where it is not stale.
 
     Stale means: it does not know a whole record that is there; or, when every byte of the shard
-    belongs to a whole record, it lists other offsets; or it hands out the records' own ids in
-    another order; or it lists a key twice. Cost: one pass over the file.
+    belongs to a whole record, it lists other offsets inside it; or it hands out the records' own
+    ids in another order; or it lists a key twice. Cost: one pass over the file.
     """
-    entries = _scan(words, len(buffer))
+    entries = _scan(words, buffer)
     stops = np.append(entries[1:], len(buffer))
     table = read_table(words, buffer, entries, stops)
     found = read_index_file(path.with_suffix(".idx"))
+    if found is not None and len(_distinct(found[0])) < len(found[0]):
+        found = None
     if found is not None:
         keys, offsets = found
+        fits = bool(np.isin(entries[table.framed], offsets).all())
         if table.framed.all():
-            fits = np.array_equal(np.sort(offsets), entries)
-        else:
-            fits = bool(np.isin(entries[table.framed], offsets).all())
-        if fits and len(_distinct(keys)) == len(keys):
+            fits &= np.array_equal(np.sort(offsets[offsets < len(buffer)]), entries)
+        if fits:
             boundaries = np.append(offsets, entries)
             index = _in_key_order(keys, offsets, boundaries=boundaries, size=len(buffer))
             kept = read_table(words, buffer, index.starts, index.stops)
-            if not _is_permuted(index.keys, kept.id):
-                return dataclasses.replace(index, settled=True)
+            if not _is_permuted(index.keys[kept.readable], kept.id[kept.readable]):
+                index = dataclasses.replace(index, settled=True)
+                return _complete(index, _counted_images(index, buffer), len(buffer))
         logger.warning(
             "%s: does not describe %s; indexed by scanning", path.with_suffix(".idx"), path
         )
     keys = _keys_from_ids(table.id, table.readable)
     index = _in_key_order(keys, entries, boundaries=entries, size=len(buffer))
-    return dataclasses.replace(index, rebuilt=True, settled=True)
+    index = dataclasses.replace(index, rebuilt=True, settled=True)
+    listed = np.zeros(0, np.int64) if found is None else _listed_keys(keys, found[0])
+    expected = np.append(listed, _counted_images(index, buffer))
+    return _complete(index, expected, len(buffer))
+
+
+def _listed_keys(keys: NDArray[np.int64], listed: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Keys that there must be for an `.idx` with other offsets to lose nothing.
+
+    Where the `.idx` numbers the records otherwise than a scan does, only its length tells.
+    """
+    if 2 * np.isin(keys, listed).sum() >= min(len(keys), len(listed)):
+        return listed
+    return keys.max(initial=-1) + 1 + np.arange(len(listed) - len(keys), dtype=np.int64)
+
+
+def _counted_images(index: RecordIndex, buffer: memoryview) -> NDArray[np.int64]:
+    """Keys of the images that record 0 counts in the header layout; none where it cannot.
+
+    Its labels are [num_images + 1, num_images + num_identities + 1]. A first number above the
+    second, or beyond float32's integers, is not believed.
+    """
+    if len(index.keys) and index.keys[0] == 0:
+        try:
+            payload = read_payload(buffer, int(index.starts[0]), int(index.stops[0]))
+        except BrokenRecordError:
+            payload = b""
+        if len(payload) == IR_HEADER.size + 8 and IR_HEADER.unpack_from(payload)[0] == 2:
+            after, end = struct.unpack_from("<ff", payload, IR_HEADER.size)
+            if 1 <= after <= end < FLOAT32_INTEGERS and float(after).is_integer():
+                return np.arange(1, int(after), dtype=np.int64)
+    return np.zeros(0, np.int64)
+
+
+def _complete(index: RecordIndex, expected: NDArray[np.int64], size: int) -> RecordIndex:
+    """The index with the keys that must be there and are not, as records without an extent."""
+    missing = np.setdiff1d(expected, index.keys)
+    if len(missing) == 0:
+        return index
+    keys = np.append(index.keys, missing)
+    order = np.argsort(keys, kind="stable")
+    nowhere = np.full(len(missing), size, np.int64)
+    starts, stops = np.append(index.starts, nowhere), np.append(index.stops, nowhere)
+    return dataclasses.replace(index, keys=keys[order], starts=starts[order], stops=stops[order])
 
 
 def _in_key_order(
@@ -118,7 +179,7 @@ def _in_key_order(
 ) -> RecordIndex:
     """Sort by key; a record stops at the next boundary."""
     order = np.argsort(keys, kind="stable")
-    edges = np.append(_distinct(boundaries), max(size, int(boundaries.max(initial=0))))
+    edges = _distinct(np.append(boundaries, [size, max(size, int(boundaries.max(initial=0)))]))
     stops = edges[np.searchsorted(edges[:-1], starts[order], side="right")]
     return RecordIndex(keys[order], starts[order], stops, rebuilt=False, settled=False)
 
@@ -139,7 +200,9 @@ def _is_permuted(keys: NDArray[np.int64], ids: NDArray[np.uint64]) -> bool:
 def _keys_from_ids(ids: NDArray[np.uint64], readable: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Keys of scanned records: their ids; their order where the ids name no records.
 
-    Records whose id cannot be read, or was seen before, are numbered after the largest.
+    A record whose id cannot be read, or was seen before, takes the number after its predecessor's
+    if that is free, since records are written in the order of their ids; else one after the
+    largest.
     """
     own = ids.astype(np.int64)
     usable = np.zeros(len(ids), np.bool_)
@@ -147,16 +210,26 @@ def _keys_from_ids(ids: NDArray[np.uint64], readable: NDArray[np.bool_]) -> NDAr
     usable[candidates[np.unique(own[candidates], return_index=True)[1]]] = True
     if 2 * usable.sum() <= len(ids):
         return np.arange(len(ids), dtype=np.int64)
-    after = own[usable].max() + 1
-    return np.where(usable, own, after + np.cumsum(~usable) - 1)
+    taken = set(own[usable].tolist()) if not usable.all() else set()
+    after = int(own[usable].max()) + 1
+    for i in np.flatnonzero(~usable).tolist():
+        key = int(own[i - 1]) + 1 if i else 0
+        if key in taken:
+            key = after
+        own[i] = key
+        taken.add(key)
+        after = max(after, key + 1)
+    return own
 
 
-def _scan(words: NDArray[np.uint32], size: int) -> NDArray[np.int64]:
+def _scan(words: NDArray[np.uint32], buffer: memoryview) -> NDArray[np.int64]:
     """Offsets where a record starts, whole or damaged, ascending.
 
     The magic never stands at an aligned offset inside a payload, so every one found begins a
-    part, and the scan finds its way again after any damage.
+    part, and the scan finds its way again after any damage. Where bytes are missing all that
+    follows may be out of alignment: those records are found, and cannot be read.
     """
+    size = len(buffer)
     chunks = range(0, len(words), _SCAN_WORDS)
     found = [np.flatnonzero(words[i : i + _SCAN_WORDS] == MAGIC) + i for i in chunks]
     at = np.concatenate(found) if found else np.zeros(0, np.int64)
@@ -169,11 +242,24 @@ def _scan(words: NDArray[np.uint32], size: int) -> NDArray[np.int64]:
     later = np.isin(kind, (MIDDLE, LAST)) & np.isin(before, (FIRST, MIDDLE))
     starts = 4 * at[~later]
     lost = [0]
-    for i in np.flatnonzero(end < following):
-        gap = int(end[i])
-        if i == len(at) - 1 or _fills(words, gap, int(following[i])):
+    for i in np.flatnonzero(end < following).tolist():
+        gap, stop = int(end[i]), int(following[i])
+        if i == len(at) - 1 or _fills(words, gap, stop):
             lost.append(gap)  # a record lost its magic here, or the file has a tail
+        lost += _unaligned(buffer, gap, stop)
+    if len(at) == 0:
+        lost += _unaligned(buffer, 0, size)
     return _distinct(np.append(starts, np.array(lost, np.int64)))
+
+
+def _unaligned(buffer: memoryview, start: int, stop: int) -> list[int]:
+    """Offsets of the magic in bytes [start, stop) that are no multiples of 4."""
+    found: list[int] = []
+    for shift in range(1, 4):
+        for begin in range(start + shift, stop - 3, 4 * _SCAN_WORDS):
+            words = np.frombuffer(buffer, "<u4", min((stop - begin) // 4, _SCAN_WORDS), begin)
+            found += (begin + 4 * np.flatnonzero(words == MAGIC)).tolist()
+    return found
 
 
 def _fills(words: NDArray[np.uint32], start: int, stop: int) -> bool:

@@ -18,6 +18,9 @@ MAGIC_BYTES = struct.pack("<I", MAGIC)
 LENGTH_MASK = (1 << 29) - 1
 IR_HEADER = struct.Struct("<IfQQ")
 WHOLE, FIRST, MIDDLE, LAST = range(4)
+FLOAT32_INTEGERS = 1 << 24
+"""Labels and counts are float32, which has every integer below this one, and then not all."""
+
 _CHUNK = 1 << 20
 
 
