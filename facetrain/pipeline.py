@@ -84,7 +84,7 @@ def load_recipe(path: Path, overrides: Sequence[str]) -> Recipe:
     """
     recipe = load_config(Recipe, path, overrides)
     named = {
-        "data.path": (recipe.data.path,),
+        "data.path": recipe.data.path,
         "data.overlay": recipe.data.overlay,
         "model.weights": (recipe.model.weights,) if recipe.model.weights else (),
         "evaluate.bins": recipe.evaluate.bins,

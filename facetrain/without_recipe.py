@@ -79,7 +79,7 @@ def _defaults(section: str, overrides: Sequence[str]) -> CleaningRecipe:
 
 
 def _on(recipe: CleaningRecipe, data: Path) -> CleaningRecipe:
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": data})})
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": (data,)})})
 
 
 def packed(
@@ -96,8 +96,8 @@ def packed(
         ConfigError: images that are neither aligned nor to be, or shards that are to be.
         DataError: there are no images, or none that can be packed.
     """
-    data = recipe.data.path
-    if data.suffix == ".rec" or (data.is_dir() and any(data.glob("*.rec"))):
+    data, *others = recipe.data.path
+    if others or data.suffix == ".rec" or (data.is_dir() and any(data.glob("*.rec"))):
         if alignment.given:
             raise ConfigError(
                 f"--detector and --landmarks align images while they are packed, but {data} is "

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from facetrain.core import run_folder
-from facetrain.core.artifact import Artifact, read_artifact, read_json
+from facetrain.core.artifact import Artifact, read_artifact
 from facetrain.core.config import parse_config
 from facetrain.core.errors import DataError
 from facetrain.data.cleaning_result import CleaningResult
@@ -56,7 +56,7 @@ class CleanedSet:
         result = CleaningResult.load(path)
         if len(result.kept) != dataset.num_images:
             raise DataError(
-                f"{path}: must be of the {dataset.num_images} images of {data.path} with its "
+                f"{path}: must be of the {dataset.num_images} images of {data.where} with its "
                 f"overlays, but is of {len(result.kept)}; clean again"
             )
         places = {}
@@ -65,7 +65,7 @@ class CleanedSet:
             place = places[name] = class_place(dataset.class_ids, label)
             if len(unknown := np.flatnonzero((place < 0) & (label >= 0))):
                 raise DataError(
-                    f"{path}: {name} must be of labels of {data.path}, got {label[unknown[0]]}; "
+                    f"{path}: {name} must be of labels of {data.where}, got {label[unknown[0]]}; "
                     "it is of another data set, clean again"
                 )
         threshold = np.full(dataset.num_classes, np.nan, np.float32)
@@ -76,7 +76,7 @@ class CleanedSet:
         if len(overlay.label) != dataset.num_rows:
             raise DataError(
                 f"{cleaning / run_folder.OVERLAY_FILE}: must cover the {dataset.num_rows} images "
-                f"of {data.path}, but has {len(overlay.label)} rows; clean again"
+                f"of {data.where}, but has {len(overlay.label)} rows; clean again"
             )
         kept = overlay.kept[dataset.row]
         said = class_place(dataset.class_ids, np.where(kept, overlay.label[dataset.row], -1))
@@ -89,7 +89,7 @@ class CleanedSet:
             np.where(said >= 0, said, dataset.label),
             kept,
             read_true_label(dataset, data.overlay),
-            _names(data.path, dataset.class_ids),
+            dataset.names,
         )
 
     @classmethod
@@ -114,7 +114,7 @@ class CleanedSet:
                 f"{clean.path / DATA_FILE}: must say which data set was cleaned, but there is no "
                 "such file; run the same command that cleaned it again"
             )
-        for path in (data.path, *data.overlay):
+        for path in data.files:
             if not path.exists():
                 raise DataError(
                     f"{clean.path / DATA_FILE}: must still be there, but there is no {path}; bring "
@@ -123,7 +123,7 @@ class CleanedSet:
         dataset = FaceDataset.open(data.path, data.overlay, on_corrupt=data.on_corrupt)
         if clean.manifest["inputs"].get("data") != dataset.fingerprint:
             raise DataError(
-                f"{clean.path}: must be of {data.path} with its overlays as they are now, but is "
+                f"{clean.path}: must be of {data.where} with its overlays as they are now, but is "
                 "of other labels or images; clean again"
             )
         return cls.open(clean.path, data, dataset)
@@ -180,15 +180,6 @@ def data_of_stage(stage: Artifact) -> DataConfig | None:
     section = stage.manifest["config"].get("data")
     where = f"{stage.path / run_folder.MANIFEST_FILE}: data"
     return None if section is None else parse_config(DataConfig, section, where)
-
-
-def _names(data: Path, class_ids: Ints) -> tuple[str, ...]:
-    """From the `classes.json` that `facetrain pack` leaves, where there is one."""
-    file = (data if data.is_dir() else data.parent) / run_folder.CLASSES_FILE
-    named = read_json(file) if file.is_file() else {}
-    if not isinstance(named, dict):
-        raise DataError(f"{file}: must be JSON, label -> name; pack the data set again")
-    return tuple(str(named.get(str(label), "")) for label in class_ids.tolist())
 
 
 def read_true_label(dataset: FaceDataset, overlay: Sequence[Path]) -> Ints | None:

@@ -4,16 +4,18 @@ Layout "header" (InsightFace RecBuilder): record 0 is empty and tells how many i
 identity records come after. Layout "flat" (im2rec, shuffled copies): every record is an image.
 Classes come from the image records. The identity ranges are float32, wrong beyond 2^24, and one
 identity may have several; they are not read.
+
+Several sets are joined side by side: their rows follow each other, and the labels of each begin
+after those of the one before, so no two sets share an identity.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from facetrain.core.artifact import fingerprint
 from facetrain.core.config import Config, Paths
@@ -21,24 +23,56 @@ from facetrain.core.errors import DataError
 from facetrain.core.log import logger
 from facetrain.data.images import decode_image, fit_square
 from facetrain.data.overlay import LabelOverlay, overlay_file
-from facetrain.data.record_table import IR_HEADER, RecordTable
-from facetrain.data.recordio import ShardReader, shard_paths, unpack_record
+from facetrain.data.record_table import IR_HEADER
+from facetrain.data.shard_set import OnCorrupt, ShardImages, ShardSet, digest
 
-_FLOAT32_INTEGERS = 1 << 24
-OnCorrupt = Literal["error", "skip"]
+
+def _as_sets(value: Any) -> Any:
+    """One path means a list of one."""
+    if isinstance(value, str | Path):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _as_given(path: tuple[Path, ...]) -> Any:
+    """One path is written as it was given, so that a recipe's digest does not change."""
+    return str(path[0]) if len(path) == 1 else [str(one) for one in path]
+
+
+SetPaths = Annotated[
+    tuple[Path, ...],
+    BeforeValidator(_as_sets, json_schema_input_type=str | list[str]),
+    PlainSerializer(_as_given, when_used="json"),
+    Field(min_length=1),
+]
 
 
 class DataConfig(Config):
     """Which images train: shards, overlays, and how they are read."""
 
-    path: Path
-    """A `.rec` file or a folder of shards."""
+    path: SetPaths
+    """A `.rec` file or a folder of shards; or several in a list, joined side by side."""
     overlay: Paths = ()
     """Label overlays, applied in order."""
-    workers: int = Field(2, ge=0)
+    workers: int = Field(2, ge=0, le=256)
     """Decoding processes of each rank; 0 decodes in the training process."""
     on_corrupt: OnCorrupt = "error"
     """A record that cannot be read stops the run, or is skipped and counted."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Everything that must be there to open the set."""
+        return (*self.path, *self.overlay)
+
+    @property
+    def where(self) -> str:
+        """The sets, for messages."""
+        return " + ".join(map(str, self.path))
+
+    @property
+    def folder(self) -> Path:
+        """The first set's folder, where files beside the shards are."""
+        return self.path[0] if self.path[0].is_dir() else self.path[0].parent
 
 
 class FaceDataset:
@@ -47,60 +81,70 @@ class FaceDataset:
     label: NDArray[np.int64]  # (num_images,) 0..num_classes-1, every class present
     class_ids: NDArray[np.int64]  # (num_classes,) the label each class has in shards or overlay
     row: NDArray[np.int64]  # (num_images,) among all num_rows images; overlay arrays index by it
+    base_label: NDArray[np.int64]  # (num_rows,) in the shards, offset by set; -1 if unreadable
     num_rows: int
     num_unreadable: int  # rows dropped at open, on_corrupt="skip"
     layout: str  # "header", "flat", or "mixed" over several shards
     base_fingerprint: str  # of the shards: what an overlay of this data set carries
     fingerprint: str  # of shards and overlays
-    _shards: list[ShardReader]
-    _positions: list[NDArray[np.int64]]  # of the image records in each shard
+    _sets: list[ShardSet]
+    _offsets: list[int]  # added to the labels of each set
+    _shards: list[ShardImages]
     _first_row: NDArray[np.int64]  # (number of shards + 1,)
 
     @classmethod
     def open(
-        cls, path: Path, overlay: Sequence[Path] = (), on_corrupt: OnCorrupt = "error"
+        cls,
+        path: Path | Sequence[Path],
+        overlay: Sequence[Path] = (),
+        on_corrupt: OnCorrupt = "error",
     ) -> "FaceDataset":
-        """Open a `.rec` file or a folder of shards.
+        """Open a `.rec` file, a folder of shards, or several of these side by side.
 
         Reads the header of every record, no image. Records whose header cannot be read have no
         label: they are an error, or are left out and counted.
 
         Raises:
-            DataError: no shards; a damaged record under "error"; a label that is not an integer
-                from 0 up; an overlay of another data set; no image left.
+            DataError: no shards, or of several sets in one folder; a set given twice; a damaged
+                record under "error"; a label that is not an integer from 0 up and below 2^24; an
+                overlay of another data set; no image left.
         """
         data = cls()
-        data._shards = [ShardReader(shard) for shard in shard_paths(Path(path))]
-        labels, readable, layouts = [], [], set()
-        data._positions = []
-        for shard in data._shards:
-            table = shard.table()
-            layout, positions = image_positions(shard, table)
-            layouts.add(layout)
-            data._positions.append(positions)
-            whole = table.readable[positions]
-            if not whole.all() and on_corrupt == "error":
-                raise _damage(shard, int(positions[np.flatnonzero(~whole)[0]]))
-            readable.append(whole)
-            labels.append(_labels(shard, table, positions, whole))
+        paths = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
+        data._sets = [ShardSet(one, on_corrupt) for one in paths]
+        where = " + ".join(map(str, paths))
+        prints = [one.fingerprint for one in data._sets]
+        if len(set(prints)) < len(prints):
+            raise DataError(f"{where}: must be different data sets, but one is there twice")
+        sizes = [one.num_labels for one in data._sets[:-1]]
+        data._offsets = np.cumsum([0, *sizes]).tolist()
+        data._shards = [shard for one in data._sets for shard in one.shards]
+        layouts = {one.layout for one in data._sets}
         data.layout = layouts.pop() if len(layouts) == 1 else "mixed"
-        data._first_row = np.cumsum([0, *map(len, data._positions)], dtype=np.int64)
+        counts = [len(shard.positions) for shard in data._shards]
+        data._first_row = np.cumsum([0, *counts], dtype=np.int64)
         data.num_rows = int(data._first_row[-1])
-        base_label, whole = np.concatenate(labels), np.concatenate(readable)
+        data.base_label = np.concatenate(
+            [
+                np.where(one.label >= 0, one.label + offset, -1)
+                for one, offset in zip(data._sets, data._offsets, strict=True)
+            ]
+        )
+        whole = data.base_label >= 0
         data.num_unreadable = int((~whole).sum())
         if data.num_unreadable:
-            logger.warning("%s: left out %d damaged records", path, data.num_unreadable)
-        data.base_fingerprint = _digest([fingerprint(shard.path) for shard in data._shards])
+            logger.warning("%s: left out %d damaged records", where, data.num_unreadable)
+        data.base_fingerprint = prints[0] if len(prints) == 1 else digest(["joined", *prints])
         data.fingerprint = data.base_fingerprint
         if overlay:
             hashes = [fingerprint(overlay_file(Path(one))) for one in overlay]
-            data.fingerprint = _digest([data.base_fingerprint, *hashes])
-        label, kept = base_label, np.ones(data.num_rows, np.bool_)
+            data.fingerprint = digest([data.base_fingerprint, *hashes])
+        label, kept = data.base_label, np.ones(data.num_rows, np.bool_)
         for one in overlay:
-            label, kept = data._load_overlay(Path(one)).apply(label, kept, base_label)
+            label, kept = data._load_overlay(Path(one)).apply(label, kept, data.base_label)
         data.row = np.flatnonzero(kept & whole)
         if len(data.row) == 0:
-            raise DataError(f"{path}: must leave images to use, got none of {data.num_rows}")
+            raise DataError(f"{where}: must leave images to use, got none of {data.num_rows}")
         data.class_ids, dense = np.unique(label[data.row], return_inverse=True)
         data.label = dense.astype(np.int64)
         return data
@@ -129,15 +173,58 @@ class FaceDataset:
         """Identities in use."""
         return len(self.class_ids)
 
-    def _locate(self, index: int) -> tuple[ShardReader, int]:
-        row = int(self.row[index])
+    def names_of(self, class_ids: NDArray[np.int64]) -> list[str]:
+        """What identities are called, by label as in `class_ids`; "" where nobody named one.
+
+        Raises:
+            DataError: the `classes.json` of a set is damaged.
+        """
+        found: dict[int, str] = {}
+        for one, offset in zip(self._sets, self._offsets, strict=True):
+            found |= {offset + label: name for label, name in one.names.items()}
+        return [found.get(label, "") for label in class_ids.tolist()]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each of the num_classes identities is called; "" where nobody named it."""
+        return tuple(self.names_of(self.class_ids))
+
+    def _locate(self, row: int) -> tuple[ShardImages, int]:
+        """The shard of a row, and the row's number among its images."""
         shard = int(np.searchsorted(self._first_row, row, side="right")) - 1
-        return self._shards[shard], int(self._positions[shard][row - self._first_row[shard]])
+        return self._shards[shard], row - int(self._first_row[shard])
+
+    def row_key(self, row: int) -> str:
+        """Shard and record key of a row, for messages and lists."""
+        one, number = self._locate(row)
+        path = one.shard.path
+        name = path.name if len(self._sets) == 1 else str(path)
+        return f"{name}:{one.shard.keys[one.positions[number]]}"
+
+    def row_source(self, row: int) -> str | None:
+        """What the image of a row was called before it was packed, or None."""
+        one, number = self._locate(row)
+        return one.sources.name(int(one.shard.keys[one.positions[number]]), number)
+
+    def row_encoded(self, row: int) -> bytes:
+        """The image file's bytes of a row.
+
+        Raises:
+            DataError: naming shard, key and offset of a damaged record.
+        """
+        one, number = self._locate(row)
+        payload = one.shard.read_at(int(one.positions[number]))
+        if len(payload) < IR_HEADER.size:
+            raise DataError(f"record {self.row_key(row)}: must have a header, but is too short")
+        return payload[IR_HEADER.size + 4 * IR_HEADER.unpack_from(payload)[0] :]
 
     def key(self, index: int) -> str:
-        """Shard name and record key of an image, for messages."""
-        shard, position = self._locate(index)
-        return f"{shard.path.name}:{shard.keys[position]}"
+        """Shard and record key of an image, for messages."""
+        return self.row_key(int(self.row[index]))
+
+    def source(self, index: int) -> str | None:
+        """What an image was called before it was packed, or None: from the shard's `.lst`."""
+        return self.row_source(int(self.row[index]))
 
     def encoded(self, index: int) -> bytes:
         """The image file's bytes.
@@ -145,9 +232,7 @@ class FaceDataset:
         Raises:
             DataError: naming shard, key and offset of a damaged record.
         """
-        shard, position = self._locate(index)
-        payload = shard.read_at(position)
-        return payload[IR_HEADER.size + 4 * IR_HEADER.unpack_from(payload)[0] :]
+        return self.row_encoded(int(self.row[index]))
 
     def decode(self, index: int, size: int) -> NDArray[np.uint8]:
         """(size, size, 3) uint8 RGB; the centre square of other shapes, resized.
@@ -157,65 +242,3 @@ class FaceDataset:
         """
         image = decode_image(self.encoded(index), f"record {self.key(index)}")
         return fit_square(image, size)
-
-
-def image_positions(shard: ShardReader, table: RecordTable) -> tuple[str, NDArray[np.int64]]:
-    """Layout of a shard, and the positions of its image records in key order.
-
-    A flat shard whose first image has several labels also has flag > 0 in record 0; only a
-    header record is empty besides. Its count is believed below 2^24, as InsightFace does; above,
-    images are the records with content.
-    """
-    keys = shard.keys
-    everything = np.arange(len(keys))
-    if keys[0] != 0 or not table.framed[0]:
-        # Without record 0 (cut off with the end of the file, say) only the empty records tell.
-        ranges = (table.flag == 2) & (table.content_length == 0)
-        return ("header" if ranges.any() else "flat"), everything[~ranges]
-    if table.flag[0] == 0 or table.content_length[0] != 0:
-        return "flat", everything
-    after = float(table.label[0])
-    if after < _FLOAT32_INTEGERS and after.is_integer() and 1 <= after <= keys[-1] + 1:
-        return "header", everything[1 : int(np.searchsorted(keys, int(after)))]
-    return "header", np.flatnonzero(table.content_length != 0)
-
-
-def _labels(
-    shard: ShardReader,
-    table: RecordTable,
-    positions: NDArray[np.int64],
-    whole: NDArray[np.bool_],
-) -> NDArray[np.int64]:
-    """Classes of the images, -1 for unreadable ones."""
-    label = table.label[positions]
-    wrong = np.flatnonzero(whole & ~valid_labels(label))
-    if len(wrong):
-        raise DataError(
-            f"{shard.path}: record {shard.keys[positions[wrong[0]]]} must have an integer label "
-            f"from 0 up, got {label[wrong[0]]} ({len(wrong)} such records); pack the data again"
-        )
-    return np.where(whole, label, np.float32(-1)).astype(np.int64)
-
-
-def valid_labels(label: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Whether each label is an integer from 0 up, as a class must be; NaN is none."""
-    valid: NDArray[np.bool_] = (label >= 0) & (label < 2**31) & (label == np.trunc(label))
-    return valid
-
-
-def _damage(shard: ShardReader, position: int) -> DataError:
-    """What is wrong with a record whose table row is not readable."""
-    try:
-        unpack_record(shard.read_at(position))
-    except DataError as error:
-        text = str(error)
-        return (
-            error
-            if text.startswith(str(shard.path))
-            else DataError(f"{shard.path}: record {shard.keys[position]}: {text}")
-        )
-    raise AssertionError("the table and the reader disagree")
-
-
-def _digest(parts: Sequence[str]) -> str:
-    return hashlib.sha256(";".join(parts).encode()).hexdigest()

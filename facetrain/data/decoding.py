@@ -24,12 +24,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from facetrain.core.errors import DataError
 from facetrain.data.decoder_words import listening
+from facetrain.data.recordio import ShardChangedError
 from facetrain.data.sampler import NO_ROW
 
 _PREFETCH = 4  # batches a worker may be ahead: enough to hide one slow batch
 
 Rows = NDArray[np.int64]
-Failures = list[tuple[int, str]]  # (position in the batch, what is wrong)
+Failures = list[tuple[int, str, bool]]
+"""(position in the batch, what is wrong, whether the whole shard is at fault)"""
+
 Filled = tuple[Rows, torch.Tensor, Failures]  # rows, their images (B, 3, H, W) uint8, failures
 
 
@@ -61,7 +64,7 @@ def _decode_rows(source: ImageSource, rows: Rows, planes: NDArray[np.uint8]) -> 
         try:
             image = source.decode(row, size)
         except DataError as error:
-            failures.append((position, str(error)))
+            failures.append((position, str(error), isinstance(error, ShardChangedError)))
             plane[:] = 0
             continue
         assert image.shape == (size, size, 3)

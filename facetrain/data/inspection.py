@@ -1,7 +1,6 @@
 """What is in a data set: counts, layout, class histogram, every unreadable or suspect record."""
 
 import dataclasses
-import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +11,15 @@ from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
 from facetrain.core.progress import progress
-from facetrain.data.dataset import image_positions, valid_labels
-from facetrain.data.record_table import BrokenRecordError, read_payload
+from facetrain.data.record_table import BrokenRecordError, RecordTable, read_payload
 from facetrain.data.recordio import ShardReader, shard_paths, unpack_record
-from facetrain.data.shard_list import ShardList
+from facetrain.data.shard_set import (
+    ShardImages,
+    check_one_set,
+    image_positions,
+    merged_labels,
+    valid_labels,
+)
 from facetrain.data.suspect import SUSPECT_FILE, decode_judged
 from facetrain.data.workers import ordered_map
 
@@ -45,65 +49,77 @@ def inspect(path: Path, workers: int | None = None, show_progress: bool = True) 
         `suspect` (keys of images that decode although part of their file is lost, or was when they
         were packed),
         `invalid_label` (keys of images whose class is not an integer from 0 up),
+        `merged_label` (keys of images whose class is from 2^24 up, where several people may have
+        become one),
         `class_histogram` (images an identity: min, median, mean, max, and bins of identities),
         `index_rebuilt` (shards whose .idx is missing or stale). Keys are integers, or
         "shard:key" when there are several shards.
 
     Raises:
-        DataError: no shards at `path`.
+        DataError: no shards at `path`, or those of several data sets.
     """
-    paths = shard_paths(Path(path))
-    layouts, rebuilt = set(), []
+    found = [_headers(shard) for shard in shard_paths(Path(path))]
+    check_one_set(Path(path), [images for images, _ in found])
     unreadable: list[int | str] = []
     suspect: list[int | str] = []
     invalid_label: list[int | str] = []
+    merged_label: list[int | str] = []
     labels = []
-    for shard_path in paths:
-        shard = ShardReader(shard_path)
-        table = shard.table()
-        layout, positions = image_positions(shard, table)
-        layouts.add(layout)
-        if shard.index_rebuilt:
-            rebuilt.append(shard_path.name)
-        good = table.readable
+    for one, table in found:
+        shard, positions = one.shard, one.positions
         state = _decode_all(shard, positions, workers, show_progress)
+        good = table.readable
         good[positions] &= state != _UNREADABLE
         doubtful = positions[state == _SUSPECT]
-        doubtful = np.union1d(doubtful, positions[_suspect_when_packed(shard, positions)])
+        doubtful = np.union1d(doubtful, positions[_suspect_when_packed(one)])
         images = positions[good[positions]]
         label = table.label[images]
         valid = valid_labels(label)
         labels.append(label[valid].astype(np.int64))
-        for found, bad in (
+        for listed, bad in (
             (unreadable, np.flatnonzero(~good)),
             (suspect, doubtful[good[doubtful]]),
             (invalid_label, images[~valid]),
+            (merged_label, images[merged_labels(label)]),
         ):
             keys = [int(key) for key in shard.keys[bad]]
-            found += keys if len(paths) == 1 else [f"{shard_path.name}:{key}" for key in keys]
+            listed += keys if len(found) == 1 else [f"{shard.path.name}:{key}" for key in keys]
+    layouts = {one.layout for one, _ in found}
     classes, counts = np.unique(np.concatenate(labels), return_counts=True)
     return {
         "num_images": int(counts.sum()) + len(invalid_label),
         "num_identities": len(classes),
         "layout": layouts.pop() if len(layouts) == 1 else "mixed",
-        "num_shards": len(paths),
+        "num_shards": len(found),
         "unreadable": unreadable,
         "suspect": suspect,
         "invalid_label": invalid_label,
+        "merged_label": merged_label,
         "class_histogram": _histogram(counts),
-        "index_rebuilt": rebuilt,
+        "index_rebuilt": [one.shard.path.name for one, _ in found if one.shard.index_rebuilt],
     }
 
 
-def _suspect_when_packed(shard: ShardReader, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+def _headers(path: Path) -> tuple[ShardImages, RecordTable]:
+    """A shard as it is, damage and all: a label that is none counts as -1."""
+    shard = ShardReader(path)
+    table = shard.table()
+    layout, positions = image_positions(shard, table)
+    label = table.label[positions]
+    known = table.readable[positions] & valid_labels(label)
+    exact = np.where(known, label, np.float32(-1)).astype(np.int64)
+    return ShardImages(shard, layout, positions, exact, table.id[positions]), table
+
+
+def _suspect_when_packed(one: ShardImages) -> NDArray[np.int64]:
     """Which images `pack` listed as suspect: encoded anew, they no longer show it."""
-    listed = shard.path.with_name(SUSPECT_FILE)
+    listed = one.shard.path.with_name(SUSPECT_FILE)
     text = listed.read_text("utf-8", "surrogateescape") if listed.is_file() else ""
     names = {line.partition("\t")[0] for line in text.splitlines()}
     if not names:
         return np.zeros(0, np.int64)
-    sources, keys = ShardList(shard.path), shard.keys[positions].tolist()
-    found = [number for number, key in enumerate(keys) if sources.name(key, number) in names]
+    keys = one.shard.keys[one.positions].tolist()
+    found = [number for number, key in enumerate(keys) if one.sources.name(key, number) in names]
     return np.array(found, np.int64)
 
 
@@ -128,18 +144,17 @@ def _chunks(shard: ShardReader, positions: NDArray[np.int64]) -> Iterator[_Task]
 
 
 def _check_chunk(task: _Task) -> list[int]:
-    with (
-        open(task.path, "rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-    ):
-        return [
-            _state(mapped, start, stop) for start, stop in zip(task.starts, task.stops, strict=True)
-        ]
+    states = []
+    with open(task.path, "rb") as file:
+        for start, stop in zip(task.starts, task.stops, strict=True):
+            file.seek(start)
+            states.append(_state(file.read(stop - start), stop - start))
+    return states
 
 
-def _state(mapped: mmap.mmap, start: int, stop: int) -> int:
+def _state(record: bytes, extent: int) -> int:
     try:
-        content = unpack_record(read_payload(mapped, start, stop))[1]
+        content = unpack_record(read_payload(record, 0, extent))[1]
         reason = decode_judged(content, "image")[1]
     except (BrokenRecordError, DataError):
         return _UNREADABLE

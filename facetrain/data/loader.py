@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
-from facetrain.data.dataset import OnCorrupt
 from facetrain.data.decoding import ImageSource, Rows, fill_here, fill_in_workers
 from facetrain.data.sampler import NO_ROW, TrainSampler
+from facetrain.data.shard_set import OnCorrupt
 
 NO_LABEL = -1
 
@@ -88,8 +88,8 @@ class _Loader:
         with contextlib.closing(filled):
             for rows, image, failures in filled:
                 label = np.where(rows == NO_ROW, NO_LABEL, label_of(rows))
-                for position, text in failures:
-                    self._note_failure(int(rows[position]), text)
+                for position, text, whole_shard in failures:
+                    self._note_failure(int(rows[position]), text, whole_shard)
                     label[position] = NO_LABEL
                 yield Batch(image, self._on_host(label), self._on_host(rows))
 
@@ -97,8 +97,8 @@ class _Loader:
         tensor = torch.from_numpy(array)
         return tensor.pin_memory() if self.pin_memory else tensor
 
-    def _note_failure(self, row: int, text: str) -> None:
-        if self.on_corrupt == "error":
+    def _note_failure(self, row: int, text: str, whole_shard: bool) -> None:
+        if self.on_corrupt == "error" or whole_shard:
             raise DataError(text)
         if row not in self.skipped:
             logger.warning("skipped: %s", text)

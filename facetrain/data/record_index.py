@@ -126,8 +126,29 @@ def settle_index(path: Path, words: NDArray[np.uint32], buffer: memoryview) -> R
     index = _in_key_order(keys, entries, boundaries=entries, size=len(buffer))
     index = dataclasses.replace(index, rebuilt=True, settled=True)
     listed = np.zeros(0, np.int64) if found is None else _listed_keys(keys, found[0])
-    expected = np.append(listed, _counted_images(index, buffer))
-    return _complete(index, expected, len(buffer))
+    counted = _counted_images(index, buffer)
+    lost = _lost_between(keys, table.readable, stops - entries)
+    return _complete(index, np.concatenate([listed, counted, lost]), len(buffer))
+
+
+def _lost_between(
+    keys: NDArray[np.int64], readable: NDArray[np.bool_], extent: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Keys missing where damage begins and ends, if so many records fit into the damaged bytes.
+
+    Only in the order of the file: a gap that no damage explains is how the set was numbered.
+    """
+    lost: list[int] = []
+    whole = np.append(-1, np.flatnonzero(readable))
+    key_of = np.append(keys, -1)  # as if a record -1 stood before the first
+    damaged = np.flatnonzero(np.diff(whole) > 1)
+    for before, after in zip(whole[damaged].tolist(), whole[damaged + 1].tolist(), strict=True):
+        between = after - before - 1
+        gap = int(key_of[after] - key_of[before]) - 1
+        room = int(extent[before + 1 : after].sum()) // (8 + IR_HEADER.size)
+        if between < gap <= room:
+            lost += range(int(key_of[before]) + 1, int(key_of[after]))
+    return np.array(lost, np.int64)
 
 
 def _listed_keys(keys: NDArray[np.int64], listed: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -137,7 +158,8 @@ def _listed_keys(keys: NDArray[np.int64], listed: NDArray[np.int64]) -> NDArray[
     """
     if 2 * np.isin(keys, listed).sum() >= min(len(keys), len(listed)):
         return listed
-    return keys.max(initial=-1) + 1 + np.arange(len(listed) - len(keys), dtype=np.int64)
+    after = int(keys.max(initial=-1)) + 1
+    return np.arange(after, after + len(listed) - len(keys), dtype=np.int64)
 
 
 def _counted_images(index: RecordIndex, buffer: memoryview) -> NDArray[np.int64]:
@@ -208,7 +230,7 @@ def _keys_from_ids(ids: NDArray[np.uint64], readable: NDArray[np.bool_]) -> NDAr
     usable = np.zeros(len(ids), np.bool_)
     candidates = np.flatnonzero(readable & (own >= 0))
     usable[candidates[np.unique(own[candidates], return_index=True)[1]]] = True
-    if 2 * usable.sum() <= len(ids):
+    if 2 * usable.sum() <= max(readable.sum(), 1):
         return np.arange(len(ids), dtype=np.int64)
     taken = set(own[usable].tolist()) if not usable.all() else set()
     after = int(own[usable].max()) + 1

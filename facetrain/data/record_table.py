@@ -49,16 +49,27 @@ def padded(length: NDArray[np.int64]) -> NDArray[np.int64]:
     return (length + 3) & ~3
 
 
-def read_payload(buffer: memoryview | mmap.mmap | bytes, start: int, stop: int) -> bytes:
-    """The payload of the record at bytes [start, stop) of a shard, its parts joined.
+def read_payload(
+    buffer: memoryview | mmap.mmap | bytes, start: int, stop: int, offset: int = 0
+) -> bytes:
+    """The payload of the record at bytes [start, stop) of `buffer`, its parts joined.
+
+    Args:
+        buffer: a shard, or a piece of one.
+        start: where the record's magic is.
+        stop: where its extent ends.
+        offset: of the buffer in the shard, for messages.
 
     Raises:
         BrokenRecordError: the framing does not fill exactly that extent.
     """
     parts: list[bytes] = []
+    after = offset + len(buffer)
+    if start == stop:
+        raise BrokenRecordError("it is nowhere in the file; the .idx or record 0 tells of it")
     while True:
         if start + 8 > len(buffer):
-            raise BrokenRecordError(f"the file ends after {len(buffer)} bytes, inside the record")
+            raise BrokenRecordError(f"the file ends after {after} bytes, inside the record")
         magic, lrec = struct.unpack_from("<II", buffer, start)
         if magic != MAGIC:
             raise BrokenRecordError(f"its magic is {magic:#010x} instead of {MAGIC:#010x}")
@@ -66,7 +77,7 @@ def read_payload(buffer: memoryview | mmap.mmap | bytes, start: int, stop: int) 
         end = start + 8 + (length + 3 & ~3)
         if end > len(buffer):
             raise BrokenRecordError(
-                f"the file ends after {len(buffer)} bytes, but the record reaches {end}"
+                f"the file ends after {after} bytes, but the record reaches {offset + end}"
             )
         if kind not in ((MIDDLE, LAST) if parts else (WHOLE, FIRST)) or end > stop:
             raise BrokenRecordError(f"its length field {lrec:#010x} is damaged")
@@ -75,7 +86,9 @@ def read_payload(buffer: memoryview | mmap.mmap | bytes, start: int, stop: int) 
         if kind in (WHOLE, LAST):
             break
     if end != stop:
-        raise BrokenRecordError(f"it ends at {end}, but the next record starts at {stop}")
+        raise BrokenRecordError(
+            f"it ends at {offset + end}, but the next record starts at {offset + stop}"
+        )
     return parts[0] if len(parts) == 1 else MAGIC_BYTES.join(parts)
 
 

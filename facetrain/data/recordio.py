@@ -1,12 +1,19 @@
-"""RecordIO shards, read by mmap and written atomically, without MXNet."""
+"""RecordIO shards, read at random and written atomically, without MXNet.
+
+A shard is mapped while its index and headers are read, and never longer: a file that is cut short
+under a map kills the process by a signal. Records are read from a file that is opened when it is
+first needed. A process keeps few of them open, so a data set may have any number of shards.
+"""
 
 import contextlib
 import dataclasses
+import functools
 import mmap
+import os
 import struct
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,45 +133,54 @@ class ShardWriter:
             self._offset += 8 + length + -length % 4
 
 
-class ShardReader:
-    """Random access to the records of one `.rec` file by mmap.
+class ShardChangedError(DataError):
+    """A shard is not the file any more that was opened: no single record is at fault."""
 
-    A missing or stale `.idx` is replaced, in memory, by a scan. Pickles without the map, so that
-    a worker process opens its own and parses nothing again.
+
+class ShardReader:
+    """Random access to the records of one `.rec` file.
+
+    A missing or stale `.idx` is replaced, in memory, by a scan. Forked and pickled copies parse
+    nothing again.
     """
 
     def __init__(self, path: Path) -> None:
-        """Map `path` and find its records.
+        """Find the records of `path`.
 
         Raises:
-            DataError: no such file, or an empty one.
+            DataError: no such file, an empty one, or one that cannot be read.
         """
         self.path = Path(path)
-        self._map()
-        self._index: RecordIndex = find_index(self.path, self._words, self._buffer)
+        words, buffer = self._map()
+        self._size = len(buffer)
+        found = os.stat(self.path)
+        self._identity = found.st_dev, found.st_ino
+        self._index: RecordIndex = find_index(self.path, words, buffer)
 
-    def _map(self) -> None:
+    def _map(self) -> tuple[NDArray[np.uint32], memoryview]:
+        """The shard as words and bytes, mapped for as long as the caller holds them."""
         try:
             with open(self.path, "rb") as file:
-                self._buffer = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                buffer = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except FileNotFoundError:
             raise DataError(f"{self.path}: must be a .rec file, but there is none") from None
         except ValueError:
             raise DataError(f"{self.path}: must hold records, but the file is empty") from None
-        self._words = np.frombuffer(self._buffer, "<u4", len(self._buffer) // 4)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_index": self._index, "size": len(self._buffer)}
+        except OSError as error:
+            raise _unreadable(self.path, error) from None
+        return np.frombuffer(buffer, "<u4", len(buffer) // 4), buffer
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.path = state["path"]
-        self._index = state["_index"]
-        self._map()
-        if len(self._buffer) != state["size"]:
-            raise DataError(
-                f"{self.path}: must not change while it is read; it had {state['size']} bytes and "
-                f"has {len(self._buffer)}"
-            )
+        self.__dict__ |= state
+        size = self.path.stat().st_size if self.path.is_file() else 0
+        if size != self._size:
+            raise self._changed(size)
+
+    def _changed(self, size: int) -> ShardChangedError:
+        return ShardChangedError(
+            f"{self.path}: must not change while it is read; it had {self._size} bytes and has "
+            f"{size}; restore it and run the same command again"
+        )
 
     def __len__(self) -> int:
         return len(self._index.keys)
@@ -180,13 +196,20 @@ class ShardReader:
         return self._index.rebuilt
 
     def table(self) -> RecordTable:
-        """Framing and header of all records, in key order. Touches one page a record."""
+        """Framing and header of all records, in key order. Touches one page a record.
+
+        Raises:
+            DataError: the file is not what it was when the reader was made.
+        """
+        words, buffer = self._map()
+        if len(buffer) != self._size:
+            raise self._changed(len(buffer))
         index = self._index
-        table = read_table(self._words, self._buffer, index.starts, index.stops)
+        table = read_table(words, buffer, index.starts, index.stops)
         if not table.framed.all() and not index.settled:
             # The sample that accepted the .idx missed something: damage, or a stale line.
-            self._index = settle_index(self.path, self._words, self._buffer)
-            return self.table()
+            index = self._index = settle_index(self.path, words, buffer)
+            table = read_table(words, buffer, index.starts, index.stops)
         return table
 
     def extents(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -209,15 +232,52 @@ class ShardReader:
 
         Raises:
             DataError: naming shard, key and offset of a damaged record.
+            ShardChangedError: the file was cut short, or replaced by another, since.
         """
-        start = int(self._index.starts[position])
+        start, stop = int(self._index.starts[position]), int(self._index.stops[position])
+        length = min(stop - start, _MOST_EXTENT)
         try:
-            return read_payload(self._buffer, start, int(self._index.stops[position]))
+            file = _open_shard(self.path, self._identity)
+            data = os.pread(file.fileno(), length, start)
+            if len(data) < min(length, self._size - start):
+                raise self._changed(os.fstat(file.fileno()).st_size)
+        except FileNotFoundError:
+            raise self._changed(0) from None
+        except OSError as error:
+            raise _unreadable(self.path, error) from None
+        try:
+            return read_payload(data, 0, stop - start, offset=start)
         except BrokenRecordError as error:
             raise DataError(
                 f"{self.path}: record {self.keys[position]} at offset {start} must be whole, but "
                 f"{error}; restore the shard, or set data.on_corrupt=skip"
             ) from None
+
+
+_MOST_EXTENT = 1 << 29  # what a damaged record is read for, at most
+_MOST_OPEN = 64  # shards that one process keeps open
+
+
+@functools.lru_cache(maxsize=_MOST_OPEN)
+def _open_shard(path: Path, identity: tuple[int, int]) -> BinaryIO:
+    """A shard for reading at offsets; closed when it is neither among the last ones nor in use.
+
+    Raises:
+        ShardChangedError: another file is at `path` by now.
+    """
+    file = open(path, "rb", buffering=0)  # noqa: SIM115
+    found = os.fstat(file.fileno())
+    if (found.st_dev, found.st_ino) != identity:
+        file.close()
+        raise ShardChangedError(
+            f"{path}: must not change while it is read, but was replaced by another file; restore "
+            "it and run the same command again"
+        )
+    return file
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: must be a readable .rec file, but {error.strerror}")
 
 
 def shard_paths(path: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """Images whose labels are trusted, as a source of batches beside the training set."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ class TrustedImages:
     """(num_images,) rows among all images of the shards."""
     fingerprint: str
 
-    def __init__(self, dataset: FaceDataset, path: Path, overlay: Path) -> None:
+    def __init__(self, dataset: FaceDataset, path: Path | Sequence[Path], overlay: Path) -> None:
         self._trusted = FaceDataset.open(path, (overlay,))
         self.fingerprint = self._trusted.fingerprint
         label = self._trusted.class_ids[self._trusted.label]  # as the overlay names it

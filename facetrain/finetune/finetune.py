@@ -64,7 +64,7 @@ def _check_trained(config: FinetuneStageConfig, dataset: FaceDataset, trained: P
         )
     if artifact.manifest["inputs"].get("data") != dataset.fingerprint:
         raise ConfigError(
-            f"--from {trained}: must have been trained on {config.data.path} with the same "
+            f"--from {trained}: must have been trained on {config.data.where} with the same "
             "overlays, since the classifier is kept, but was trained on other data"
         )
     for section, own in (("model", config.model.network()), ("head", config.head)):
@@ -81,8 +81,7 @@ def _check_trained(config: FinetuneStageConfig, dataset: FaceDataset, trained: P
 
 
 def _variations(given: Path | None, data: DataConfig, dataset: FaceDataset) -> Variations:
-    beside = data.path if data.path.is_dir() else data.path.parent
-    whole = load_variations(given or beside / VARIATION_FILE, dataset.num_rows)
+    whole = load_variations(given or data.folder / VARIATION_FILE, dataset.num_rows)
     return whole.take(dataset.row)
 
 

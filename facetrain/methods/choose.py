@@ -1,5 +1,6 @@
 """Which method a recipe asks for, what it may be combined with, and how it is built."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -68,7 +69,7 @@ def make_method(
     dataset: FaceDataset,
     mesh: Mesh,
     *,
-    data_path: Path,
+    data_path: Sequence[Path],
     augment: AugmentConfig,
     image_size: int,
     steps_per_epoch: int,

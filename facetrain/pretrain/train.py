@@ -97,7 +97,7 @@ def run(
     """
     if dataset.num_classes < 2:
         raise DataError(
-            f"{config.data.path}: training needs at least 2 identities, the data set (with its "
+            f"{config.data.where}: training needs at least 2 identities, the data set (with its "
             f"overlays) has {dataset.num_classes}; give more data or another overlay"
         )
 

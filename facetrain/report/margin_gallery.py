@@ -29,16 +29,15 @@ _TAILS = "{name}: how unevenly the images are spread over identities and over ea
 
 
 def read_variations(
-    given: str | None, data: Path, dataset: FaceDataset | None
+    given: str | None, beside: Path, dataset: FaceDataset | None
 ) -> Variations | None:
     """The variation labels of a training set's images, or None where there are none.
 
     Args:
         given: `finetune.variation` of its config.
-        data: its `data.path`.
+        beside: the folder of its shards.
         dataset: the set, where it is here.
     """
-    beside = data if data.is_dir() else data.parent
     file = Path(given) if given else beside / VARIATION_FILE
     if dataset is None or not file.is_file():
         return None

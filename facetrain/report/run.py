@@ -44,7 +44,7 @@ class Run:
 
     def dataset(self, data: DataConfig | None, overlay: Sequence[Path] = ()) -> FaceDataset | None:
         """A data set with further overlays, or None where it is not here any more."""
-        if data is None or not all(path.exists() for path in (data.path, *data.overlay, *overlay)):
+        if data is None or not all(path.exists() for path in (*data.files, *overlay)):
             return None
         return FaceDataset.open(data.path, [*data.overlay, *overlay], on_corrupt=data.on_corrupt)
 

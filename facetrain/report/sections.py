@@ -33,7 +33,7 @@ def data_section(run: Run) -> str:
     if not run.sizes or run.data is None:
         return ""
     overlays = "".join(f" + {path}" for path in run.data.overlay)
-    where = f"<p class='soft'><code>{html.escape(f'{run.data.path}{overlays}')}</code></p>"
+    where = f"<p class='soft'><code>{html.escape(f'{run.data.where}{overlays}')}</code></p>"
     return where + table(*size_rows(run.sizes)) + source("train")
 
 

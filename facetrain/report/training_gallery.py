@@ -56,7 +56,7 @@ def _draw_samples(run: Run, stage: Stage, folder: Path) -> list[Picture]:
     )
     if stage.kind == "finetune" and data is not None:
         given = (config.get("finetune") or {}).get("variation")
-        variations = read_variations(given, data.path, dataset)
+        variations = read_variations(given, data.folder, dataset)
         pictures += draw_margins(
             stage.path, stage.name, dataset, variations, folder, stage.file_suffix
         )

@@ -34,6 +34,7 @@ def test_counts_and_histogram_by_hand(tmp_path: Path) -> None:
         "unreadable": [],
         "suspect": [],
         "invalid_label": [],
+        "merged_label": [],
         "class_histogram": {
             "min": 1,
             "median": 2.5,

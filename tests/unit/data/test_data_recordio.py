@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facetrain.core.errors import DataError
+from facetrain.core.errors import DataError, OutputError
 from facetrain.data.recordio import (
     RecordHeader,
     ShardReader,
@@ -298,7 +298,7 @@ def test_labels_beyond_the_payload_are_refused() -> None:
 
 
 def test_writer_leaves_nothing_behind_a_failure(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="full"), ShardWriter(tmp_path / "a.rec") as writer:  # noqa: PT012
+    with pytest.raises(OutputError, match="full"), ShardWriter(tmp_path / "a.rec") as writer:  # noqa: PT012
         writer.write(0, b"payload")
         raise OSError(28, "disk full")
     assert list(tmp_path.iterdir()) == []

@@ -24,7 +24,7 @@ def test_paths_inside_the_run_move_with_it_and_others_stay(
     moved = tmp_path / "deep" / "moved"
     assert read_stage_data(moved / "clean") == data.model_copy(
         update={
-            "path": moved / "data",
+            "path": (moved / "data",),
             "overlay": (moved / "noise" / "overlay.npz", tmp_path / "other.npz"),
         }
     )
