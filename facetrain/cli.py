@@ -1,6 +1,7 @@
 """The command line: its commands in order, and how an error ends: one message, one exit status."""
 
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -10,6 +11,7 @@ import click
 import facetrain
 from facetrain.commands import cleaning, data_sets, evaluation, results, review, stages
 from facetrain.core.errors import BAD_INPUT, INTERRUPTED, NOT_WRITABLE, UserError
+from facetrain.core.threads import wait_asleep
 
 _OUTPUT_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
@@ -73,6 +75,7 @@ for _command in (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; the console script's entry point."""
+    wait_asleep(os.environ)
     try:
         status = cli.main(args=arguments, prog_name="facetrain", standalone_mode=False)
     except click.ClickException as error:

@@ -18,8 +18,10 @@ ReadablePath = click.Path(path_type=Path)
 def job() -> Iterator["Mesh"]:
     """The mesh of this process among those torchrun started, left cleanly."""
     from facetrain.core.log import configure_logging
+    from facetrain.core.threads import use_usable_cores
     from facetrain.dist.mesh import Mesh
 
+    use_usable_cores()
     mesh = Mesh.from_env()
     configure_logging(is_main=mesh.is_main)
     try:
