@@ -9,7 +9,15 @@ from typing import NoReturn
 import click
 
 import facetrain
-from facetrain.commands import cleaning, data_sets, evaluation, results, review, stages
+from facetrain.commands import (
+    cleaning,
+    configuration,
+    data_sets,
+    evaluation,
+    results,
+    review,
+    stages,
+)
 from facetrain.core.errors import BAD_INPUT, INTERRUPTED, NOT_WRITABLE, UserError
 from facetrain.core.threads import wait_asleep
 
@@ -69,6 +77,7 @@ for _command in (
     results.report,
     review.review,
     results.export,
+    configuration.config,
 ):
     cli.add_command(_command)
 

@@ -74,6 +74,7 @@ class Recipe(TrainConfig, CleaningRecipe):
     finetune: FinetuneConfig | None = None
     """What `facetrain finetune` does to a trained folder; `run` leaves it alone."""
     evaluate: EvaluateConfig = EvaluateConfig()
+    """What every training is judged on."""
 
 
 def load_recipe(path: Path, overrides: Sequence[str]) -> Recipe:

@@ -7,21 +7,29 @@ wrong type or a missing value names the file, the key and the nearest valid key.
 import difflib
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
 
 from facetrain.core.errors import ConfigError
+from facetrain.core.recipe_file import parse_yaml, read_recipe
 
 
 class Config(BaseModel):
-    """Base of every configuration class: frozen, and strict about keys and types."""
+    """Base of every configuration class: frozen, and strict about keys, types and finite numbers.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    A docstring below a field is its meaning, for `facetrain config`.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
 
 
 def _as_paths(value: Any) -> Any:
@@ -33,27 +41,10 @@ def _as_paths(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-Paths = Annotated[tuple[Path, ...], BeforeValidator(_as_paths)]
+_PATHS_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+Paths = Annotated[tuple[Path, ...], BeforeValidator(_as_paths), WithJsonSchema(_PATHS_SCHEMA)]
 
 ConfigT = TypeVar("ConfigT", bound=Config)
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads `1e-3` as a number: YAML 1.1, unlike every user, wants `1.0e-3`."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf)$|^\.(nan|NaN)$"),
-    list("-+0123456789."),
-)
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: must be YAML; {error}") from None
 
 
 def _set_override(data: dict[str, Any], override: str) -> None:
@@ -68,19 +59,32 @@ def _set_override(data: dict[str, Any], override: str) -> None:
         node = node[parent]
         if not isinstance(node, dict):
             raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section")
-    node[last] = _parse_yaml(text, f"override {override!r}")
+    node[last] = parse_yaml(text, f"override {override!r}")
+
+
+def sections(annotation: Any) -> list[type[BaseModel]]:
+    """The configuration classes that a field's type names, however deep."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in sections(part)]
 
 
 def _valid_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
     """Field names at `location` (the last part being the offending key) inside `model`."""
+    models = [model]
     for part in location[:-1]:
-        annotation: Any = model.model_fields[str(part)].annotation
-        candidates = [annotation, *get_args(annotation)]
-        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if not nested:
-            return []
-        model = nested[0]
-    return list(model.model_fields)
+        fields = [one.model_fields[str(part)] for one in models if str(part) in one.model_fields]
+        if fields:
+            models = [inner for field in fields for inner in sections(field.annotation)]
+        else:  # the number of an item, or the name that chooses one of several classes
+            named = [
+                one
+                for one in models
+                if "name" in one.model_fields
+                and part in get_args(one.model_fields["name"].annotation)
+            ]
+            models = named or models
+    return list(dict.fromkeys(name for one in models for name in one.model_fields))
 
 
 def _explain(error: ValidationError, model: type[BaseModel], source: str) -> str:
@@ -98,7 +102,7 @@ def _explain(error: ValidationError, model: type[BaseModel], source: str) -> str
         else:
             came = item.get("input")
             message = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{source}: {key}={came!r}: {message}")
+            lines.append(f"{source}: {key}={came!r:.80}: {message}")
     return "\n".join(lines)
 
 
@@ -121,22 +125,12 @@ def parse_config(model: type[ConfigT], data: Any, source: str) -> ConfigT:
 
 
 def load_config(model: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> ConfigT:
-    """Read a YAML recipe and apply `key.subkey=value` overrides in order.
+    """Read a YAML recipe, with the one it is based on, and apply `key.subkey=value` in order.
 
     Raises:
         ConfigError: missing file, bad YAML, unknown key, wrong type or missing value.
     """
-    if not path.is_file():
-        raise ConfigError(f"{path}: must be a YAML recipe, but there is no such file")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: must be a YAML recipe; {error}") from None
-    data = _parse_yaml(text, str(path))
-    if data is None:
-        data = {}
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: must be a mapping of keys to values, got {data!r:.80}")
+    data = read_recipe(path)
     for override in overrides:
         _set_override(data, override)
     return parse_config(model, data, str(path))

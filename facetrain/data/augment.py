@@ -37,45 +37,42 @@ Range = Annotated[tuple[float, float], AfterValidator(_is_range)]
 
 
 class AugmentConfig(Config):
-    """How far each image is changed; everything but the flip is off unless asked for.
-
-    Attributes:
-        flip_probability: mirror left-right.
-        rotate_degrees: rotation uniform in +- this.
-        scale: zoom, log-uniform in [low, high]; above 1 crops, below 1 shrinks the face.
-        aspect: width to height, log-uniform in [low, high].
-        translate: shift uniform in +- this part of the side, both axes.
-        brightness: light times a factor uniform in 1 +- this.
-        contrast: distance from the image's mean grey times a factor uniform in 1 +- this.
-        saturation: distance from each pixel's grey times a factor uniform in 1 +- this.
-        gamma: light to the power exp(u), u uniform in +- this.
-        grey_probability: colour removed.
-        blur_probability: Gaussian blur.
-        blur_sigma: its sigma in pixels, uniform in [low, high].
-        low_resolution_probability: shrink by area, enlarge bilinearly.
-        low_resolution_min_scale: smallest shrunk side, as a part of the side; uniform up to 1.
-        erase_probability: one box of the image replaced.
-        erase_area: its part of the image's area, uniform in [low, high].
-        erase_fill: "random" a random colour; "mean" the image's mean colour.
-    """
+    """How far each image is changed; everything but the flip is off unless asked for."""
 
     flip_probability: Probability = 0.5
+    """Mirrored left-right."""
     rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Rotation uniform in +- this."""
     scale: Range = (1.0, 1.0)
+    """Zoom, log-uniform in [low, high]; above 1 crops, below 1 shrinks the face."""
     aspect: Range = (1.0, 1.0)
+    """Width to height, log-uniform in [low, high]."""
     translate: Jitter = 0.0
+    """Shift uniform in +- this part of the side, both axes."""
     brightness: Jitter = 0.0
+    """Light times a factor uniform in 1 +- this."""
     contrast: Jitter = 0.0
+    """Distance from the image's mean grey times a factor uniform in 1 +- this."""
     saturation: Jitter = 0.0
+    """Distance from each pixel's grey times a factor uniform in 1 +- this."""
     gamma: Jitter = 0.0
+    """Light to the power exp(u), u uniform in +- this."""
     grey_probability: Probability = 0.0
+    """Colour removed."""
     blur_probability: Probability = 0.0
+    """Gaussian blur."""
     blur_sigma: Range = (0.3, 1.5)
+    """Of the blur in pixels, uniform in [low, high]."""
     low_resolution_probability: Probability = 0.0
+    """Shrunk by area, enlarged bilinearly."""
     low_resolution_min_scale: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Smallest shrunk side, as a part of the side; uniform up to 1."""
     erase_probability: Probability = 0.0
+    """One box of the image replaced."""
     erase_area: Range = (0.02, 0.2)
+    """The box's part of the image's area, uniform in [low, high]."""
     erase_fill: Literal["random", "mean"] = "random"
+    """`random` a random colour; `mean` the image's mean colour."""
 
 
 @dataclasses.dataclass(frozen=True)

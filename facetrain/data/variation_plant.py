@@ -29,7 +29,9 @@ class PlantConfig(Config):
     """How often each level is planted; shares need not sum to one."""
 
     blur_shares: tuple[Share, Share, Share, Share] = (1, 1, 1, 1)
+    """Of the four levels of blur, none first."""
     occlusion_shares: tuple[Share, Share, Share, Share, Share] = (1, 1, 1, 1, 1)
+    """Of no occlusion and the four kinds."""
 
     @model_validator(mode="after")
     def _something(self) -> "PlantConfig":

@@ -34,13 +34,13 @@ from facetrain.models.weights import EmbeddingModel
 class EmbedConfig(Config):
     """How to embed a data set."""
 
-    batch_size: int = Field(256, ge=1)
+    batch_size: int = Field(256, ge=1, le=1 << 20)
     """Images a rank embeds at once."""
     flip: bool = True
     """Add the embedding of the mirrored image."""
     dtype: Literal["float16", "float32"] = "float16"
     """Of `embedding.npy`; float16 moves a cosine by less than 1e-3."""
-    workers: int = Field(2, ge=0)
+    workers: int = Field(2, ge=0, le=256)
     """Decoding processes of each rank."""
 
 

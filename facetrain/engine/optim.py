@@ -25,9 +25,13 @@ class OptimizerConfig(Config):
     """SGD with momentum or AdamW, over the backbone and the class centres alike."""
 
     name: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum, or AdamW."""
     learning_rate: float = Field(0.1, gt=0)
+    """The highest; `schedule` moves it."""
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Of SGD."""
     weight_decay: float = Field(5e-4, ge=0)
+    """L2 in SGD, decoupled in AdamW."""
     decay_norms: bool = True
     """Decay biases and normalisation weights too, as the field does."""
 

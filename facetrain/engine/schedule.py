@@ -17,11 +17,17 @@ class ScheduleConfig(Config):
     """
 
     name: Literal["multistep", "polynomial", "cosine"] = "cosine"
+    """How the learning rate falls."""
     warmup_epochs: float = Field(0.0, ge=0)
+    """Over which it rises linearly from 0 first."""
     milestones: tuple[float, ...] = ()
+    """Of `multistep`, epochs."""
     gamma: float = Field(0.1, gt=0, le=1)
+    """Of `multistep`, the factor at each milestone."""
     power: float = Field(2.0, gt=0)
+    """Of `polynomial`."""
     final_factor: float = Field(0.0, ge=0, lt=1)
+    """Of `polynomial` and `cosine`: what is left at the end."""
 
     @model_validator(mode="after")
     def _options_fit_the_name(self) -> "ScheduleConfig":

@@ -4,9 +4,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
 from torch import nn
 
 from facetrain.core.config import Config
+from facetrain.core.errors import ConfigError
 from facetrain.data.augment import AugmentConfig
 from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.loader import Batch, TrainLoader
@@ -25,19 +27,39 @@ from facetrain.models.weights import BACKBONE_FILE, save_backbone
 class TrainingConfig(Config):
     """What the weights depend on, whatever is trained."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=0)
+    """Of everything random."""
     data: DataConfig
+    """The data set."""
     model: TrainedModelConfig
+    """The backbone."""
     head: HeadConfig = HeadConfig()
+    """The margin softmax."""
     augment: AugmentConfig = AugmentConfig()
+    """How images are changed in training."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """What moves the weights."""
     schedule: ScheduleConfig = ScheduleConfig()
+    """How the learning rate moves."""
     train: LoopConfig
+    """How long to train."""
 
 
 def make_sampler(config: TrainingConfig, dataset: FaceDataset) -> TrainSampler:
     """The order in which a training sees the images."""
     return TrainSampler(dataset.num_images, config.train.batch_size, config.seed)
+
+
+def _check_passes(config: LoopConfig, mesh: Mesh) -> None:
+    """Batch normalisation needs two images a backward pass."""
+    share = -(-config.batch_size // mesh.world_size)  # images of a rank
+    size = -(-share // config.accumulate)
+    if size == 1 or share % size == 1:
+        raise ConfigError(
+            f"train.accumulate={config.accumulate}: every backward pass must have at least 2 "
+            f"images a process, but {config.batch_size} images over {mesh.world_size} processes "
+            f"leave a pass with 1; lower it, or change train.batch_size"
+        )
 
 
 def train_backbone(
@@ -79,6 +101,7 @@ def train_backbone(
         )
         return loader
 
+    _check_passes(config.train, mesh)
     trainer = Trainer(
         config.train,
         config.schedule,

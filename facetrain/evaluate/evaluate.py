@@ -52,15 +52,15 @@ class EvaluateConfig(Config):
     """CSV of the images' attributes, for numbers by subgroup; wants exactly one set."""
     ijb: IjbConfig = IjbConfig()
     """IJB-B or IJB-C, where it has a path; leaves a stage of its own."""
-    batch_size: int = Field(128, ge=2)
+    batch_size: int = Field(128, ge=2, le=1 << 20)
     """Images a rank embeds at once."""
     flip: bool = True
     """Add the embedding of the mirrored image."""
-    num_folds: int = Field(10, ge=2)
+    num_folds: int = Field(10, ge=2, le=1 << 20)
     """Folds of the accuracy; the field has 10."""
-    bootstrap: int = Field(1000, ge=0)
+    bootstrap: int = Field(1000, ge=0, le=1_000_000)
     """Draws behind the confidence intervals; 0 for none."""
-    workers: int = Field(2, ge=0)
+    workers: int = Field(2, ge=0, le=256)
     """Decoding processes of each rank."""
 
 

@@ -37,6 +37,7 @@ class IjbConfig(Config):
     path: Path | None = None
     """Folder with IJBB/ or IJBC/, or with meta/ and loose_crop/."""
     protocol: Literal["ijbb", "ijbc"] = "ijbc"
+    """IJB-B or IJB-C."""
     features: Path | None = None
     """`.npy` (N, D): the images' embeddings in the lists' order, instead of the images."""
     attributes: Path | None = None
@@ -47,11 +48,11 @@ class IjbConfig(Config):
     """An image counts by the length of its embedding."""
     detector_score: bool = True
     """An image counts by its detector score."""
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(128, ge=1, le=1 << 20)
     """Images a rank embeds at once."""
-    workers: int = Field(2, ge=0)
+    workers: int = Field(2, ge=0, le=256)
     """Decoding processes of each rank."""
-    bootstrap: int = Field(200, ge=0)
+    bootstrap: int = Field(200, ge=0, le=1_000_000)
     """Draws behind the confidence intervals; 0 for none."""
 
 

@@ -36,7 +36,9 @@ class FinetuneConfig(Config):
     max_margin: float = Field(0.6, gt=0, lt=1)
     """Bound on a sample's whole margin, whose other bound is 0."""
     residual: ResidualConfig = ResidualConfig()
+    """The sample's part of the margin."""
     meta: MetaConfig | None = None
+    """The meta set; needed by `mvcom`."""
     variation: Path | None = None
     """The training set's variation file; by default `variation.npz` beside the shards."""
     factors: tuple[str, ...] = ()
@@ -46,11 +48,13 @@ class FinetuneConfig(Config):
     meta_batch_size: int | None = Field(None, ge=2)
     """|V| over all ranks; half of train.batch_size by default."""
     sampling: Sampling = "histogram"
+    """How meta batches are drawn."""
     most_per_identity: int = Field(2, ge=1)
     """Of `histogram`: meta images of one person in a batch."""
     head_epochs: int = Field(10, ge=1)
     """Over the embeddings of the meta set, to fit the variation heads before the first step."""
     head_fit_rate: float = Field(0.01, gt=0)
+    """Learning rate of that fit."""
 
     @model_validator(mode="after")
     def _meta_for_mvcom(self) -> "FinetuneConfig":

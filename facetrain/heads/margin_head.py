@@ -53,10 +53,15 @@ class HeadConfig(Config):
     """
 
     margin: MarginKind = "cosface"
+    """Which margin softmax."""
     scale: float = Field(default=64.0, gt=0)
+    """s, what cosines are multiplied by to be logits."""
     angular_factor: float | None = Field(default=None, ge=1)
+    """m1, of the angle."""
     angular_margin: float | None = Field(default=None, ge=0, lt=3.14)
+    """m2 in radians."""
     cosine_margin: float | None = Field(default=None, ge=0, lt=1)
+    """m3, of the cosine."""
     norm_concentration: float | None = Field(default=None, gt=0)
     """Of AdaFace, h: how far a norm's distance from the mean moves the margin; 0.333."""
     norm_memory: float | None = Field(default=None, ge=0, lt=1)

@@ -21,6 +21,7 @@ class CorrectionConfig(Config):
     """Label correction: the nearest class is the target where it beats the label by the margin."""
 
     name: Literal["correction"]
+    """Chooses this method."""
     warmup_epochs: float = Field(2.0, ge=0)
     """Of plain training: until the centres are those of the clean images, nearest says little."""
 

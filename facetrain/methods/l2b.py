@@ -40,9 +40,10 @@ class L2bConfig(Config):
     """Learning to bootstrap: two weights a sample, from trusted images."""
 
     name: Literal["l2b"]
+    """Chooses this method."""
     trusted: Path
     """An overlay (.npz or a folder's overlay.npz): the images it keeps are trusted."""
-    batch_size: int = Field(64, ge=2)
+    batch_size: int = Field(64, ge=2, le=1 << 20)
     """Trusted images a look-ahead, over all ranks."""
     hold_out: bool = True
     """Trusted images are not trained on themselves, as the authors have it: the loss of an image
@@ -51,9 +52,11 @@ class L2bConfig(Config):
     """Steps from one look-ahead to the next. The others are plain training, on the noise too: 4
     costs little more than plain training, and three steps of four are that."""
     normalisation: Normalisation = "clamp"
+    """How the weights of a batch are brought to a sum of 1."""
     temperature: float = Field(1.0, gt=0)
     """Of the normalisation `softmax`."""
     warmup_epochs: float = Field(2.0, ge=0)
+    """Of plain training."""
     distance: float = Field(0.01, gt=0)
     """Length of the step of the finite difference, in parameter space."""
 

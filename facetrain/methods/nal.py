@@ -39,6 +39,7 @@ class TargetsConfig(Config):
     """Estimated targets by temporal ensembling, the K most probable classes of each image."""
 
     count: int = Field(8, ge=2)
+    """K, classes that each image keeps."""
     memory: float = Field(0.9, ge=0, le=1)
     """How much of the old target stays at an update."""
     every_epochs: int = Field(1, ge=1)
@@ -52,6 +53,7 @@ class NalConfig(Config):
     """Noise attention: one gate a sample, for its label or its estimated targets."""
 
     name: Literal["nal"]
+    """Chooses this method."""
     boost: float = Field(10.0, gt=0)
     """lambda: the gate is open from a probability of 1 / (1 + boost) on. On a frozen
     embedding 0.1 did best; for faces from scratch that shuts the gate on hard clean images."""
@@ -59,9 +61,11 @@ class NalConfig(Config):
     """Where the attention would come to rest, or the paper's linear layer on the embedding, which
     does not see the label and tells noise less well."""
     warmup_epochs: float = Field(2.0, ge=0)
+    """Of plain training, all gates open."""
     dominant: bool = False
     """Judge the label by its dominant sub-centre (`head.num_centres` above 1)."""
     targets: TargetsConfig | None = None
+    """Estimate targets for images whose label is doubted; none by default."""
 
 
 class NalMethod(Method):

@@ -25,6 +25,7 @@ class SuperLossConfig(Config):
     """SuperLoss: one weight a sample, in closed form from its loss."""
 
     name: Literal["superloss"]
+    """Chooses this method."""
     tau: TauKind = "exponential"
     """What a loss is compared with: log C, or a running or exponential mean of the losses."""
     smoothing: float = Field(0.9, ge=0, lt=1)

@@ -27,11 +27,17 @@ class ModelConfig(Config):
     """A network of ours, or `package.module:function`: your own function from this configuration
     to an `nn.Module`."""
     embedding_size: int = Field(default=512, ge=1, le=16384)
+    """D, numbers of an embedding."""
     image_size: int = Field(default=112, ge=32, le=1024, multiple_of=16)
+    """Pixels of an edge of its images; others are resized."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Before the last layer, in training."""
     width: int | None = Field(default=None, ge=1, le=4096)
+    """Channels of the first stage."""
     blocks: tuple[_Count, _Count, _Count, _Count] | None = None
+    """Residual blocks of the four stages."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, about a third more time."""
     se: bool = False
     """Squeeze and excitation in every block of an iresnet: IR-SE."""
 

@@ -33,18 +33,15 @@ class Graph(Protocol):
 
 
 class GCNConfig(Config):
-    """The cleaner's layers.
-
-    Attributes:
-        widths: outputs of each layer but the last, which has one.
-        inner_activation: inside the last layer's sum. Read literally, Eq. 16 has a sigmoid
-            there, which adds half the number of neighbours to every sum.
-        bias: add a bias after W, which Eq. 15 does not have.
-    """
+    """The cleaner's layers."""
 
     widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(128, 64), min_length=1)
+    """Outputs of each layer but the last, which has one."""
     inner_activation: Activation = "relu"
+    """Inside the last layer's sum. Read literally, Eq. 16 has a sigmoid there, which adds half the
+    number of neighbours to every sum."""
     bias: bool = False
+    """Add a bias after W, which Eq. 15 does not have."""
 
 
 class GCNLayer(nn.Module):

@@ -203,6 +203,15 @@ def bad_bin(folder: Path) -> Path:
         (("pack", "{tmp}/nowhere", "{tmp}/o"), "nowhere"),
         (("train", "{recipe}"), "--out"),
         (("train", "{backbone}/backbone.safetensors", "--out", "{tmp}/o"), "must be a YAML recipe"),
+        (("train", "{recipe}", "--out", "{tmp}/o", "train.accumulate=12"), "at least 2 images"),
+        (
+            ("train", "{recipe}", "--out", "{tmp}/o", "train.batch_size=13", "train.accumulate=4"),
+            "with 1;",
+        ),
+        (("train", "{recipe}", "--out", "{tmp}/o", "model.width=10000000000"), "less than or eq"),
+        (("train", "{recipe}", "--out", "{tmp}/o", "optimizer.learning_rate=.inf"), "finite"),
+        (("train", "{recipe}", "--out", "{tmp}/o", "data.workers=5000"), "less than or equal"),
+        (("config", "trian.batch_size"), "did you mean 'train.batch_size'?"),
         (("trian",), "trian"),
     ],
 )

@@ -69,7 +69,7 @@ def test_overrides_reach_nested_keys_in_order(tmp_path: Path) -> None:
         ("seed: 1", ("seed.x=1",), "is a value, not a section"),
         ("- 1", (), "must be a mapping"),
         ("a: [", (), "must be YAML"),
-        ("seed: 2020-01-01", (), "must hold plain values"),
+        ("seed: 2020-01-01", (), "should be a valid integer"),
     ],
 )
 def test_a_mistake_is_named(
@@ -97,3 +97,85 @@ def test_a_missing_file_is_named() -> None:
 def test_digest_follows_the_values() -> None:
     assert config_digest(Outer(seed=1)) == config_digest(Outer(seed=1, optimizer=Inner()))
     assert config_digest(Outer(seed=1)) != config_digest(Outer(seed=2))
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1.0e-3", ".001", "0.001"])
+def test_numbers_as_users_write_them(tmp_path: Path, text: str) -> None:
+    config = load_config(Outer, write(tmp_path, f"seed: -3\noptimizer: {{learning_rate: {text}}}"))
+    assert (config.seed, config.optimizer.learning_rate) == (-3, 0.001)
+
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))
+MERGES = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 60)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, "aliases must not unfold"),
+        ("seed: &a [*a]", "aliases must not unfold"),
+        (MERGES, "aliases must not unfold"),
+        ("a: &a {seed: 1}\n<<: *a", "unknown key '<<'"),
+        ("seed: " + 50_000 * "[", "nested too deep|expected the node"),
+        ("x: " * 100_000, "at most 262,144 characters"),
+        ("seed: 1\nseed: 2", "the key 'seed' must come once"),
+        (
+            "seed: 1\noptimizer: {learning_rate: 1, learning_rate: 2}",
+            "'learning_rate' must come once",
+        ),
+        ("seed: 1:2:3", "seed='1:2:3'"),
+        ("seed: 010", "seed='010'"),
+        ("seed: 0x10", "seed='0x10'"),
+        ("seed: 2024-01-01", "seed='2024-01-01'"),
+        ("seed: !!timestamp 2024-01-01", "must hold plain values, got a date"),
+        ("seed: !!int x", "must be YAML; a value"),
+        ("seed: !!float x", "must be YAML; a value"),
+        ("seed: !!binary aGk=", "must hold plain values, got a bytes"),
+        ("seed: !!set {a}", "must hold plain values, got a set"),
+        ("seed: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        ("seed: 9223372036854775808", "must be below 2.63, got one of 64 bits"),
+        (f"seed: {5000 * '9'}", "must be YAML; a value"),
+        ("1: 2", "keys must be text, got 1"),
+        ("[1]: 2", "must be YAML"),
+        ("seed: 1\noptimizer: {learning_rate: .inf}", "should be a finite number"),
+        ("seed: 1\noptimizer: {learning_rate: .nan}", "should be a finite number"),
+        ("seed: \x00", "special characters are not allowed"),
+    ],
+)
+def test_yaml_that_means_mischief_or_nothing(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        load_config(Outer, write(tmp_path, text))
+    assert "recipe.yaml" in str(error.value)
+    assert len(str(error.value)) < 6000
+
+
+def test_a_base_is_overridden_key_by_key(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    lowest = "seed: 1\nbins: [a.bin]\noptimizer: {learning_rate: 2, milestones: [3]}\n"
+    (tmp_path / "shared" / "lowest.yaml").write_text(lowest)
+    (tmp_path / "shared" / "middle.yaml").write_text(
+        "base: lowest.yaml\nextra: {learning_rate: 5}\n"
+    )
+    path = write(
+        tmp_path, "base: shared/middle.yaml\noptimizer: {learning_rate: 4}\nbins: [b.bin]\n"
+    )
+    config = load_config(Outer, path, ["extra.milestones=[7]"])
+    assert config == Outer(
+        seed=1,
+        bins=(Path("b.bin"),),
+        optimizer=Inner(learning_rate=4, milestones=(3,)),
+        extra=Inner(learning_rate=5, milestones=(7,)),
+    )
+    (tmp_path / "shared" / "lowest.yaml").write_text("base: ../recipe.yaml\nseed: 1\n")
+    with pytest.raises(
+        ConfigError, match=r"lowest.yaml|recipe.yaml: .*must not be based on itself"
+    ):
+        load_config(Outer, path)
+    with pytest.raises(
+        ConfigError, match=r"none.yaml: must be a YAML recipe, but there is no such"
+    ):
+        load_config(Outer, write(tmp_path, "base: none.yaml"))
+    with pytest.raises(ConfigError, match=r"base must be the path of a recipe, got \['a'\]"):
+        load_config(Outer, write(tmp_path, "base: [a]"))
