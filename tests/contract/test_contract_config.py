@@ -29,7 +29,7 @@ def test_one_section_and_one_key(call: Call) -> None:
     assert code == 0
     assert stdout.splitlines()[0] == "train.batch_size = 128    (whole number from 2 to 1048576)"
     _, stdout, _ = call("config", "finetune.meta")
-    assert "finetune.meta.path = required    (path)" in stdout
+    assert "finetune.meta.path = required" in stdout
     assert "train." not in stdout
 
 
