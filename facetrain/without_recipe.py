@@ -18,6 +18,7 @@ from facetrain.core import run_folder
 from facetrain.core.artifact import Artifact, atomic_path
 from facetrain.core.config import load_config
 from facetrain.core.errors import ConfigError, DataError
+from facetrain.data.detection import Choice
 from facetrain.data.features import load_embedding
 from facetrain.data.images import decode_image
 from facetrain.data.pack import pack
@@ -39,7 +40,7 @@ class Alignment:
 
     landmarks: Path | None = None
     detector: Path | None = None
-    faces: str = "largest"
+    faces: Choice = "largest"
 
     @property
     def given(self) -> bool:
@@ -109,7 +110,14 @@ def packed(
             size = max(TEMPLATE_SIZE, image_size)
         else:
             size = _aligned_size(data, (TEMPLATE_SIZE, image_size), out_dir / ".source.tar")
-        pack(data, out_dir, size=size, landmarks=alignment.landmarks)
+        pack(
+            data,
+            out_dir,
+            size=size,
+            landmarks=alignment.landmarks,
+            detector=alignment.detector,
+            faces=alignment.faces,
+        )
     mesh.barrier()
     return _on(recipe, out_dir)
 

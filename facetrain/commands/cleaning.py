@@ -1,6 +1,6 @@
 """Commands from images to clean labels, by a recipe or without one: embed, graph, clean."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,7 @@ import click
 
 from facetrain.commands.options import (
     ReadablePath,
+    alignment_options,
     backbone_options,
     backbone_source,
     job,
@@ -25,18 +26,11 @@ _OUT = click.option(
 )
 
 
-def _alignment_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """How the faces of images that are not aligned yet are found."""
-    return click.option(
-        "--landmarks", type=ReadablePath, help="CSV image,x1,y1,...,x5,y5 to align DATA by."
-    )(function)
-
-
 @click.command(short_help="Data set + backbone -> embeddings.")
 @click.argument("words", nargs=-1, metavar="CONFIG|DATA [KEY=VALUE]...")
 @_OUT
 @backbone_options("with CONFIG: train beside OUT")
-@_alignment_options
+@alignment_options
 def embed(
     words: Sequence[str],
     out: Path,
@@ -99,7 +93,7 @@ def graph(words: Sequence[str], out: Path, embeddings: Path | None) -> None:
 @click.argument("words", nargs=-1, metavar="[CONFIG|DATA] [KEY=VALUE]...")
 @_OUT
 @backbone_options("with CONFIG: train beside OUT, for --exclude F.bin")
-@_alignment_options
+@alignment_options
 @click.option(
     "--embeddings", type=ReadablePath, help="Folder of the embed stage.",
     show_default="with CONFIG: embed beside OUT",

@@ -1,10 +1,11 @@
 """Commands on data sets: pack, inspect, corrupt."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from facetrain.commands.options import ReadablePath, say, value_lines
+from facetrain.commands.options import ReadablePath, alignment_options, say, value_lines
 
 
 @click.command(short_help="Images -> RecordIO shards.")
@@ -12,20 +13,31 @@ from facetrain.commands.options import ReadablePath, say, value_lines
 @click.argument("out", type=ReadablePath)
 @click.option("--size", default=112, show_default=True, help="Edge of the stored images, pixels.")
 @click.option("--shards", default=1, show_default=True, help="Number of .rec files.")
+@alignment_options
 @click.option(
-    "--landmarks", type=ReadablePath, help="CSV: image,x1,y1,...,x5,y5; aligns to ArcFace's points."
+    "--pairs", type=ReadablePath, metavar="LIST", help="Write these pairs of SOURCE as OUT.bin."
 )
 @click.option("--workers", default=0, help="Processes; 0 means one a core.")
-def pack(
-    source: Path, out: Path, size: int, shards: int, landmarks: Path | None, workers: int
-) -> None:
-    """Pack SOURCE (a folder per identity, a .lst or a .tar) into RecordIO shards in OUT."""
-    from facetrain.data.pack import pack as run_pack
+def pack(source: Path, out: Path, shards: int, pairs: Path | None, **options: Any) -> None:
+    """Pack SOURCE (a folder per identity, a .lst or a .tar) into RecordIO shards in OUT.
 
-    artifact = run_pack(
-        source, out, size=size, num_shards=shards, landmarks=landmarks, workers=workers or None
-    )
-    say(value_lines(artifact.metrics))
+    Every file of SOURCE is packed or named in OUT: in skipped.txt, or, if it is no image, in
+    ignored.txt. --detector writes what it finds to OUT/landmarks.csv, for --landmarks. With
+    --pairs LIST (lines `path path 0|1`, or LFW's pairs.txt) OUT is a verification set, F.bin.
+    """
+    from facetrain.core.errors import ConfigError
+    from facetrain.core.log import configure_logging
+    from facetrain.data.pack import pack as run_pack
+    from facetrain.data.pack_pairs import pack_pairs
+
+    configure_logging()
+    options["workers"] = options["workers"] or None
+    if pairs is None:
+        say(value_lines(run_pack(source, out, num_shards=shards, **options).metrics))
+        return
+    if shards != 1:
+        raise ConfigError("--shards is for shards; with --pairs OUT is one .bin")
+    say(value_lines(pack_pairs(source, out, pairs, **options)))
 
 
 @click.command(short_help="What a data set holds, and what cannot be read.")

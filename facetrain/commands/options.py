@@ -39,6 +39,26 @@ def recipe_options(function: Any) -> Any:
     return click.argument("config", type=ReadablePath)(function)
 
 
+def alignment_options(function: Any) -> Any:
+    """--landmarks, --detector, --faces: where the faces are in images that are not aligned yet."""
+    function = click.option(
+        "--faces",
+        type=click.Choice(["largest", "centred", "all", "skip"]),
+        default="largest",
+        show_default=True,
+        help="Of several that --detector finds: the largest near the centre, the nearest to it, "
+        "every one, or leave the image out.",
+    )(function)
+    function = click.option(
+        "--detector", type=ReadablePath, metavar="F.onnx", help="YuNet: finds and aligns the faces."
+    )(function)
+    return click.option(
+        "--landmarks",
+        type=ReadablePath,
+        help="CSV path,x1,y1,...,x5,y5: aligns to ArcFace's points.",
+    )(function)
+
+
 def backbone_options(show_default: str | None = None) -> Callable[[Any], Any]:
     """--backbone B, and how its images are given, for `backbone_source`."""
 

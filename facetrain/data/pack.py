@@ -6,62 +6,51 @@ list ordered by class; labels are common to all shards. A shard is finished when
 `.<shard>.json` stands; a killed pack keeps the finished ones.
 """
 
-import dataclasses
-import functools
+import contextlib
+import csv
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field
-
 from facetrain.core.artifact import (
-    MANIFEST,
     Artifact,
     atomic_path,
-    fingerprint,
     finished,
-    read_json,
     write_json,
     write_manifest,
+    write_sealed,
 )
-from facetrain.core.config import Config, config_digest, parse_config
+from facetrain.core.config import config_digest, parse_config
+from facetrain.core.digest import content_digest, file_digest
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.lock import folder_lock
+from facetrain.core.log import logger
 from facetrain.core.progress import progress
-from facetrain.data.align import align
+from facetrain.data.detection import Choice
 from facetrain.data.face_shard import FaceShardWriter, write_property
-from facetrain.data.images import encode_jpeg, fit_square
-from facetrain.data.landmarks import Landmarks, read_landmarks
-from facetrain.data.sources import Listing, SourceImage, list_images
-from facetrain.data.suspect import SUSPECT_FILE, decode_judged
-from facetrain.data.workers import ordered_map
+from facetrain.data.landmarks import Landmarks, image_key
+from facetrain.data.lists import write_list
+from facetrain.data.pack_image import (
+    LANDMARK_HEADER,
+    Aligned,
+    PackConfig,
+    Result,
+    Task,
+    alignment,
+    landmark_row,
+    prepare_all,
+    tasks_for,
+)
+from facetrain.data.pack_state import Mark, claim, finished_mark, remove_shards, remove_state
+from facetrain.data.source_image import Listing
+from facetrain.data.sources import list_images
+from facetrain.data.suspect import SUSPECT_FILE
 
-_PLAN = ".pack.json"
-_CHUNK = 32  # images a task
-_IMAGES_PER_WORKER = 512  # fewer do not repay a process's start
-
-
-class PackConfig(Config):
-    """What decides the bytes that `pack` writes, besides its inputs."""
-
-    size: int = Field(112, ge=8, le=4096)
-    num_shards: int = Field(1, ge=1, le=99999)
-    quality: int = Field(95, ge=1, le=100)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Task:
-    image: SourceImage
-    points: NDArray[np.float64] | None
-    no_points: str | None  # why, where landmarks were given for this source
-
-
-_Result = tuple[bytes, str | None] | str
-"""The encoded image and why it is suspect, if it is; or why there is none."""
+_SCRATCH = ".source.tar"
+LANDMARKS_FILE = "landmarks.csv"
+"""What a detector found, as `--landmarks` reads it."""
 
 
 def pack(
@@ -73,15 +62,20 @@ def pack(
     workers: int | None = None,
     quality: int = 95,
     show_progress: bool = True,
+    detector: Path | None = None,
+    faces: Choice = "largest",
 ) -> Artifact:
     """Pack a folder per identity, a `.lst` or a tar into `out`.
 
     A JPEG of size x size passes through byte for byte; any other image is cropped to its centre
-    square, resized, and encoded as JPEG. With landmarks every image is aligned instead, and one
-    without them is skipped. Images that do not decode are skipped; `skipped.txt` names them all,
-    and `suspect.txt` those that decode although part of their file is lost, which are packed.
-    An identity without any image gets no label. Leaves `train.rec` (or `train-00000.rec`, ...),
-    `.idx`, `.lst`, `property`, `classes.json` and `manifest.json`. An interrupted pack continues.
+    square, resized, and encoded as JPEG. With landmarks every face is aligned instead, and an image
+    without them is skipped. With a detector they are found, and written as `landmarks.csv`; an
+    image in which none are found is skipped. Every file of the source is packed, or named: in
+    `skipped.txt` (does not decode, has no face, is nobody's) or `ignored.txt` (is no image);
+    `suspect.txt` names those that are packed although part of their file is lost. An identity
+    without any image gets no label. Leaves `train.rec` (or `train-00000.rec`, ...), `.idx`,
+    `.lst`, `property`, `classes.json` and `manifest.json`. An interrupted pack continues; one that
+    its input makes fail leaves nothing.
 
     Args:
         source: what to pack; see `list_images`.
@@ -92,228 +86,243 @@ def pack(
         workers: processes; as many as processors when None. They do not change the result.
         quality: JPEG quality, 1 to 100, of images that must be encoded.
         show_progress: draw a progress bar on stderr.
+        detector: ONNX file of YuNet.
+        faces: which of several faces it finds; see `choose`.
 
     Raises:
-        DataError: an unreadable source or landmarks file, nothing to pack, or another data set
-            in `out`.
+        DataError: an unreadable source, landmarks or detector, nothing to pack, or another data
+            set in `out`.
         ConfigError: an option out of range.
         OutputError: the disk is full, say; finished shards stay.
         UserError: another process packs into `out`.
     """
-    with folder_lock(Path(out)):
-        return _pack(
-            Path(source), Path(out), size, num_shards, landmarks, workers, quality, show_progress
-        )
+    started = time.time()
+    source, out = Path(source), Path(out)
+    options = {"size": size, "num_shards": num_shards, "quality": quality, "faces": faces}
+    config = parse_config(PackConfig, options, "pack")
+    aligned = alignment(landmarks, detector)
+    was_there = out.exists()
+    try:
+        with folder_lock(out):
+            return _pack(source, out, config, aligned, workers, show_progress, started)
+    except (DataError, ConfigError):
+        if not was_there:
+            with contextlib.suppress(OSError):
+                out.rmdir()
+        raise
 
 
 def _pack(
     source: Path,
     out: Path,
-    size: int,
-    num_shards: int,
-    landmarks: Path | None,
+    config: PackConfig,
+    aligned: Aligned,
     workers: int | None,
-    quality: int,
     show_progress: bool,
+    started: float,
 ) -> Artifact:
-    """`pack`, by the only one who writes to `out`."""
-    started = time.time()
-    options = {"size": size, "num_shards": num_shards, "quality": quality}
-    config = parse_config(PackConfig, options, "pack")
-    scratch = out / ".source.tar"
-    listing = list_images(source, scratch)
-    inputs = {"source": listing.digest}
-    marked: Landmarks | None = None
-    if landmarks is not None:
-        marked = read_landmarks(Path(landmarks))
-        inputs["landmarks"] = fingerprint(Path(landmarks))
-    done = finished(out, "pack", config, inputs)
-    if done is not None:
-        _remove_leftovers(out)
-        return done
-    if num_shards > len(listing.images):
-        raise ConfigError(f"pack: num_shards={num_shards}, but only {len(listing.images)} images")
-    tasks = [_task(image, marked) for image in listing.images]
-    workers = workers or os.cpu_count() or 1
-    workers = max(1, min(workers, len(tasks) // _IMAGES_PER_WORKER))
-    plan = _plan(out, listing, tasks, config, inputs, workers, show_progress)
-
-    bounds = [len(tasks) * i // num_shards for i in range(num_shards + 1)]
-    marks = []
-    for shard in range(num_shards):
-        name = "train" if num_shards == 1 else f"train-{shard:05d}"
-        mark = out / f".{name}.json"
-        if not (mark.is_file() and (out / f"{name}.rec").is_file()):
-            part = tasks[bounds[shard] : bounds[shard + 1]]
-            results = ordered_map(
-                functools.partial(_prepare_chunk, config=config), _chunks(part), workers
+    try:
+        listing = list_images(source, out / _SCRATCH)
+        inputs = {"source": listing.digest, **aligned.inputs}
+        done = finished(out, "pack", config, inputs)
+        if done is not None:
+            remove_state(out)
+            return done
+        tasks = tasks_for(listing.images, listing.around, aligned)
+        if config.num_shards > len(tasks):
+            raise ConfigError(f"pack: num_shards={config.num_shards}, but only {len(tasks)} images")
+        if aligned.landmarks is not None:
+            _check_names(source, aligned.landmarks, listing, tasks)
+        claim(out, content_digest({"config": config_digest(config), "inputs": inputs}))
+        try:
+            marks, labels, per_second = _write_shards(
+                out, listing, tasks, config, workers or os.cpu_count() or 1, show_progress
             )
-            flat = (result for chunk in results for result in chunk)
-            bar = progress(flat, name, total=len(part), unit="img", enabled=show_progress)
-            write_json(mark, _write_shard(out / f"{name}.rec", part, bar, plan["labels"]))
-        marks.append(read_json(mark))
+        except (DataError, ConfigError):
+            remove_shards(out)
+            raise
+        metrics = _write_lists(out, listing, marks, labels, config, aligned)
+        if per_second is not None:
+            metrics["images_per_second"] = round(per_second, 1)
+        artifact = write_manifest(
+            out, "pack", config, inputs, metrics, started=started, world_size=1
+        )
+        remove_state(out)
+        return artifact
+    finally:
+        (out / _SCRATCH).unlink(missing_ok=True)
 
-    skipped = [*listing.refused, *(tuple(pair) for mark in marks for pair in mark["skipped"])]
-    with atomic_path(out / "skipped.txt") as temporary:
-        _write_lines(temporary, (f"{name}\t{reason}" for name, reason in skipped))
-    suspect = [tuple(pair) for mark in marks for pair in mark["suspect"]]
-    with atomic_path(out / SUSPECT_FILE) as temporary:
-        _write_lines(temporary, (f"{name}\t{reason}" for name, reason in suspect))
-    write_json(out / "classes.json", plan["classes"])
-    write_property(out, plan["num_classes"], size)
-    metrics = {
-        "num_images": sum(mark["num_images"] for mark in marks),
-        "num_identities": len(plan["classes"]),
-        "num_skipped": len(skipped),
-        "num_suspect": len(suspect),
-        "num_empty_identities": len(plan["empty"]),
-        "empty_identities": plan["empty"],
+
+def _check_names(
+    source: Path, landmarks: Landmarks, listing: Listing, tasks: Sequence[Task]
+) -> None:
+    """Landmarks must be of this source's images; those of others are counted."""
+    named = {*landmarks.points, *landmarks.misfit}
+    known = {
+        key
+        for image in listing.images
+        for key in (image.name.strip(), listing.around + image.name.strip())
     }
-    artifact = write_manifest(out, "pack", config, inputs, metrics, started=started, world_size=1)
-    _remove_leftovers(out)
-    return artifact
+    others = [
+        name
+        for name in named
+        if image_key(name.partition("#")[0]) not in known and name not in known
+    ]
+    if len(others) == len(named):
+        raise DataError(
+            f"the landmarks must name images as {source} has them ({listing.images[0].name!r}), "
+            f"but none of their {len(named)} lines does ({min(others)!r})"
+        )
+    if others:
+        logger.warning(
+            "%d of %d lines of landmarks name no image of %s (%r, ...)",
+            len(others), len(named), source, min(others),
+        )  # fmt: skip
 
 
-def _task(image: SourceImage, marked: Landmarks | None) -> _Task:
-    if marked is None:
-        return _Task(image, None, None)
-    points = marked.points.get(image.name)
-    missing = marked.misfit.get(image.name, "has no landmarks")
-    return _Task(image, points, missing if points is None else None)
-
-
-def _plan(
+def _write_shards(
     out: Path,
     listing: Listing,
-    tasks: list[_Task],
+    tasks: Sequence[Task],
     config: PackConfig,
-    inputs: dict[str, str],
     workers: int,
     show_progress: bool,
-) -> dict[str, Any]:
-    """Final label of each class, decided before the first image is written.
+) -> tuple[list[Mark], dict[int, int], float | None]:
+    """Every shard that is not finished.
 
-    A class whose images all fail must not leave a gap, so one image of every class is tried. The
-    plan is kept in `out` for the next start.
+    Returns:
+        The marks; class of the source -> label, for those with images; and files a second, None
+        where nothing was left to do.
+
+    Raises:
+        DataError: not one image can be packed.
     """
-    identity = {"config": config_digest(config), "inputs": inputs}
-    path = out / _PLAN
-    if path.is_file():
-        plan: dict[str, Any] = read_json(path)
-        if plan["identity"] == identity and not (out / MANIFEST).exists():
-            for leftover in out.glob(".*.tmp"):
-                leftover.unlink()
-            return plan
-    if path.is_file() or any(out.glob("*.rec")) or (out / MANIFEST).exists():
+    bounds = [len(tasks) * i // config.num_shards for i in range(config.num_shards + 1)]
+    marks: list[Mark] = []
+    labels: dict[int, int] = {}
+    num_done, begun = 0, time.monotonic()
+    for shard in range(config.num_shards):
+        name = "train" if config.num_shards == 1 else f"train-{shard:05d}"
+        mark = finished_mark(out, name)
+        if mark is None:
+            part = tasks[bounds[shard] : bounds[shard + 1]]
+            results = prepare_all(part, config, workers)
+            bar = progress(results, name, total=len(part), unit="img", enabled=show_progress)
+            with contextlib.closing(results):
+                mark = _write_shard(out / f"{name}.rec", part, bar, labels, listing)
+            write_sealed(out / f".{name}.json", mark)
+            num_done += len(part)
+        for identity in mark.begun:
+            labels[identity] = len(labels) if listing.identities else identity
+        marks.append(mark)
+    if not labels:
+        first, reason = next(pair for mark in marks for pair in mark.skipped)
         raise DataError(
-            f"{out}: must be new, or hold this same pack interrupted, but it holds another data "
-            "set; give another folder or remove this one"
+            f"none of the {len(tasks)} images can be packed; the first, {first}: {reason}"
         )
-    groups: dict[int, list[_Task]] = {}
-    for task in tasks:
-        groups.setdefault(int(task.image.label[0]), []).append(task)
-    usable = ordered_map(functools.partial(_any_usable, config=config), groups.values(), workers)
-    bar = progress(usable, "identities", total=len(groups), unit="id", enabled=show_progress)
-    filled = [label for label, good in zip(groups, bar, strict=True) if good]
-    if not filled:
-        try:
-            _prepare(tasks[0], config)
-        except DataError as error:
-            raise DataError(
-                f"none of the {len(tasks)} images can be packed; the first, "
-                f"{tasks[0].image.name}: {error}"
-            ) from None
-    if listing.identities is None:  # a .lst numbers its classes itself
-        labels = {str(label): label for label in filled}
-        names = {label: str(label) for label in groups}
-    else:
-        labels = {str(label): new for new, label in enumerate(filled)}
-        names = dict(enumerate(listing.identities))
-    plan = {
-        "identity": identity,
-        "labels": labels,
-        "classes": {str(labels[str(label)]): names[label] for label in filled},
-        "num_classes": max(labels.values()) + 1,
-        "empty": [name for label, name in names.items() if str(label) not in labels],
-    }
-    write_json(path, plan)
-    return plan
+    seconds = time.monotonic() - begun
+    return marks, labels, num_done / seconds if num_done else None
 
 
 def _write_shard(
-    path: Path, tasks: list[_Task], results: Iterator[_Result], labels: dict[str, int]
-) -> dict[str, Any]:
-    """Write one shard and its `.lst`; return what its mark says."""
-    skipped, suspect, lines = [], [], []
+    path: Path,
+    tasks: Sequence[Task],
+    results: Iterator[Result],
+    known: dict[int, int],
+    listing: Listing,
+) -> Mark:
+    """Write one shard, its `.lst`, and what a detector found in it.
+
+    Args:
+        path: the `.rec`.
+        tasks: its images.
+        results: of each.
+        known: class of the source -> label, of earlier shards.
+        listing: the source.
+    """
+    skipped: list[tuple[str, str]] = []
+    suspect: list[tuple[str, str]] = []
+    lines, begun, labels = list[list[str]](), list[int](), dict(known)
+    found = list[list[str]]()
     with FaceShardWriter(path) as writer:
         for task, result in zip(tasks, results, strict=True):
-            image = task.image
             if isinstance(result, str):
-                skipped.append((image.name, result))
+                skipped.append((task.image.name, result))
                 continue
-            encoded, reason = result
-            if reason is not None:
-                suspect.append((image.name, reason))
-            label = labels[str(int(image.label[0]))]
-            more = image.label[1:]
-            key = writer.write([label, *more] if more else label, encoded)
-            numbers = "\t".join(f"{number:g}" for number in more)
-            lines.append("\t".join(filter(None, (str(key), str(label), numbers, image.name))))
-    with atomic_path(path.with_suffix(".lst")) as temporary:
-        _write_lines(temporary, iter(lines))
-    return {"num_images": len(lines), "skipped": skipped, "suspect": suspect}
+            identity, *more = task.image.label
+            if int(identity) not in labels:
+                begun.append(int(identity))
+                labels[int(identity)] = len(labels) if listing.identities else int(identity)
+            label = labels[int(identity)]
+            for face in result:
+                key = writer.write([label, *more] if more else label, face.encoded)
+                numbers = (f"{number:g}" for number in more)
+                lines.append([str(key), str(label), *numbers, face.name])
+                if face.found is not None:
+                    found.append(landmark_row(face))
+            if result[0].suspect is not None:
+                suspect.append((task.image.name, result[0].suspect))
+    write_list(path.with_suffix(".lst"), lines)
+    if found:
+        _write_csv(path.with_name(f".{path.stem}.csv"), found)
+    return Mark(
+        rec_digest=file_digest(path),
+        num_images=len(lines),
+        num_files=len(tasks) - len(skipped),
+        skipped=skipped,
+        suspect=suspect,
+        begun=begun,
+    )
 
 
-def _prepare(task: _Task, config: PackConfig) -> tuple[bytes, str | None]:
-    """The image file that goes into the shard, and why it is suspect, or None.
-
-    Raises:
-        DataError: why there is none.
-    """
-    if task.no_points is not None:
-        raise DataError(task.no_points)
-    encoded = task.image.read()
-    image, reason = decode_judged(encoded, "image")
-    if task.points is not None:
-        aligned = align(image, task.points, config.size)
-        return encode_jpeg(aligned, config.quality), reason
-    if image.shape[:2] == (config.size, config.size) and encoded[:2] == b"\xff\xd8":
-        return encoded, reason
-    return encode_jpeg(fit_square(image, config.size), config.quality), reason
-
-
-def _prepare_chunk(tasks: list[_Task], config: PackConfig) -> list[_Result]:
-    results: list[_Result] = []
-    for task in tasks:
-        try:
-            results.append(_prepare(task, config))
-        except DataError as error:
-            results.append(str(error))
-    return results
-
-
-def _any_usable(tasks: list[_Task], config: PackConfig) -> bool:
-    for task in tasks:
-        try:
-            _prepare(task, config)
-        except DataError:
-            continue
-        return True
-    return False
-
-
-def _chunks(tasks: list[_Task]) -> Iterator[list[_Task]]:
-    for i in range(0, len(tasks), _CHUNK):
-        yield tasks[i : i + _CHUNK]
+def _write_lists(
+    out: Path,
+    listing: Listing,
+    marks: Sequence[Mark],
+    labels: dict[int, int],
+    config: PackConfig,
+    aligned: Aligned,
+) -> dict[str, Any]:
+    """What lies beside the shards; returns what is counted."""
+    skipped = [*listing.refused, *(pair for mark in marks for pair in mark.skipped)]
+    suspect = [pair for mark in marks for pair in mark.suspect]
+    write_list(out / "skipped.txt", skipped)
+    write_list(out / "ignored.txt", listing.ignored)
+    write_list(out / SUSPECT_FILE, suspect)
+    if aligned.detector is not None:
+        _join_landmarks(out)
+    if listing.identities is None:  # a .lst numbers its classes itself
+        names = {int(image.label[0]): f"{image.label[0]:.0f}" for image in listing.images}
+    else:
+        names = dict(enumerate(listing.identities))
+    write_json(out / "classes.json", {str(label): names[one] for one, label in labels.items()})
+    write_property(out, max(labels.values()) + 1, config.size)
+    num_images = sum(mark.num_images for mark in marks)
+    num_files = sum(mark.num_files for mark in marks)
+    empty = [name for identity, name in names.items() if identity not in labels]
+    return {
+        "num_files": num_files + len(skipped) + len(listing.ignored),
+        "num_images": num_images,
+        **({"num_further_faces": num_images - num_files} if num_images > num_files else {}),
+        "num_identities": len(labels),
+        "num_skipped": len(skipped),
+        "num_ignored": len(listing.ignored),
+        "num_suspect": len(suspect),
+        "num_empty_identities": len(empty),
+        "empty_identities": empty,
+    }
 
 
-def _write_lines(path: Path, lines: Iterator[str]) -> None:
-    with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-        file.writelines(f"{line}\n" for line in lines)
+def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
-def _remove_leftovers(out: Path) -> None:
-    """Marks, plan and scratch files of a finished pack."""
-    for pattern in (".*.tmp", ".train*.json", _PLAN, ".source.tar"):
-        for path in out.glob(pattern):
-            path.unlink()
+def _join_landmarks(out: Path) -> None:
+    with atomic_path(out / LANDMARKS_FILE) as temporary, open(temporary, "wb") as file:
+        file.write(",".join(LANDMARK_HEADER).encode() + b"\n")
+        for part in sorted(out.glob(".train*.csv")):
+            file.write(part.read_bytes())

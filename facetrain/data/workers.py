@@ -2,11 +2,13 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TypeVar
 
 from facetrain.core.errors import UserError
@@ -35,7 +37,8 @@ def ordered_map(
     with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker) as pool:
         try:
             for item in items:
-                flying.append(pool.submit(function, item))
+                with _without_ctrl_c():  # a process that starts here is deaf to it from birth
+                    flying.append(pool.submit(function, item))
                 if len(flying) >= _AHEAD * workers:
                     yield flying.popleft().result()
             while flying:
@@ -51,8 +54,13 @@ def ordered_map(
 
 
 def _start_worker() -> None:
-    """One thread a process, and an end with the parent: a killed parent leaves no orphans."""
+    """One thread a process, and an end with the parent: a killed parent leaves no orphans.
+
+    Ctrl-C reaches every process of a terminal; the parent's one message is enough.
+    """
     import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()
@@ -63,3 +71,16 @@ def _start_worker() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Put off SIGINT inside the block; a process started there inherits that."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

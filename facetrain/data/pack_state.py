@@ -1,0 +1,84 @@
+"""What an unfinished `pack` keeps in its folder: whose it is, and which shards are whole."""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from facetrain.core.artifact import MANIFEST, Sealed, read_sealed, write_sealed
+from facetrain.core.digest import file_digest
+from facetrain.core.errors import DataError
+from facetrain.core.log import logger
+
+_CLAIM = ".pack.json"
+_STATE = (_CLAIM, ".train*.json", ".train*.csv")
+
+
+class _Claim(Sealed):
+    """Which pack a folder is of, while it is not finished."""
+
+    identity: str
+
+
+class Mark(Sealed):
+    """What a finished shard holds."""
+
+    rec_digest: str
+    num_images: int
+    num_files: int  # that the images came from
+    skipped: list[tuple[str, str]]
+    suspect: list[tuple[str, str]]
+    begun: list[int]  # classes of the source whose first image is in it, in order
+
+
+def claim(out: Path, identity: str) -> None:
+    """Take the folder for this pack, or go on with it there.
+
+    Raises:
+        DataError: it holds anything of another data set.
+    """
+    path = out / _CLAIM
+    started = any(out.glob("*.rec")) or any(out.glob(".train*.json"))
+    unfinished = not (out / MANIFEST).exists()
+    if path.is_file() and unfinished:
+        with contextlib.suppress(DataError):
+            if read_sealed(path, _Claim).identity == identity:
+                return
+    if started or not unfinished:
+        raise DataError(
+            f"{out}: must be new, or hold this same pack interrupted, but it holds another data "
+            "set; give another folder or remove this one"
+        )
+    write_sealed(path, _Claim(identity=identity))
+
+
+def finished_mark(out: Path, name: str) -> Mark | None:
+    """The mark of a shard that was finished and is as it was; else None."""
+    path = out / f".{name}.json"
+    if not path.is_file() or not (out / f"{name}.rec").is_file():
+        return None
+    try:
+        mark = read_sealed(path, Mark)
+        if file_digest(out / f"{name}.rec") == mark.rec_digest:
+            return mark
+        logger.warning(
+            "%s: has changed since it was packed; it is packed again", out / f"{name}.rec"
+        )
+    except DataError as error:
+        logger.warning("%s; the shard is packed again", error)
+    return None
+
+
+def remove_state(out: Path) -> None:
+    """Of a finished pack."""
+    _remove(out, _STATE)
+
+
+def remove_shards(out: Path) -> None:
+    """And all that a failed one wrote."""
+    _remove(out, (*_STATE, "train*.*"))
+
+
+def _remove(out: Path, patterns: Sequence[str]) -> None:
+    for pattern in patterns:
+        for path in out.glob(pattern):
+            path.unlink(missing_ok=True)
