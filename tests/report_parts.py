@@ -13,7 +13,6 @@ from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.face_shard import FaceShardWriter
 from facetrain.data.images import encode_jpeg
 from facetrain.data.overlay import LabelOverlay
-from facetrain.report.cleaning import Cleaning
 
 GREEN, RED = (0x2F, 0x8A, 0x57), (0xC4, 0x37, 0x2B)
 
@@ -25,10 +24,6 @@ TRUE_LABEL = CLASS_IDS[np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2])]
 PROBABILITY = np.array([0.9, 0.8, 0.95, 0.1, 0.9, 0.9, 0.9, 0.7, 0.9, 0.9, 0.9, 0.3], np.float32)
 SUGGESTED = np.array([-1, -1, -1, 1, -1, -1, -1, -1, -1, -1, -1, 0])
 NOBODY, NOTHING = np.full(12, -1), np.zeros(12, bool)
-CLEANING = Cleaning(
-    PROBABILITY, np.full(3, 0.5, np.float32), PROBABILITY > 0.5, SUGGESTED,
-    NOBODY, NOBODY, NOTHING, NOTHING,
-)  # fmt: skip
 RESULT = CleaningResult(
     PROBABILITY,
     PROBABILITY > 0.5,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import facetrain
 from facetrain.core.artifact import Manifest, write_sealed
 from facetrain.core.rng import numpy_generator
 from facetrain.data.cleaning_result import CleaningResult, Reason
@@ -87,10 +88,12 @@ def write_run(out: Path, num_identities: int, num_images: int, people: list[list
     copied = np.where(random.random(len(label)) < COPIED, np.arange(len(label)) - 1, -1)
     run = out / "run"
     data = DataConfig(path=faces, overlay=(noise,), workers=0)
+    metrics = {"num_images": len(label), "num_classes": num_identities}
     for stage, config in (("train", {"data": data.model_dump(mode="json")}), ("clean", {})):
         manifest = Manifest(
-            stage=stage, config=config, config_digest="", metrics={}, seconds=0, world_size=1,
-            inputs={"data": dataset.fingerprint}, versions={}, commit=None, files={},
+            stage=stage, config=config, config_digest="", metrics=metrics, seconds=1, world_size=1,
+            inputs={"data": dataset.fingerprint}, versions={"facetrain": facetrain.__version__},
+            commit=None, files={},
         )  # fmt: skip
         write_sealed(run / stage / "manifest.json", manifest)
     write_stage_data(run / "clean", data)

@@ -1,69 +1,164 @@
-"""What a cleaning stage decided, image by image, and how right it was where the truth is known."""
+"""What a cleaning decided and why, as rows that add up; how right it was where that is known."""
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facetrain.core.artifact import Artifact
-from facetrain.core.run_folder import CLEAN_FILE
-from facetrain.data.cleaned_set import CleanedSet
-from facetrain.data.cleaning_result import CleaningResult, Reason
+from facetrain.data.cleaned_set import Bools, CleanedSet
+from facetrain.data.cleaning_result import REASON_NAMES, CleaningResult, Reason
 from facetrain.metrics.noise import noise_detection
 
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
+_NUM_BINS = 15
+_MEANINGS = {
+    Reason.NOT_JUDGED: "without an embedding or a label, or a person has decided",
+    Reason.CLEAN: "belongs to its identity",
+    Reason.OTHER_IDENTITY: "belongs to another identity of the set: closed-set noise",
+    Reason.NOBODY: "belongs to nobody in the set: open-set noise",
+    Reason.HARD: "its own identity explains it best, though far off: profile, blur, cover",
+    Reason.AMBIGUOUS: "two identities have about an equal claim to it",
+    Reason.COPY: "the very image is in the set already",
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class Cleaning:
-    """`clean.npz`: decisions about N images, in the order of their data set."""
+class Row(NamedTuple):
+    """One line of a table about images."""
 
-    clean_probability: NDArray[np.float32]  # (N,)
-    threshold: NDArray[np.float32]  # (num_classes,) NaN where there is no image
-    kept: Bools  # (N,)
-    suggested_label: Ints  # (N,) -1 for none
-    merge_label: Ints  # (N,) the class that the image's own seems to be, or -1
-    duplicate_of: Ints  # (N,) an earlier image that this one copies, or -1
-    overlap: Bools  # (N,) the class is also in an evaluation set
-    undecided: Bools  # (N,) nothing tells whose class it is: probability 0.5, kept
+    what: str
+    meaning: str
+    num_images: int
+    truth: str = ""  # how right that was, where it is known
 
-    @classmethod
-    def of(cls, result: CleaningResult, cleaned: "CleanedSet | None" = None) -> "Cleaning":
-        """What a cleaning says, classes by place where their data set is known."""
-        label = result.merge_label if cleaned is None else cleaned.merge[cleaned.dataset.label]
-        return cls(
-            result.clean_probability,
-            result.threshold if cleaned is None else cleaned.threshold,
-            result.kept,
-            result.suggested_label if cleaned is None else cleaned.suggested,
-            label,
-            result.duplicate_of,
-            result.overlap,
-            result.reason == Reason.AMBIGUOUS,
-        )
+
+class Outcome(NamedTuple):
+    """What a training after the cleaning makes of each image, (N,) each; together all of them."""
+
+    kept: Bools  # under the given label
+    moved: Bools  # under another one
+    dropped: Bools
 
     @classmethod
-    def read(cls, stage: Artifact) -> "Cleaning":
-        """The arrays of a finished stage `clean`."""
-        return cls.of(CleaningResult.load(stage.path / CLEAN_FILE))
+    def of(cls, result: CleaningResult, cleaned: CleanedSet | None) -> "Outcome":
+        """By the cleaner's overlay; by its decisions alone where the data set is not here."""
+        if cleaned is None:
+            return cls(result.kept, np.zeros_like(result.kept), ~result.kept)
+        moved = cleaned.kept_after & (cleaned.label_after != cleaned.dataset.label)
+        return cls(cleaned.kept_after & ~moved, moved, ~cleaned.kept_after)
+
+
+def outcome_rows(result: CleaningResult, cleaned: CleanedSet | None) -> list[Row]:
+    """How many images keep their label, get another one, and are dropped.
+
+    Args:
+        result: what was decided.
+        cleaned: the same with its data set, for what was moved and for the truth.
+    """
+    outcome, noise_in = Outcome.of(result, cleaned), _truth(cleaned)
+    rows = [Row("kept as labelled", "", _count(outcome.kept), noise_in(outcome.kept))]
+    if outcome.moved.any():
+        assert cleaned is not None
+        right = cleaned.is_right(cleaned.label_after)
+        truth = "" if right is None else f"{_count(outcome.moved & right):,} to the right one"
+        rows.append(Row("moved to another identity", "", _count(outcome.moved), truth))
+    return [*rows, Row("dropped", "", _count(outcome.dropped), noise_in(outcome.dropped))]
+
+
+def reason_rows(result: CleaningResult, cleaned: CleanedSet | None) -> list[Row]:
+    """How many images have each reason; those that no image has are left out."""
+    noise_in, rows = _truth(cleaned), []
+    for number, name in enumerate(result.reason_names):
+        which = result.reason == number
+        if not which.any():
+            continue
+        known = number < len(REASON_NAMES) and name == REASON_NAMES[number]
+        meaning = _MEANINGS[Reason(number)] if known else ""
+        truth = noise_in(which)
+        if cleaned is not None and number == Reason.OTHER_IDENTITY:
+            right = cleaned.is_right(cleaned.suggested)
+            truth = "" if right is None else f"{_count(which & right):,} rightly"
+        rows.append(Row(name, meaning, _count(which), truth))
+    return rows
+
+
+def finding_rows(result: CleaningResult, cleaned: CleanedSet | None) -> list[Row]:
+    """What was noticed besides, on which nothing acts by itself; nothing that was not."""
+    rows = [
+        Row("copies", "of an image earlier in the set", _count(result.duplicate_of >= 0)),
+        Row(
+            "one person under two names",
+            "images of identities that should be merged with another one",
+            _count(result.merge_label >= 0),
+        ),
+        Row(
+            "also in an evaluation set",
+            "images of identities to leave out for an honest number",
+            _count(result.overlap),
+        ),
+    ]
+    if cleaned is not None:
+        swapped = cleaned.swaps().size
+        rows.append(Row("swapped", "two images, each of the other's identity", swapped))
+    return [row for row in rows if row.num_images]
+
+
+def _truth(cleaned: CleanedSet | None) -> Any:
+    """A function: which images (N,) -> how much noise is among them, in words."""
+    is_clean = None if cleaned is None else cleaned.is_clean
+
+    def noise_in(which: Bools) -> str:
+        if is_clean is None:
+            return ""
+        noise = _count(which & ~is_clean)
+        return f"{noise:,} noise, {_count(which) - noise:,} clean"
+
+    return noise_in
+
+
+def _count(which: Bools) -> int:
+    return int(np.count_nonzero(which))
+
+
+class Calibration(NamedTuple):
+    """How far `clean_probability` is what it says, by bins of equal width that have images."""
+
+    predicted: NDArray[np.float64]  # (bins,) mean probability
+    observed: NDArray[np.float64]  # (bins,) share of right labels
+    num_images: NDArray[np.int64]  # (bins,)
+    expected_error: float  # mean |predicted - observed| over images
+
+
+def calibration(cleaned: CleanedSet) -> Calibration | None:
+    """The calibration of the probabilities of all judged images; None without the truth."""
+    is_clean, judged = cleaned.is_clean, cleaned.result.reason != Reason.NOT_JUDGED
+    if is_clean is None or not judged.any():
+        return None
+    from sklearn.calibration import calibration_curve
+
+    probability = cleaned.result.clean_probability[judged].astype(np.float64)
+    observed, predicted = calibration_curve(is_clean[judged], probability, n_bins=_NUM_BINS)
+    inner = np.linspace(0, 1, _NUM_BINS + 1)[1:-1]
+    count = np.bincount(np.searchsorted(inner, probability), minlength=_NUM_BINS)
+    count = count[count > 0].astype(np.int64)
+    error = float((np.abs(predicted - observed) * count).sum() / count.sum())
+    return Calibration(predicted, observed, count, error)
 
 
 def noise_numbers(cleaned: CleanedSet) -> dict[str, Any] | None:
     """What of the known noise was found, and how many of the suggested labels are right.
 
-    The numbers of `NoiseDetection` with `num_suggested` and `num_suggested_right`; None where
-    the truth is not known.
+    The numbers of `NoiseDetection` with `num_suggested`, `num_suggested_right` and
+    `expected_calibration_error`; None where the truth is not known.
     """
     is_clean, right = cleaned.is_clean, cleaned.is_right(cleaned.suggested)
+    calibrated = calibration(cleaned)
     if is_clean is None or right is None:
         return None
     found = noise_detection(cleaned.result.clean_probability, cleaned.result.kept, is_clean)
     return found.numbers() | {
         "num_suggested": int((cleaned.suggested >= 0).sum()),
         "num_suggested_right": int(np.count_nonzero(right)),
+        "expected_calibration_error": None if calibrated is None else calibrated.expected_error,
     }
 
 
@@ -84,6 +179,7 @@ def noise_rows(numbers: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         "F1": "f1",
         "suggested": "num_suggested",
         "rightly": "num_suggested_right",
+        "calibration error": "expected_calibration_error",
     }
     return list(columns), [[_cell(numbers[name]) for name in columns.values()]]
 

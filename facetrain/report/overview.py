@@ -4,9 +4,9 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from facetrain.core.run_folder import CLEAN, EVALUATE, EVALUATE_RETRAIN, EVALUATE_TRUE
-from facetrain.report.breakdown import masks
-from facetrain.report.cleaning import Cleaning, noise_numbers
+from facetrain.core.run_folder import CLEAN, CLEAN_FILE, EVALUATE, EVALUATE_RETRAIN, EVALUATE_TRUE
+from facetrain.data.cleaning_result import CleaningResult
+from facetrain.report.cleaning import Outcome, noise_numbers
 from facetrain.report.comparison import compare
 from facetrain.report.markup import anchor, duration, escape
 from facetrain.report.run import Run
@@ -31,9 +31,10 @@ def _split(run: Run) -> tuple[int, int, int] | None:
     stage = _stage(run, CLEAN)
     if stage is None or stage.artifact is None:
         return None
-    moves = bool(stage.artifact.manifest["config"].get("apply_suggestions"))
-    split = masks(Cleaning.read(stage.artifact), moves)
-    return int(split.kept.sum()), int(split.moved.sum()), int(split.gone.sum())
+    cleaned = run.cleaned.get(CLEAN)
+    result = cleaned.result if cleaned else CleaningResult.load(stage.path / CLEAN_FILE)
+    outcome = Outcome.of(result, cleaned)
+    return int(outcome.kept.sum()), int(outcome.moved.sum()), int(outcome.dropped.sum())
 
 
 def _noise(run: Run) -> dict[str, Any] | None:

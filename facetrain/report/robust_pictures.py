@@ -11,7 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from facetrain.report.noise_pictures import CLEAN_COLOUR, NOISE_COLOUR
+from facetrain.report.cleaning_figures import CLEAN_COLOUR, NOISE_COLOUR
 from facetrain.report.pictures import COLOURS, STYLE, save_figure
 from facetrain.robust.superloss import confidence
 

@@ -8,16 +8,23 @@ from typing import Any
 import yaml
 
 from facetrain.core.artifact import Artifact
+from facetrain.core.run_folder import CLEAN_FILE
 from facetrain.data.cleaned_set import CleanedSet
-from facetrain.report.breakdown import Fate, advice, fates
+from facetrain.data.cleaning_result import CleaningResult
 from facetrain.report.class_sizes import size_rows
-from facetrain.report.cleaning import Cleaning, noise_numbers, noise_rows
+from facetrain.report.cleaning import (
+    Row,
+    finding_rows,
+    noise_numbers,
+    noise_rows,
+    outcome_rows,
+    reason_rows,
+)
 from facetrain.report.markup import (
     Html,
     anchor,
     bar,
     duration,
-    escape,
     note,
     plain_numbers,
     source,
@@ -84,17 +91,14 @@ def _cell(value: Any) -> str:
     return value if isinstance(value, str) else words(value)
 
 
-def _fate_rows(rows: list[Fate], num_images: int) -> list[list[str]]:
-    return [
-        [
-            Html(f'<span class="{"inside" if row.inside else ""}">{escape(row.what)}</span>'),
-            f"{row.num_images:,}",
-            bar(row.num_images / max(num_images, 1)),
-            row.truth,
-            row.why,
-        ]
+def _image_table(rows: list[Row], num_images: int, truth: str, meaning: str) -> str:
+    """A table of images by what became of them, or why; nothing without rows."""
+    cells = [
+        [row.what, f"{row.num_images:,}", bar(row.num_images / max(num_images, 1)), row.truth,
+         row.meaning]
         for row in rows
-    ]
+    ]  # fmt: skip
+    return table(["images", "", "share", truth, meaning], cells, "account") if rows else ""
 
 
 def cleaning_section(run: Run) -> str:
@@ -125,18 +129,16 @@ def cleaning_section(run: Run) -> str:
 
 
 def _account(stage: Artifact, cleaned: CleanedSet | None) -> str:
-    """Where the images went, what else was noticed, and the stage's numbers."""
-    cleaning = Cleaning.read(stage)
-    moves = bool(stage.manifest["config"].get("apply_suggestions"))
-    num_images = len(cleaning.kept)
-    rows = _fate_rows(fates(cleaning, moves, cleaned), num_images)
+    """What became of the images and why, what else was noticed, and the stage's numbers."""
+    result = cleaned.result if cleaned else CleaningResult.load(stage.path / CLEAN_FILE)
     truth = "by the truth" if cleaned is not None and cleaned.true_label is not None else ""
-    account = table(["images", "", "share", truth, "why"], rows, "account")
-    noticed = [one for one in advice(cleaning) if one.num_images]
-    if noticed:
-        rows = _fate_rows(noticed, num_images)
+    num_images = len(result.kept)
+    account = _image_table(outcome_rows(result, cleaned), num_images, truth, "")
+    account += "<h3>Reasons</h3>"
+    account += _image_table(reason_rows(result, cleaned), num_images, truth, "what it means")
+    if found := finding_rows(result, cleaned):
         account += "<h3>Noticed, and left to you</h3>"
-        account += table(["images", "", "share", "", "what"], rows, "account")
+        account += _image_table(found, num_images, "", "what it means")
     numbers = plain_numbers(stage.metrics)
     inner = table(list(numbers), [list(numbers.values())])
     return account + f"<details><summary>all numbers of the cleaner</summary>{inner}</details>"

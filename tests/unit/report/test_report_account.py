@@ -1,6 +1,5 @@
 """What the report counts: class sizes, where images went, what a person decided."""
 
-import dataclasses
 import itertools
 import json
 import re
@@ -8,26 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_parts import (
-    CLASS_IDS,
-    CLEANING,
-    GREEN,
-    LABEL,
-    RED,
-    TRUE_LABEL,
-    grey,
-    near,
-    opened,
-    pixels,
-    write_run,
-)
+from report_parts import CLASS_IDS, LABEL, RESULT, near, opened, pixels, write_run
 
 from facetrain.core.rng import numpy_generator
+from facetrain.data.cleaning_result import CleaningResult
 from facetrain.data.overlay import LabelOverlay
-from facetrain.report.breakdown import advice, fates, masks
 from facetrain.report.class_sizes import class_sizes, draw_class_sizes, size_bins, size_rows
-from facetrain.report.cleaning import Cleaning
-from facetrain.report.moved import choose_moved, draw_moved_faces
+from facetrain.report.cleaning import finding_rows, outcome_rows, reason_rows
 from facetrain.report.stages import journal_counts
 from facetrain.report.summary import write_report
 
@@ -72,70 +58,39 @@ def test_a_long_tail_is_drawn_logarithmically(tmp_path: Path) -> None:
 def test_the_account_adds_up_and_agrees_with_the_truth(run_dir: Path) -> None:
     """Images 3 (noise, rightly to 20) and 11 (clean, wrongly to 10) fell; noise 7 stayed."""
     cleaned = opened(run_dir)
-    rows = {row.what: row for row in fates(CLEANING, True, cleaned)}
+    rows = {row.what: row for row in outcome_rows(RESULT, cleaned)}
     numbers = {name: row.num_images for name, row in rows.items()}
-    assert numbers == {"kept as labelled": 10, "moved to another identity": 2, "left out": 0}
+    assert numbers == {"kept as labelled": 10, "dropped": 2}
     assert rows["kept as labelled"].truth == "1 noise, 9 clean"
+    assert rows["dropped"].truth == "1 noise, 1 clean"
+    reasons = {row.what: (row.num_images, row.truth) for row in reason_rows(RESULT, cleaned)}
+    assert reasons == {"clean": (10, "1 noise, 9 clean"), "another identity": (2, "1 rightly")}
+    # With the suggestions applied, as the cleaner's overlay has it.
+    moved = np.where(np.arange(12) == 3, 20, np.where(np.arange(12) == 11, 10, CLASS_IDS[LABEL]))
+    LabelOverlay.make(moved, np.ones(12, bool)).save(run_dir / "clean" / "overlay.npz")
+    cleaned = opened(run_dir)
+    rows = {row.what: row for row in outcome_rows(RESULT, cleaned)}
+    assert rows["moved to another identity"].num_images == 2
     assert rows["moved to another identity"].truth == "1 to the right one"
-    rows = {row.what: row for row in fates(CLEANING, False, cleaned)}
-    assert rows["left out"].num_images == 2
-    assert rows["left out"].truth == "1 noise, 1 clean"
-    assert rows["seem another identity's"].truth == "1 rightly"
-    unknown = fates(CLEANING, True, None)
-    assert [row.truth for row in unknown] == ["", "", ""]
+    assert rows["dropped"].num_images == 0
+    assert {row.truth for row in outcome_rows(RESULT, None)} == {""}
 
 
 def test_no_image_is_counted_twice() -> None:
     generator = numpy_generator(0, "account")
-    num_images = 500
-    kept, suggested = generator.random(num_images) < 0.6, generator.integers(-1, 4, num_images)
-    some = generator.random((3, num_images)) < 0.1
-    cleaning = Cleaning(
-        generator.random(num_images).astype(np.float32),
-        np.full(4, 0.5, np.float32),
-        kept,
-        suggested,
-        np.where(some[1], 2, -1),
-        np.where(some[0], 0, -1),
-        some[2],
-        some[2] & kept,
-    )
-    for moves in (False, True):
-        split = masks(cleaning, moves)
-        assert (split.kept.astype(int) + split.moved + split.gone == 1).all()
-        assert split.moved.any() == moves
-        top = [row.num_images for row in fates(cleaning, moves, None) if not row.inside]
-        assert sum(top) == num_images
-    undecided = next(row for row in fates(cleaning, False, None) if "left as" in row.what)
-    assert undecided.num_images == (some[2] & kept).sum()
-    assert [row.num_images for row in advice(cleaning)] == some.sum(axis=1).tolist()
-
-
-def test_moved_images_stand_between_where_they_were_and_went(tmp_path: Path) -> None:
-    is_right = CLASS_IDS[CLEANING.suggested_label] == TRUE_LABEL
-    path = tmp_path / "moved.png"
-    assert draw_moved_faces(path, CLEANING, LABEL, CLASS_IDS, grey, is_right)
-    sheet = pixels(path)
-    green, red = np.argwhere(near(sheet, GREEN)), np.argwhere(near(sheet, RED))
-    assert green[:, 0].max() < red[:, 0].min()  # image 3, the surer one, above image 11
-    row = sheet[int(green[:, 0].mean())].astype(int)
-    greys = [value for value in range(0, 240, 20) if (np.abs(row - value).max(axis=1) <= 2).any()]
-    # The image; of class 10 images 2, 0 and 1, the rest of it; of class 20 all four.
-    assert set(greys) == {20 * image for image in (3, 0, 1, 2, 4, 5, 6, 7)}
-    still = dataclasses.replace(CLEANING, suggested_label=np.full(12, -1))
-    assert not draw_moved_faces(tmp_path / "none.png", still, LABEL, CLASS_IDS, grey)
-
-
-def test_moved_images_are_of_different_classes() -> None:
-    probability = np.array([0.3, 0.1, 0.2, 0.9, 0.4, 0.05], np.float32)
-    none, no = np.full(6, -1), np.zeros(6, bool)
-    cleaning = Cleaning(
-        probability, np.full(3, 0.5), probability > 0.5, np.array([1, 1, 1, 2, 0, -1]),
-        none, none, no, no,
+    some, none = generator.random((3, 500)) < 0.1, np.full(500, -1)
+    result = CleaningResult(
+        generator.random(500).astype(np.float32), generator.random(500) < 0.6, none,
+        np.zeros(500, np.float32), generator.integers(0, 7, 500).astype(np.uint8),
+        np.where(some[1], 2, -1), np.where(some[0], 0, -1), some[2], CLASS_IDS,
+        np.full(3, 0.5, np.float32),
     )  # fmt: skip
-    label = np.array([0, 0, 0, 1, 2, 2])
-    assert choose_moved(cleaning, label, 8) == [1, 4]  # the surest of class 0, that of class 2
-    assert choose_moved(cleaning, label, 1) == [1]
+    assert sum(row.num_images for row in outcome_rows(result, None)) == 500
+    reasons = {row.what: row.num_images for row in reason_rows(result, None)}
+    assert reasons == {
+        name: (result.reason == number).sum() for number, name in enumerate(result.reason_names)
+    }
+    assert [row.num_images for row in finding_rows(result, None)] == some.sum(axis=1).tolist()
 
 
 def test_decisions_that_were_taken_back_do_not_count(tmp_path: Path) -> None:
@@ -168,7 +123,7 @@ def test_decisions_that_were_taken_back_do_not_count(tmp_path: Path) -> None:
 
 def test_the_page_shows_sizes_before_and_after(run_dir: Path) -> None:
     kept = LabelOverlay.make(
-        CLASS_IDS[LABEL], CLEANING.kept, source=np.ones(12), source_names=("", "clean")
+        CLASS_IDS[LABEL], RESULT.kept, source=np.ones(12), source_names=("", "clean")
     )
     kept.save(run_dir / "clean" / "overlay.npz")
     page = write_report(run_dir).read_text()
