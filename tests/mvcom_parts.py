@@ -89,6 +89,14 @@ def meta_batch(mesh: Mesh) -> LevelBatch:
     return LevelBatch(_share(image, mesh, 0.0), _share(level, mesh, -1))
 
 
+def train_level() -> Tensor:
+    """(NUM_IMAGES, K) of the training images, one of them unknown."""
+    level = [integers(n, NUM_IMAGES, name=f"train level {k}") for k, n in enumerate(LEVELS)]
+    table = torch.stack(level, dim=1)
+    table[1, 0] = -1
+    return table
+
+
 def class_margin() -> Tensor:
     return 0.2 + 0.02 * torch.arange(NUM_CLASSES, dtype=torch.float64)
 
@@ -103,7 +111,7 @@ def method(mesh: Mesh, module: nn.Module | None = None, **options: Any) -> Mvcom
     made = Mvcom(
         ResidualConfig(**(settings | options)),
         head(mesh),
-        class_margin(),
+        class_margin()[integers(NUM_CLASSES, NUM_IMAGES, name="labels")],
         1e3,
         backbone=module or backbone(),
         heads=heads(),
@@ -114,6 +122,7 @@ def method(mesh: Mesh, module: nn.Module | None = None, **options: Any) -> Mvcom
         pieces=pieces,
         dtype=None,
         num_images=NUM_IMAGES,
+        train_level=train_level(),
         meta_batches=meta_batches,
     )
     made.start(0)

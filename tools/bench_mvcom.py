@@ -12,6 +12,10 @@ batches. The test set has other people and every level equally often; all its pa
   mvcom          a learned margin for each sample, as `facetrain finetune` does by default; the
                  paper's signs and a class-aware prior:
                  --set "finetune.residual.forget=[]" finetune.prior=ldam
+  variation      a fixed margin for each image by the rarity of its levels, nothing learned
+  variation_levels   that, and a learned number for each level of each factor
+  variation_shuffled   its control, where --methods asks for it: the same margins, handed to other
+                 images of the batch
   shuffled       the control, where --methods asks for it: mvcom's residuals, handed to other
                  images of the batch
 
@@ -52,15 +56,24 @@ from facetrain.dist.mesh import Mesh
 from facetrain.engine.method import StepBatch
 from facetrain.engine.sample_record import read_samples
 from facetrain.finetune import finetune
-from facetrain.finetune.mvcom import Mvcom
+from facetrain.finetune.mvcom import Mvcom, PriorMargin
 from facetrain.finetune.settings import FinetuneStageConfig
 from facetrain.pretrain import train
 from facetrain.pretrain.train import TrainConfig
 from facetrain.report.table import format_table
 
 MESH = Mesh.single()
-METHODS = ("cosface", "class_margin", "mvcom")
-CONTROL = "shuffled"
+SECTIONS: dict[str, dict[str, Any]] = {
+    "cosface": {"method": "cosface"},
+    "class_margin": {"method": "class_margin", "prior": "ldam"},
+    "mvcom": {"method": "mvcom"},
+    "variation": {"method": "class_margin", "prior": "variation"},
+    "variation_levels": {"method": "mvcom", "prior": "variation", "residual": {"of": "level"}},
+    "shuffled": {"method": "mvcom"},
+    "variation_shuffled": {"method": "class_margin", "prior": "variation"},
+}
+CONTROLS = ("shuffled", "variation_shuffled")
+METHODS = tuple(name for name in SECTIONS if name not in CONTROLS)
 SIZES = (200, 80, 110)  # identities that are trained on, learned from, and tested on
 IMAGE_SIZE = 48
 COMMON: dict[str, Any] = {
@@ -95,12 +108,27 @@ class Shuffled(Mvcom):
         self.residual = self.margin - self._prior()
 
 
+class ShuffledPrior(PriorMargin):
+    """The control: fixed margins, handed to other images of the batch."""
+
+    def begin_step(self, step: int, batch: StepBatch) -> None:
+        """Look up the margins, then shuffle."""
+        super().begin_step(step, batch)
+        order = torch.randperm(len(self.margin), generator=torch_generator(step, "control"))
+        self.margin = self.margin[order]
+
+
 def _set(data: dict[str, Any], override: str) -> None:
     key, _, text = override.partition("=")
     *parents, last = key.split(".")
     for parent in parents:
         data = data.setdefault(parent, {})
     data[last] = yaml.safe_load(text)
+
+
+def learns(method: str) -> bool:
+    """Whether it has a meta set."""
+    return bool(SECTIONS[method]["method"] == "mvcom")
 
 
 def pretrain(data: Path, seed: int, out_dir: Path) -> Path:
@@ -115,22 +143,23 @@ def tune(
     method: str, sets: Sequence[Path], seed: int, start: Path, out_dir: Path, change: Sequence[str]
 ) -> Path:
     """Fine-tune by one method."""
-    learns = method in ("mvcom", CONTROL)
-    section: dict[str, Any] = {"method": "mvcom" if learns else method}
-    if method == "class_margin":
-        section["prior"] = "ldam"
-    if learns:
+    section = copy.deepcopy(SECTIONS[method])
+    if learns(method):
         section["meta"] = {"path": str(sets[1]), "workers": 0}
     recipe = copy.deepcopy({**COMMON, **FINETUNE})
     recipe |= {"seed": seed, "data": {"path": str(sets[0]), "workers": 0}, "finetune": section}
     for one in change:
         if not (method == "cosface" and one.startswith("finetune.")) and not (
-            method == "class_margin" and one.startswith(("finetune.residual", "finetune.meta"))
+            not learns(method) and one.startswith(("finetune.residual", "finetune.meta"))
         ):
             _set(recipe, one)
     config = parse_config(FinetuneStageConfig, recipe, method)
-    kind = Shuffled if method == CONTROL else Mvcom
-    with mock.patch.object(finetune, "Mvcom", kind):
+    controls: dict[str, tuple[str, type[PriorMargin]]] = {
+        "shuffled": ("Mvcom", Shuffled),
+        "variation_shuffled": ("PriorMargin", ShuffledPrior),
+    }
+    name, kind = controls.get(method, ("Mvcom", Mvcom))
+    with mock.patch.object(finetune, name, kind):
         finetune.run(config, FaceDataset.open(sets[0]), start, out_dir, MESH)
     return out_dir
 
@@ -164,8 +193,7 @@ def one_seed(
     tails = tail_levels(sets[0])
     numbers: dict[str, Any] = {"pretrained": score_test_set(start, sets[2], tails)}
     for method in methods:
-        learns = method in ("mvcom", CONTROL)
-        name = method + "".join(f",{one}" for one in change) if learns else method
+        name = method + "".join(f",{one}" for one in change) if learns(method) else method
         tuned = tune(method, sets, seed, start, folder / name.replace("/", "_"), change)
         numbers[method] = score_test_set(tuned, sets[2], tails)
         tail, overall = (numbers[method][key] for key in ("tail_tar", "overall_tar"))
@@ -202,7 +230,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--out", type=Path, help="keep sets and models here, and reuse them")
     parser.add_argument("--data", type=Path, help="folder of train.rec with real faces")
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=[*METHODS, CONTROL])
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=[*METHODS, *CONTROLS])
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="change")
     parser.add_argument("--image-size", type=int, default=IMAGE_SIZE, help="pixels; 48")
     parser.add_argument("--no-cost", action="store_true", help="do not time single steps")

@@ -77,7 +77,7 @@ def make_trainer(variant: str, model: ModelConfig, batch_size: int, folder: Path
         method = kind(
             ResidualConfig(pseudo_update=variant != "mvcom_no_pseudo_update"),
             head,
-            torch.full((CLASSES,), 0.35),
+            torch.full((batch_size,), 0.35),
             0.6,
             backbone=backbone,
             heads=VariationHeads(LEVELS, model.embedding_size),
@@ -88,6 +88,7 @@ def make_trainer(variant: str, model: ModelConfig, batch_size: int, folder: Path
             pieces=1,
             dtype=torch.bfloat16,
             num_images=batch_size,
+            train_level=torch.zeros((batch_size, len(LEVELS)), dtype=torch.int64),
             meta_batches=lambda step: itertools.repeat(meta),
         )
     optimizer = OptimizerConfig(learning_rate=RATE)

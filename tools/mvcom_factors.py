@@ -66,7 +66,7 @@ def residuals(folder: Path, factors: tuple[str, ...], steps: int) -> np.ndarray[
     method = Mvcom(
         ResidualConfig(pseudo_update=False, head_learning_rate=0.0),
         head,
-        torch.full((train.num_classes,), config.base_margin),
+        torch.full((train.num_images,), config.base_margin),
         0.6,
         backbone=backbone,
         heads=heads,
@@ -77,6 +77,7 @@ def residuals(folder: Path, factors: tuple[str, ...], steps: int) -> np.ndarray[
         pieces=1,
         dtype=torch.bfloat16,
         num_images=train.num_images,
+        train_level=torch.from_numpy(levels[0].table()),
         meta_batches=lambda step: meta.batches(chosen, 0, step),
     )
     method.start(0)

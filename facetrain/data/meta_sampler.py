@@ -16,6 +16,7 @@ from facetrain.core.rng import numpy_generator
 from facetrain.data.decoding import Rows
 from facetrain.data.loader import LabelledSource, TrainLoader
 from facetrain.data.sampler import NO_ROW, TrainSampler
+from facetrain.data.variation_plant import PlantConfig, draw_planted
 
 Sampling = Literal["histogram", "none"]
 _POOL = 4  # candidates for each image that is taken
@@ -71,6 +72,8 @@ class MetaSampler:
         seed: the run's seed.
         sampling: `histogram` as above, `none` takes them at random.
         most_per_identity: of `histogram`.
+        plant: the last two factors, blur and occlusion, are planted; drawn for every candidate, so
+            that they count in the choice.
 
     Raises:
         DataError: fewer meta images than a batch.
@@ -86,6 +89,7 @@ class MetaSampler:
         seed: int,
         sampling: Sampling,
         most_per_identity: int,
+        plant: PlantConfig | None = None,
     ) -> None:
         if len(identity) < batch_size:
             raise DataError(
@@ -95,17 +99,29 @@ class MetaSampler:
         self.identity, self.level, self.train_level = identity, level, train_level
         self.train, self.batch_size, self.seed = train, batch_size, seed
         self.sampling, self.most_per_identity = sampling, most_per_identity
+        self.plant = plant
 
     def rows_of_step(self, step: int) -> NDArray[np.int64]:
         """Rows of the global meta batch of `step`, (|V|,)."""
+        return self._choice(step)[0]
+
+    def levels_of_step(self, step: int) -> NDArray[np.int64]:
+        """(|V|, K) levels of the global meta batch, with what is planted."""
+        return self._choice(step)[1]
+
+    def _choice(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows and levels of the global meta batch."""
         rng = numpy_generator(self.seed, "meta batch", step)
         size = self.batch_size if self.sampling == "none" else _POOL * self.batch_size
         pool = rng.choice(len(self.identity), min(size, len(self.identity)), replace=False)
+        level = self.level[pool].astype(np.int64)
+        if self.plant is not None:
+            level[:, -2:] = draw_planted(self.plant, len(pool), self.seed, step).numpy()
         if self.sampling == "none":
-            return pool
-        score = distinctness(self.level[pool], self.train_level[self.train.rows_of_step(step)])
+            return pool, level
+        score = distinctness(level, self.train_level[self.train.rows_of_step(step)])
         taken = most_distinct(score, self.identity[pool], self.batch_size, self.most_per_identity)
-        return pool[taken]
+        return pool[taken], level[taken]
 
     def rank_rows(self, step: int, rank: int, world_size: int) -> NDArray[np.int64]:
         """One rank's part, (ceil(|V| / world_size),), filled up with NO_ROW."""

@@ -29,9 +29,9 @@ from facetrain.engine.method import Method
 from facetrain.engine.precision import autocast_dtype
 from facetrain.engine.schedule import learning_rate_factor
 from facetrain.engine.training import make_sampler, train_backbone
-from facetrain.finetune.margin_prior import class_margins
+from facetrain.finetune.margin_prior import class_margins, variation_margins
 from facetrain.finetune.meta_set import LevelBatch, MetaSet, check_other_people, known_people, tell
-from facetrain.finetune.mvcom import NUISANCES, ClassMargin, Mvcom, ResidualConfig
+from facetrain.finetune.mvcom import NUISANCES, Mvcom, PriorMargin, ResidualConfig
 from facetrain.finetune.settings import FinetuneStageConfig
 from facetrain.finetune.variation_heads import VariationHeads, fit_heads
 from facetrain.heads.margin_head import MarginHead
@@ -154,11 +154,9 @@ def _method(
     tuned = config.finetune
     if tuned.method == "cosface":
         return Method(head), {}
-    count = np.bincount(dataset.label, minlength=dataset.num_classes)
-    margins = class_margins(count, tuned.prior, config.head.base_margin, tuned.max_margin)
-    class_margin = torch.from_numpy(margins).float().to(mesh.device)
+    prior = torch.from_numpy(_prior(config, dataset)).float().to(mesh.device)  # (N,)
     if tuned.method == "class_margin":
-        return ClassMargin(head, class_margin, tuned.max_margin), {}
+        return PriorMargin(head, prior, tuned.max_margin), {}
     meta, train_level = _open_meta(config, dataset, mesh)
     workers = min(config.data.workers, 1)
     backbone.eval()
@@ -192,6 +190,7 @@ def _method(
         config.seed,
         tuned.sampling,
         tuned.most_per_identity,
+        tuned.plant,
     )
 
     def meta_batches(step: int) -> Iterator[LevelBatch]:
@@ -205,7 +204,7 @@ def _method(
     method = Mvcom(
         tuned.residual,
         head,
-        class_margin,
+        prior,
         tuned.max_margin,
         backbone=backbone,
         heads=heads,
@@ -216,6 +215,7 @@ def _method(
         pieces=config.train.accumulate,
         dtype=autocast_dtype(config.train.precision, mesh.device),
         num_images=dataset.num_images,
+        train_level=torch.from_numpy(train_level).to(mesh.device),
         meta_batches=meta_batches,
     )
     return method, {
@@ -223,6 +223,19 @@ def _method(
         "num_meta_identities": meta.num_identities,
         "variation_accuracy": accuracy,
     }
+
+
+def _prior(config: FinetuneStageConfig, dataset: FaceDataset) -> np.ndarray[Any, Any]:
+    """(N,) fixed margin of each training image."""
+    tuned, base_margin = config.finetune, config.head.base_margin
+    if tuned.prior == "variation":
+        level = _variations(tuned.variation, config.data, dataset)
+        if tuned.factors:
+            level = level.only(tuned.factors, f"{config.data.path}: its variation file")
+        return variation_margins(level.table(), base_margin, tuned.prior_spread, tuned.max_margin)
+    count = np.bincount(dataset.label, minlength=dataset.num_classes)
+    margins = class_margins(count, tuned.prior, base_margin, tuned.max_margin)
+    return margins[dataset.label]
 
 
 def signs(residual: ResidualConfig, factors: Sequence[str]) -> torch.Tensor:
@@ -264,7 +277,7 @@ def _open_meta(
         channels_last=config.train.channels_last,
     )
     table = np.full((dataset.num_images, len(meta.names)), -1, np.int64)
-    if tuned.sampling == "histogram":
+    if tuned.sampling == "histogram" or tuned.residual.of == "level":
         own = _variations(tuned.variation, config.data, dataset)
         for column, (factor, names) in enumerate(meta.names.items()):
             if own.names.get(factor) == names:

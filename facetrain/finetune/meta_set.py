@@ -158,7 +158,7 @@ class MetaSet:
         for step, batch in enumerate(loader, start_step):
             level = torch.where(batch.label[:, None] >= 0, table[batch.index], -1)  # (B, K)
             if self.plant:
-                drawn = draw_planted(self.plant, sampler.batch_size, self.seed, step)
+                drawn = torch.from_numpy(sampler.levels_of_step(step)[:, -2:])
                 rows = len(level)
                 first = self.mesh.rank * rows
                 # Past the last image is padding; its levels become -1 below.

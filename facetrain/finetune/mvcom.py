@@ -11,6 +11,7 @@ number of processes computes the same.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -40,6 +41,11 @@ class ResidualConfig(Config):
     square; `none`: Eq. 13 as it stands, with tau = size."""
     size: float = Field(0.1, gt=0)
     """In units of cosine; of `none` the paper's tau."""
+    of: Literal["image", "level"] = "image"
+    """Whose residual is learned: each image's anew in every step, as in the paper, or one number
+    for each level of each factor, which all its images share and which stays."""
+    level_rate: float = Field(0.1, gt=0, le=1)
+    """Of `level`: how much of the mean over a batch's images of a level enters its number."""
     persist: bool = False
     """Keep each image's residual from epoch to epoch, instead of starting from 0."""
     pseudo_update: bool = True
@@ -56,18 +62,18 @@ class ResidualConfig(Config):
     """Of the variation heads while they are trained along: plain gradient descent."""
 
 
-class ClassMargin(Method):
-    """A margin for each class, and no more: MvCoM's prior alone.
+class PriorMargin(Method):
+    """A fixed margin for each image, and no more: MvCoM's prior alone.
 
     Args:
-        class_margin: (num_classes,) in units of cosine.
+        prior: (N,) margin of each training image, in units of cosine.
         max_margin: no sample gets more, and none less than 0.
     """
 
-    def __init__(self, head: MarginHead, class_margin: Tensor, max_margin: float) -> None:
+    def __init__(self, head: MarginHead, prior: Tensor, max_margin: float) -> None:
         super().__init__(head)
-        self.class_margin, self.max_margin = class_margin, max_margin
-        self.margin = class_margin[:0]  # (B,) of the step under way
+        self.prior, self.max_margin = prior, max_margin
+        self.margin = prior[:0]  # (B,) of the step under way
 
     def begin_step(self, step: int, batch: StepBatch) -> None:
         """Look up the margins."""
@@ -75,7 +81,7 @@ class ClassMargin(Method):
         self.margin = self._prior()
 
     def _prior(self) -> Tensor:
-        return self.class_margin[self.batch.label.clamp_min(0)]  # (B,)
+        return self.prior[self.batch.index.clamp_min(0)]  # (B,)
 
     def loss(self, embedding: Tensor, part: slice) -> Tensor:
         """The margin loss under each sample's own margin, (b,)."""
@@ -88,8 +94,8 @@ class ClassMargin(Method):
         return {"margin": self.margin}
 
 
-class Mvcom(ClassMargin):
-    """Class margins plus meta-learned residuals.
+class Mvcom(PriorMargin):
+    """Prior margins plus meta-learned residuals.
 
     Args:
         backbone: the module itself, not its data-parallel wrapping.
@@ -100,6 +106,7 @@ class Mvcom(ClassMargin):
         pieces: micro-batches in which the virtual passes are done.
         dtype: of autocast in the virtual passes; None for float32.
         num_images: N of the training set.
+        train_level: (N, K) levels of the training images, -1 unknown; of residuals of levels.
         meta_batches: start step -> meta batches from that step on.
     """
 
@@ -107,7 +114,7 @@ class Mvcom(ClassMargin):
         self,
         config: ResidualConfig,
         head: MarginHead,
-        class_margin: Tensor,
+        prior: Tensor,
         max_margin: float,
         *,
         backbone: nn.Module,
@@ -119,9 +126,10 @@ class Mvcom(ClassMargin):
         pieces: int,
         dtype: torch.dtype | None,
         num_images: int,
+        train_level: Tensor,
         meta_batches: Callable[[int], Iterator[LevelBatch]],
     ) -> None:
-        super().__init__(head, class_margin, max_margin)
+        super().__init__(head, prior, max_margin)
         self.config, self.mesh = config, mesh
         self.backbone, self.heads, self.sign = backbone, heads, sign
         self.learning_rate, self.batch_size = learning_rate, batch_size
@@ -129,8 +137,11 @@ class Mvcom(ClassMargin):
         self.meta_batches = meta_batches
         self._meta: Iterator[LevelBatch] = iter(())
         kept = num_images if config.persist else 0
-        self.residual_of_image = class_margin.new_zeros(kept)
-        self.residual = class_margin[:0]  # (B,) of the step under way
+        self.residual_of_image = prior.new_zeros(kept)
+        self.train_level = train_level  # (N, K)
+        num_levels = max(heads.num_levels) if config.of == "level" else 0
+        self.residual_of_level = prior.new_zeros(len(heads.num_levels), num_levels)  # (K, L)
+        self.residual = prior[:0]  # (B,) of the step under way
 
     def start(self, step: int) -> None:
         """Begin the meta batches where this step has them."""
@@ -141,7 +152,7 @@ class Mvcom(ClassMargin):
         super().begin_step(step, batch)
         meta = next(self._meta)
         prior = self.margin
-        start = self._kept_residual(batch.index)
+        start = self._kept_residual()
         self.margin = (prior + start).clamp(0.0, self.max_margin)
         was_training = self.backbone.training
         self.backbone.eval()
@@ -153,6 +164,9 @@ class Mvcom(ClassMargin):
         if self.config.normalisation == "none":
             size *= self.learning_rate(step)
         change = residual_step(value, self.config.normalisation, size, batch.label >= 0, self.mesh)
+        if self.config.of == "level":
+            self._learn_levels(change)
+            start, change = self._kept_residual(), torch.zeros_like(change)
         self.margin = (prior + start + change).clamp(0.0, self.max_margin)
         self.residual = self.margin - prior
         self._keep_residual(batch.index)
@@ -164,12 +178,34 @@ class Mvcom(ClassMargin):
     def tensors(self) -> Mapping[str, Tensor | ShardedRows]:
         """The variation heads, and the residuals where they persist."""
         kept = {"residual_of_image": self.residual_of_image} if self.config.persist else {}
+        if self.config.of == "level":
+            kept = {"residual_of_level": self.residual_of_level}
         return {**{f"heads.{n}": p.detach() for n, p in self.heads.named_parameters()}, **kept}
 
-    def _kept_residual(self, index: Tensor) -> Tensor:
+    def _kept_residual(self) -> Tensor:
+        index = self.batch.index
+        if self.config.of == "level":
+            level = self._levels()  # (B, K)
+            each = self.residual_of_level.T.gather(0, level.clamp_min(0))
+            return torch.where(level >= 0, each, 0.0).sum(1)
         if not self.config.persist:
             return torch.zeros_like(self.margin)
         return torch.where(index >= 0, self.residual_of_image[index.clamp_min(0)], 0.0)
+
+    def _levels(self) -> Tensor:
+        """(B, K) of the batch's images, -1 for unknown ones and for padding."""
+        index = self.batch.index
+        level = self.train_level[index.clamp_min(0)]
+        return torch.where((self.batch.label >= 0)[:, None], level, -1)
+
+    def _learn_levels(self, change: Tensor) -> None:
+        """Move each level's residual by the mean change of its images in the batch of all ranks."""
+        level = self._levels()  # (B, K)
+        number = torch.arange(self.residual_of_level.shape[1], device=level.device)
+        member = (level[:, :, None] == number).to(change.dtype)  # (B, K, L)
+        sums = torch.stack([torch.einsum("b,bkl->kl", change, member), member.sum(0)])
+        total, count = all_reduce_sum(sums, self.mesh)
+        self.residual_of_level += self.config.level_rate * total / count.clamp_min(1)
 
     def _keep_residual(self, index: Tensor) -> None:
         if self.config.persist:

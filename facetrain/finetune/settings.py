@@ -32,7 +32,11 @@ class FinetuneConfig(Config):
     method: Literal["mvcom", "class_margin", "cosface"] = "mvcom"
     """`class_margin` is the prior alone, `cosface` goes on as the training did."""
     prior: Prior = "none"
-    """The class's part of the margin; `ldam` cost recognition where we measured it."""
+    """The part of the margin that is not learned: by the class's size (`ldam`, `effective_number`),
+    which cost recognition where we measured it, or by the rarity of the image's levels
+    (`variation`)."""
+    prior_spread: float = Field(0.2, gt=0, lt=1)
+    """Of `variation`: how far a margin may be from the head's, which is their mean."""
     max_margin: float = Field(0.6, gt=0, lt=1)
     """Bound on a sample's whole margin, whose other bound is 0."""
     residual: ResidualConfig = ResidualConfig()
@@ -60,6 +64,11 @@ class FinetuneConfig(Config):
     def _meta_for_mvcom(self) -> "FinetuneConfig":
         if self.method == "mvcom" and self.meta is None:
             raise ValueError("mvcom learns its margins on a meta set; set finetune.meta.path")
+        if self.residual.of == "level" and self.residual.persist:
+            raise ValueError(
+                "residual.persist keeps an image's residual, but residual.of=level has one of each "
+                "level, which always stays; remove one of them"
+            )
         return self
 
 

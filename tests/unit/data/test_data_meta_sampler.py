@@ -6,6 +6,7 @@ import pytest
 from facetrain.core.errors import DataError
 from facetrain.data.meta_sampler import MetaSampler, distinctness, most_distinct
 from facetrain.data.sampler import TrainSampler
+from facetrain.data.variation_plant import PlantConfig
 
 
 def test_distinctness_by_hand() -> None:
@@ -59,6 +60,30 @@ def test_hard_sampling_avoids_what_the_batch_shows() -> None:
     ]
     assert common[0] < 0.03  # of a pool of 24 there are nearly always 6 without a common level
     assert common[1] == pytest.approx(0.25, abs=0.08)
+
+
+def test_planted_levels_count_in_the_choice_and_stay_with_their_images() -> None:
+    """The batch shows only sharp faces without occluders: candidates with planted ones win."""
+    stored = np.full((60, 3), -1)
+    train_level = np.zeros((50, 3), np.int64)
+    plant = PlantConfig(blur_shares=(3, 1, 0, 0), occlusion_shares=(3, 1, 0, 0, 0))
+
+    def chosen(sampling: str) -> MetaSampler:
+        return MetaSampler(
+            np.arange(60), stored, train_level, TrainSampler(50, 10, 1),
+            6, 5, sampling, 2, plant,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    hard, plain = (
+        np.concatenate([chosen(one).levels_of_step(step) for step in range(20)])
+        for one in ("histogram", "none")
+    )
+    assert (hard[:, 0] == -1).all()
+    # One in 16 has both, of a pool of 24; seven in 16 have at least one.
+    assert (hard[:, 1:] > 0).any(1).mean() > 0.95
+    assert (plain[:, 1:] > 0).any(1).mean() == pytest.approx(7 / 16, abs=0.12)
+    one = chosen("histogram")
+    np.testing.assert_array_equal(one.rows_of_step(3), chosen("histogram").rows_of_step(3))
 
 
 def test_steps_are_a_function_of_seed_and_step_and_ranks_share_them() -> None:

@@ -5,10 +5,29 @@ import math
 import numpy as np
 import pytest
 
-from facetrain.finetune.margin_prior import Prior, class_margins
+from facetrain.finetune.margin_prior import ClassPrior, class_margins, variation_margins
 from facetrain.robust.reweighting import bounded_loss, log_ratio
 
 COUNT = np.array([1, 16, 81, 300])
+
+
+def test_rare_levels_have_larger_margins_by_hand() -> None:
+    # Pose: 6 of 8 known are frontal, 2 turned: surprises log(4/3), log 4, mean m = 0.75 log(4/3)
+    # + 0.25 log 4. Blur: all known alike. The images' rarities: log(4/3) - m = -0.25 log 3 and
+    # log 4 - m = 0.75 log 3; the two of unknown pose 0. The largest is three times the smallest.
+    level = np.array([[0, 1]] * 6 + [[1, -1]] * 2 + [[-1, 1], [-1, -1]])
+    found = variation_margins(level, 0.3, 0.15, 0.6)
+    np.testing.assert_allclose(found, [0.25] * 6 + [0.45] * 2 + [0.3] * 2)
+    assert found.mean() == pytest.approx(0.3)
+    # Two factors add up: turned and blurred is the furthest from the mean.
+    level = np.array([[0, 0]] * 3 + [[0, 1], [1, 0], [1, 1]])
+    found = variation_margins(level, 0.3, 0.2, 0.6)
+    assert found.mean() == pytest.approx(0.3)
+    assert found[5] == pytest.approx(0.5)
+    assert found[3] == found[4]
+    assert found[3] - found[0] == pytest.approx(found[5] - found[3])
+    np.testing.assert_allclose(variation_margins(np.zeros((4, 2), int), 0.3, 0.2, 0.6), 0.3)
+    assert variation_margins(level, 0.3, 0.5, 0.6).max() == 0.6
 
 
 def test_ldam_by_hand() -> None:
@@ -26,7 +45,7 @@ def test_effective_number_is_bounded_around_its_mean() -> None:
 
 
 @pytest.mark.parametrize("kind", ["ldam", "effective_number", "none"])
-def test_margins_fall_with_the_number_of_images(kind: Prior) -> None:
+def test_margins_fall_with_the_number_of_images(kind: ClassPrior) -> None:
     found = class_margins(COUNT, kind, 0.35, 0.6)
     assert (np.diff(found) <= 0).all()
     assert found.max() <= 0.6

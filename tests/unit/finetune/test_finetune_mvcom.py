@@ -17,6 +17,7 @@ from mvcom_parts import (
     meta_batch,
     method,
     step_batch,
+    train_level,
 )
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -173,6 +174,31 @@ def test_deviation_gives_the_residuals_that_root_mean_square() -> None:
     learned = method(MESH, normalisation="deviation", size=0.01)
     learned.begin_step(0, step_batch(MESH))
     assert float(learned.residual.square().mean().sqrt()) == pytest.approx(0.01)
+
+
+def test_a_residual_of_a_level_is_the_mean_change_of_its_images() -> None:
+    of_images = method(MESH, normalisation="max", size=0.01)
+    of_levels = method(MESH, normalisation="max", size=0.01, of="level", level_rate=0.5)
+    for one in (of_images, of_levels):
+        one.begin_step(0, step_batch(MESH))
+    change, level = of_images.residual, train_level()
+    table = torch.zeros(2, 3, dtype=torch.float64)
+    for factor in range(2):
+        for number in range(3):
+            of_level = change[level[:, factor] == number]
+            if len(of_level):
+                table[factor, number] = 0.5 * of_level.mean()
+    torch.testing.assert_close(of_levels.tensors()["residual_of_level"], table)
+    assert (level == -1).any()
+    expected = torch.zeros(6, dtype=torch.float64)
+    for image, levels in enumerate(level.tolist()):
+        expected[image] = sum(table[k, one] for k, one in enumerate(levels) if one >= 0)
+    torch.testing.assert_close(of_levels.residual, expected)
+    # The next step goes on from there.
+    of_levels.begin_step(1, step_batch(MESH))
+    again = of_levels.tensors()["residual_of_level"]
+    assert isinstance(again, torch.Tensor)
+    assert float((again - table).abs().max()) > 1e-4
 
 
 def test_residuals_persist_only_when_asked() -> None:

@@ -11,11 +11,13 @@ from facetrain.core.config import parse_config
 from facetrain.core.errors import CheckpointError, ConfigError, DataError
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.synthetic import SyntheticConfig, write_synthetic
+from facetrain.data.variation import VARIATION_FILE, load_variations
 from facetrain.data.variation_build import build_variations
 from facetrain.dist.distributed_checkpoint import load_state
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.sample_record import read_samples
 from facetrain.finetune import finetune
+from facetrain.finetune.margin_prior import variation_margins
 from facetrain.finetune.meta_set import known_people
 from facetrain.finetune.settings import FinetuneStageConfig
 from facetrain.models.weights import load_module
@@ -100,8 +102,22 @@ def test_every_image_has_its_margin_and_residual(root: Path, tmp_path: Path) -> 
     assert not torch.allclose(weights(out), weights(prior))
 
 
-def test_resumes_to_the_same_bits(root: Path, tmp_path: Path) -> None:
-    kept = {"residual": {"persist": True, "head_learning_rate": 0.1}}
+def test_the_variation_prior_gives_rare_levels_more(root: Path, tmp_path: Path) -> None:
+    """The margins of the samples are those of the training set's own variation file."""
+    prior = {"method": "class_margin", "prior": "variation", "prior_spread": 0.1}
+    out = run(root, tmp_path / "prior", finetune=prior)
+    dataset = FaceDataset.open(root / "data")
+    level = load_variations(root / "data" / VARIATION_FILE, dataset.num_rows).take(dataset.row)
+    expected = variation_margins(level.table(), 0.2, 0.1, 0.6)
+    margin = read_samples(out)["margin"]
+    np.testing.assert_allclose(margin[0][np.isfinite(margin[0])], expected[np.isfinite(margin[0])],
+                               rtol=1e-5)  # fmt: skip
+    assert expected.max() - expected.min() > 0.1
+
+
+@pytest.mark.parametrize("residual", [{"persist": True}, {"of": "level"}])
+def test_resumes_to_the_same_bits(root: Path, tmp_path: Path, residual: dict[str, Any]) -> None:
+    kept = {"residual": {**residual, "head_learning_rate": 0.1}}
     whole = run(root, tmp_path / "whole", finetune=kept)
     run(root, tmp_path / "parts", finetune=kept, train={"max_steps": 2})
     parts = run(root, tmp_path / "parts", finetune=kept)

@@ -118,11 +118,11 @@ def test_the_whole_benchmark_on_a_few_people(
     monkeypatch.setattr(bench_mvcom, "COMMON", copy.deepcopy(bench_mvcom.COMMON))
     file = tmp_path / "numbers.json"
     words = ["--seeds", "2", "--image-size", "32", "--no-cost", "--json", str(file)]
-    words += ["--methods", *bench_mvcom.METHODS, bench_mvcom.CONTROL]
+    words += ["--methods", *bench_mvcom.SECTIONS]
     monkeypatch.setattr(sys, "argv", ["bench_mvcom.py", *words])
     bench_mvcom.main()
     found = json.loads(file.read_text())
-    for method in ("pretrained", *bench_mvcom.METHODS, bench_mvcom.CONTROL):
+    for method in ("pretrained", *bench_mvcom.SECTIONS):
         for key in ("tail_tar", "overall_tar"):
             assert len(found[method][key]) == 2
             assert all(0 <= value <= 1 for value in found[method][key])
