@@ -42,9 +42,9 @@ from facetrain.pretrain.earlier import make_way
 from facetrain.pretrain.train import TrainConfig
 from facetrain.report.cleaning import noise_numbers, noise_rows
 from facetrain.report.comparison import compare
+from facetrain.report.page import write_report
 from facetrain.report.stages import finished_stages
-from facetrain.report.summary import write_report
-from facetrain.report.table import format_table, verification_table
+from facetrain.report.tables import format_table, verification_table
 from facetrain.review import review_overlay
 
 RECIPES = Path(__file__).parent / "recipes"

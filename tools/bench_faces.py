@@ -59,7 +59,7 @@ from facetrain.dist.sharded_rows import ShardedRows
 from facetrain.engine.checkpoint import Checkpoints
 from facetrain.heads.sub_centres import drop_beyond
 from facetrain.metrics.noise import noise_detection
-from facetrain.report.table import format_table
+from facetrain.report.tables import format_table
 
 Numbers = dict[str, float]
 Rows = dict[str, Numbers]

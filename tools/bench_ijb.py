@@ -31,7 +31,7 @@ from facetrain.evaluate.ijb_scores import identify_templates, one_to_one, score_
 from facetrain.evaluate.numbers import confidence_intervals
 from facetrain.evaluate.template_embedding import feature_chunks, pool_templates
 from facetrain.metrics.templates import pair_similarity
-from facetrain.report.table import format_table
+from facetrain.report.tables import format_table
 
 GALLERY, PROBES, D = 3_531, 19_593, 512
 NUM_PAIRS, NUM_GENUINE = 15_658_489, 19_557

@@ -30,7 +30,7 @@ from facetrain.methods.l2b import L2bConfig, L2bMethod
 from facetrain.methods.nal import NalConfig, NalMethod, TargetsConfig
 from facetrain.methods.superloss import SuperLossConfig, SuperLossMethod
 from facetrain.models.backbone import ModelConfig, build_backbone
-from facetrain.report.table import format_table
+from facetrain.report.tables import format_table
 
 NUM_BATCHES = 4
 WARM_UP = 2

@@ -60,7 +60,7 @@ from facetrain.finetune.mvcom import Mvcom, PriorMargin
 from facetrain.finetune.settings import FinetuneStageConfig
 from facetrain.pretrain import train
 from facetrain.pretrain.train import TrainConfig
-from facetrain.report.table import format_table
+from facetrain.report.tables import format_table
 
 MESH = Mesh.single()
 SECTIONS: dict[str, dict[str, Any]] = {

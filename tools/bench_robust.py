@@ -41,7 +41,7 @@ from facetrain.report.robust_pictures import (
     draw_confusion,
     draw_weights_over_training,
 )
-from facetrain.report.table import format_table
+from facetrain.report.tables import format_table
 
 Settings = dict[str, Any]
 NOISES: dict[str, list[tuple[Noise, float]]] = {

@@ -48,7 +48,7 @@ from facetrain.dist.mesh import Mesh
 from facetrain.evaluate.evaluate import EvaluateConfig, PairDistances, pair_distances
 from facetrain.metrics.verification import best_threshold
 from facetrain.models.weights import load_backbone
-from facetrain.report.table import format_table
+from facetrain.report.tables import format_table
 
 
 def standard_error(accuracy: Sequence[float]) -> float:

@@ -30,7 +30,7 @@ from facetrain.core.progress import progress
 from facetrain.core.rng import derive_seed, numpy_generator
 from facetrain.heads.margin_head import HeadConfig
 from facetrain.metrics.noise import auroc
-from facetrain.report.table import format_table
+from facetrain.report.tables import format_table
 
 METHODS = ("plain", "plain + trusted", "trusted alone", "superloss", "nal", "l2b")
 _LAST_EPOCHS = 10

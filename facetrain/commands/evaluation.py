@@ -73,7 +73,7 @@ def evaluate(
     it leaves nothing but --json.
     """
     from facetrain.core.artifact import write_json
-    from facetrain.report.evaluation_tables import evaluation_text
+    from facetrain.report.tables import evaluation_text
 
     with job() as mesh:
         settings = evaluate_settings(config, overrides, options)

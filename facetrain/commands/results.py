@@ -11,7 +11,7 @@ from facetrain.commands.options import ReadablePath, say
 @click.argument("run_dir", type=ReadablePath)
 def report(run_dir: Path) -> None:
     """Write RUN_DIR/report.html, one self-contained file."""
-    from facetrain.report.summary import write_report
+    from facetrain.report.page import write_report
 
     say(str(write_report(run_dir)))
 

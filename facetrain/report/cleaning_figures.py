@@ -217,7 +217,7 @@ class Faces:
                 frame = (
                     "" if is_clean is None else WRONG_COLOUR if is_clean[image] else RIGHT_COLOUR
                 )
-                reason = names[self.cleaned.result.reason[image]].removesuffix(" in the set")
+                reason = names[self.cleaned.result.reason[image]].split()[0]  # there is little room
                 faces.append(Face(image, f"{self.probability[image]:.2f} {reason}", frame))
             note = f": {len(gone)} of {len(members)} dropped"
             rows.append([self.surest(place, note=note), faces])
@@ -242,7 +242,7 @@ class Faces:
                 faces.append([Face(image, f"p {probability:.2f}", frame)])
             (one, other), number = self.label[pair].tolist(), NUM_FACES - 1
             rows.append([self.surest(one, number), *faces, self.surest(other, number)])
-        titles = ("identity", "in it", "in this", "identity")
+        titles = ("identity", "has", "has", "identity")
         return Sheet(titles, (NUM_FACES - 1, 1, 1, NUM_FACES - 1), rows)
 
     def hard(self) -> Sheet:

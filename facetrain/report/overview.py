@@ -1,14 +1,13 @@
 """The head of the report: what came out, in sentences and a few large numbers, and the pipeline."""
 
-import html
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from facetrain.core.run_folder import CLEAN, CLEAN_FILE, EVALUATE, EVALUATE_RETRAIN, EVALUATE_TRUE
 from facetrain.data.cleaning_result import CleaningResult
+from facetrain.report.blocks import duration
 from facetrain.report.cleaning import Outcome, noise_numbers
 from facetrain.report.comparison import compare
-from facetrain.report.markup import anchor, duration, escape
 from facetrain.report.run import Run
 from facetrain.report.stages import Stage
 
@@ -81,26 +80,44 @@ def _compared(
     )
 
 
-def _cards(run: Run) -> list[tuple[str, str, str]]:
-    """Large number, what it is, a small remark."""
-    cards = []
+class Card(NamedTuple):
+    """A large number."""
+
+    number: str
+    what: str
+    remark: str = ""
+
+
+class Piece(NamedTuple):
+    """A stage in the strip that shows how long each took."""
+
+    name: str
+    kind: str
+    status: str
+    took: str
+    share: str
+    grow: float  # its length against the others'
+
+
+def _cards(run: Run) -> list[Card]:
+    cards: list[Card] = []
     if run.given is not None:
         identities = f"{run.given.num_classes:,} identities"
-        cards.append((f"{run.given.num_images:,}", "images", identities))
+        cards.append(Card(f"{run.given.num_images:,}", "images", identities))
     else:
         train = next((s.artifact for s in run.stages if s.kind == "train" and s.artifact), None)
         numbers = train.metrics if train else {}
         if "num_images" in numbers:
             identities = f"{numbers['num_classes']:,} identities"
-            cards.append((f"{numbers['num_images']:,}", "images", identities))
+            cards.append(Card(f"{numbers['num_images']:,}", "images", identities))
     if (split := _split(run)) is not None:
         _, moved, gone = split
-        cards.append((f"{gone:,}", "images left out", f"{moved:,} moved" if moved else ""))
+        cards.append(Card(f"{gone:,}", "images left out", f"{moved:,} moved" if moved else ""))
     if (noise := _noise(run)) is not None:
         texts = {"recall": "of the noise found", "precision": "of what was found is noise"}
         for key, name in texts.items():
             if noise[key] is not None:
-                cards.append((f"{100 * noise[key]:.1f} %", name, key))
+                cards.append(Card(f"{100 * noise[key]:.1f} %", name, key))
     before, after = _numbers(run, EVALUATE), _numbers(run, EVALUATE_RETRAIN)
     for name, numbers in (after or before).items():
         if numbers["accuracy"] is None:
@@ -109,51 +126,38 @@ def _cards(run: Run) -> list[tuple[str, str, str]]:
         if after and name in before and before[name]["accuracy"] is not None:
             points = 100 * (numbers["accuracy"] - before[name]["accuracy"])
             gain = f"{points:+.2f} points by cleaning"
-        cards.append((f"{100 * numbers['accuracy']:.2f} %", f"accuracy on {name}", gain))
+        cards.append(Card(f"{100 * numbers['accuracy']:.2f} %", f"accuracy on {name}", gain))
     for name, numbers in compare(run.finished, "ijb").items():
         if (tar := numbers["tar_at_far"].get("1e-4")) is not None:
-            cards.append((f"{100 * tar:.2f} %", f"TAR on {name}", "at FAR 1e-4"))
+            cards.append(Card(f"{100 * tar:.2f} %", f"TAR on {name}", "at FAR 1e-4"))
     total = _total(run.stages)
-    return [*cards[: _MOST_CARDS - 1], *([(duration(total), "in all stages", "")] if total else [])]
+    return [*cards[: _MOST_CARDS - 1], *([Card(duration(total), "in all stages")] if total else [])]
 
 
 def _total(stages: Sequence[Stage]) -> float:
     return sum(stage.seconds or 0.0 for stage in stages)
 
 
-def pipeline_strip(stages: Sequence[Stage]) -> str:
-    """The stages as one bar, each as long as it took, and a legend with time and share."""
-    total = _total(stages) or 1.0
-    pieces, legend = [], []
+def pipeline_strip(stages: Sequence[Stage]) -> list[Piece]:
+    """The stages, each as long as it took."""
+    total, pieces = _total(stages) or 1.0, []
     for stage in stages:
-        name = html.escape(stage.name)
-        seconds = stage.seconds
-        took = "under way or stopped" if seconds is None else duration(seconds)
-        share = "" if seconds is None else f"{100 * seconds / total:.1f} %"
         # Shares that add up to less than 1 would leave the bar unfilled.
-        grow = 1 + 100 * (1 / 12 if seconds is None else seconds / total)
-        kind = html.escape(stage.kind)
-        pieces.append(
-            f'<i class="piece {stage.status} {kind}" style="flex-grow:{grow:.3f}" '
-            f'title="{name}: {took}"></i>'
-        )
-        legend.append(
-            f'<li class="{stage.status}"><i class="dot {stage.status} {kind}"></i>'
-            f'<a href="#{anchor(stage.name)}">{name}</a> <b>{took}</b> <small>{share}</small></li>'
-        )
-    return f'<div class="strip">{"".join(pieces)}</div><ol class="legend">{"".join(legend)}</ol>'
+        share = 1 / 12 if stage.seconds is None else stage.seconds / total
+        took = "under way or stopped" if stage.seconds is None else duration(stage.seconds)
+        percent = "" if stage.seconds is None else f"{100 * share:.1f} %"
+        pieces.append(Piece(stage.name, stage.kind, stage.status, took, percent, 1 + 100 * share))
+    return pieces
 
 
-def overview(run: Run) -> str:
-    """The section itself."""
-    said = "".join(f"<li>{escape(one)}</li>" for one in findings(run))
-    cards = "".join(
-        f'<div class="card"><b>{html.escape(number)}</b>{html.escape(name)}'
-        f"<small>{html.escape(remark)}</small></div>"
-        for number, name, remark in _cards(run)
-    )
-    return (
-        (f'<ul class="findings">{said}</ul>' if said else "")
-        + f'<div class="cards">{cards}</div>'
-        + pipeline_strip(run.stages)
-    )
+class Overview(NamedTuple):
+    """The head of the page."""
+
+    findings: list[str]
+    cards: list[Card]
+    strip: list[Piece]
+
+    @classmethod
+    def of(cls, run: Run) -> "Overview":
+        """What came out of a run."""
+        return cls(findings(run), _cards(run), pipeline_strip(run.stages))

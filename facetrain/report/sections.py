@@ -1,6 +1,5 @@
-"""The sections of the report on data, training, cleaning and the stages themselves."""
+"""The sections of the report: data, training, cleaning, verification, the stages themselves."""
 
-import html
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -8,9 +7,24 @@ from typing import Any
 import yaml
 
 from facetrain.core.artifact import Artifact
-from facetrain.core.run_folder import CLEAN_FILE
+from facetrain.core.run_folder import CLEAN, CLEAN_FILE, TRAIN
 from facetrain.data.cleaned_set import CleanedSet
 from facetrain.data.cleaning_result import CleaningResult
+from facetrain.report.blocks import (
+    Bar,
+    Block,
+    Cell,
+    Details,
+    Heading,
+    Link,
+    Note,
+    Source,
+    Status,
+    Table,
+    duration,
+    plain_numbers,
+    words,
+)
 from facetrain.report.class_sizes import size_rows
 from facetrain.report.cleaning import (
     Row,
@@ -20,37 +34,32 @@ from facetrain.report.cleaning import (
     outcome_rows,
     reason_rows,
 )
-from facetrain.report.markup import (
-    Html,
-    anchor,
-    bar,
-    duration,
-    note,
-    plain_numbers,
-    source,
-    table,
-    words,
-)
+from facetrain.report.comparison import compare
 from facetrain.report.run import Run
 from facetrain.report.stages import Stage, journal_counts
+from facetrain.report.tables import identification_rows, ijb_rows, verification_rows
 
 
-def data_section(run: Run) -> str:
+def data_section(run: Run) -> list[Block]:
     """How many images and identities, by whose labels."""
     if not run.sizes or run.data is None:
-        return ""
+        return []
     overlays = "".join(f" + {path}" for path in run.data.overlay)
-    where = f"<p class='soft'><code>{html.escape(f'{run.data.where}{overlays}')}</code></p>"
-    return where + table(*size_rows(run.sizes)) + source("train")
+    where = Note(f"{run.data.where}{overlays}", is_code=True)
+    return [
+        where,
+        Table(*size_rows(run.sizes)),
+        Source([stage.name for stage in run.stages if stage.name in (TRAIN, CLEAN)][:1]),
+    ]
 
 
-def training_section(run: Run) -> str:
+def training_section(run: Run) -> list[Block]:
     """What each training was, and how it ended."""
-    rows, waiting = [], ""
+    rows, waiting = [], list[Block]()
     trainings = [stage for stage in run.stages if stage.is_training]
     for stage in trainings:
         if stage.artifact is None:
-            waiting += note(f"{stage.name} is not finished: {stage.so_far()}.")
+            waiting.append(Note(f"{stage.name} is not finished: {stage.so_far()}."))
             continue
         metrics, config = stage.artifact.metrics, stage.artifact.manifest["config"]
         model, loop = config.get("model") or {}, config.get("train") or {}
@@ -64,7 +73,7 @@ def training_section(run: Run) -> str:
             metrics.get("loss"),
             metrics.get("images_per_second"),
         ]
-        rows.append([stage.name, *map(_cell, cells)])
+        rows.append([stage.name, *map(words, cells)])
     if not rows:
         return waiting
     header = ["training", "backbone", "margin", "method", "images", "identities", "epochs"]
@@ -74,7 +83,7 @@ def training_section(run: Run) -> str:
         "Losses of two trainings can be compared only with equal margins and identities; noisy "
         "labels keep a loss high, cleaned ones let it fall."
     )
-    return table(header, rows) + waiting + note(explained) + source(*names)
+    return [Table(header, rows), *waiting, Note(explained), Source(names)]
 
 
 def _method(config: Mapping[str, Any]) -> str:
@@ -85,107 +94,138 @@ def _method(config: Mapping[str, Any]) -> str:
     return str(tuned["method"]) if tuned else "plain"
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return value if isinstance(value, str) else words(value)
-
-
-def _image_table(rows: list[Row], num_images: int, truth: str, meaning: str) -> str:
-    """A table of images by what became of them, or why; nothing without rows."""
-    cells = [
-        [row.what, f"{row.num_images:,}", bar(row.num_images / max(num_images, 1)), row.truth,
+def _image_table(rows: list[Row], num_images: int, truth: str, meaning: str) -> Table:
+    """Images by what became of them, or why."""
+    cells: list[list[Cell]] = [
+        [row.what, f"{row.num_images:,}", Bar(row.num_images / max(num_images, 1)), row.truth,
          row.meaning]
         for row in rows
     ]  # fmt: skip
-    return table(["images", "", "share", truth, meaning], cells, "account") if rows else ""
+    return Table(["images", "", "share", truth, meaning], cells, "account")
 
 
-def cleaning_section(run: Run) -> str:
+def cleaning_section(run: Run) -> list[Block]:
     """What was dropped, moved and kept, why, and how right that was."""
-    parts, noise = [], []
+    blocks, noise = list[Block](), []
     stages = [stage for stage in run.stages if stage.kind == "clean"]
     for stage in stages:
+        if len(stages) > 1 or stage.artifact is None:
+            blocks.append(Heading(stage.name))
         if stage.artifact is None:
-            parts.append(f"<h3>{html.escape(stage.name)}</h3>{note(stage.so_far())}")
+            blocks.append(Note(stage.so_far()))
             continue
         cleaned = run.cleaned.get(stage.name)
-        if len(stages) > 1:
-            parts.append(f"<h3>{html.escape(stage.name)}</h3>")
-        parts.append(_account(stage.artifact, cleaned) + source(stage.name))
+        blocks += [*_account(stage.artifact, cleaned), Source([stage.name])]
         if cleaned is not None and (numbers := noise_numbers(cleaned)) is not None:
             header, rows = noise_rows(numbers)
             noise.append([stage.name, *rows[0]])
     if noise:
-        parts.append("<h3>Against the truth</h3>" + table(["cleaning", *header], noise))
-        parts.append(
-            note(
+        blocks += [
+            Heading("Against the truth"),
+            Table(["cleaning", *header], noise),
+            Note(
                 "The cleaner did not see it: noise that was found and missed, images dropped "
                 "though their label was right; how many images got another label suggested, and "
-                "for how many it is the right one."
-            )
-        )
-    return "".join(parts) + _review(run)
+                "for how many it is the right one; how far the probabilities are from the shares "
+                "of right labels."
+            ),
+        ]
+    return blocks + _review(run)
 
 
-def _account(stage: Artifact, cleaned: CleanedSet | None) -> str:
+def _account(stage: Artifact, cleaned: CleanedSet | None) -> list[Block]:
     """What became of the images and why, what else was noticed, and the stage's numbers."""
     result = cleaned.result if cleaned else CleaningResult.load(stage.path / CLEAN_FILE)
     truth = "by the truth" if cleaned is not None and cleaned.true_label is not None else ""
-    num_images = len(result.kept)
-    account = _image_table(outcome_rows(result, cleaned), num_images, truth, "")
-    account += "<h3>Reasons</h3>"
-    account += _image_table(reason_rows(result, cleaned), num_images, truth, "what it means")
+    total, numbers = len(result.kept), plain_numbers(stage.metrics)
+    blocks: list[Block] = [
+        _image_table(outcome_rows(result, cleaned), total, truth, ""),
+        Heading("Reasons"),
+        _image_table(reason_rows(result, cleaned), total, truth, "what it means"),
+    ]
     if found := finding_rows(result, cleaned):
-        account += "<h3>Noticed, and left to you</h3>"
-        account += _image_table(found, num_images, "", "what it means")
-    numbers = plain_numbers(stage.metrics)
-    inner = table(list(numbers), [list(numbers.values())])
-    return account + f"<details><summary>all numbers of the cleaner</summary>{inner}</details>"
+        blocks.append(Heading("Noticed, and left to you"))
+        blocks.append(_image_table(found, total, "", "what it means"))
+    every = Table(list(numbers), [list(numbers.values())])
+    return [*blocks, Details("all numbers of the cleaner", [every])]
 
 
-def _review(run: Run) -> str:
+def _review(run: Run) -> list[Block]:
     """What a person decided afterwards."""
     counts = journal_counts(run.folder)
     if counts is None:
-        return ""
+        return []
     seen = counts.pop("seen")[0]
     rows = [[action, f"{n:,}", f"{images:,}"] for action, (n, images) in counts.items()]
-    return (
-        "<h3>Decided by a person</h3>"
-        + table(["review", "decisions", "images"], rows)
-        + note(f"{seen:,} identities were looked at. The next `run` trains on these decisions.")
-    )
+    return [
+        Heading("Decided by a person"),
+        Table(["review", "decisions", "images"], rows),
+        Note(f"{seen:,} identities were looked at. The next `run` trains on these decisions."),
+    ]
 
 
-def stage_section(run: Run) -> str:
+def verification_section(run: Run) -> list[Block]:
+    """Every evaluation of the run."""
+    blocks: list[Block] = []
+    pairs, ijb = compare(run.finished), compare(run.finished, "ijb")
+    if pairs:
+        blocks += [
+            Table(*verification_rows(pairs)),
+            Note(
+                "Accuracy: ten folds, each at the threshold the others chose; ± is the spread over "
+                "the folds. TAR at the largest threshold whose false accepts stay within the FAR; "
+                "“-”: too few pairs to say."
+            ),
+            Source([one.name for one in run.stages if one.kind == "evaluate"]),
+        ]
+    if not ijb:
+        return blocks
+    blocks += [
+        Heading("IJB, 1:1"),
+        Table(*ijb_rows(ijb)),
+        Note(
+            "Template pairs. Published tables read the TAR at the nearest point of the ROC; "
+            "“at most” never accepts more impostors than the FAR allows."
+        ),
+    ]
+    found = {name: one["identification"] for name, one in ijb.items() if one.get("identification")}
+    if found:
+        blocks += [
+            Heading("IJB, 1:N"),
+            Table(*identification_rows(found)),
+            Note(
+                "Rank k: the share of searched people who are among the k most alike of the "
+                "gallery. TPIR at FPIR: found above a threshold that at most this share of "
+                "strangers passes."
+            ),
+        ]
+    return [*blocks, Source([one.name for one in run.stages if one.kind == "ijb"])]
+
+
+def stage_section(run: Run) -> list[Block]:
     """Every stage with its status, time, ranks and numbers, then how each was configured."""
-    rows = []
+    rows = list[list[Cell]]()
     total = sum(stage.seconds or 0.0 for stage in run.stages) or 1.0
     for stage in run.every_stage:
-        link = Html(f'<a href="#{anchor(stage.name)}">{html.escape(stage.name)}</a>')
-        status = Html(
-            f'<span class="status {stage.status.replace(" ", "-")}">{stage.status}</span>'
-        )
+        link, status = Link(stage.name), Status(stage.status)
         if stage.artifact is None:
             rows.append([link, status, "", "", "", stage.so_far()])
             continue
         numbers = plain_numbers(stage.artifact.metrics)
         summary = "  ·  ".join(f"{key} {value}" for key, value in numbers.items())
         seconds = float(stage.artifact.manifest["seconds"])
-        share = "" if stage.set_aside else bar(seconds / total)
+        share = "" if stage.set_aside else Bar(seconds / total)
         ranks = str(stage.artifact.manifest["world_size"])
         rows.append([link, status, duration(seconds), share, ranks, summary])
     header = ["stage", "status", "time", "share", "ranks", "numbers"]
-    return table(header, rows, "stages") + "".join(map(_configuration, run.every_stage))
+    return [Table(header, rows, "stages"), *map(_configuration, run.every_stage)]
 
 
-def _configuration(stage: Stage) -> str:
-    name = html.escape(stage.name)
-    start = f'<details id="{anchor(stage.name)}"><summary>configuration of {name}</summary>'
+def _configuration(stage: Stage) -> Details:
+    summary = f"configuration of {stage.name}"
     if stage.manifest is None:
-        return f"{start}{note('It is known once the stage is finished.')}</details>"
+        return Details(summary, [Note("It is known once the stage is finished.")], stage.name)
     text = yaml.safe_dump(stage.manifest["config"], sort_keys=False)
     parts = {"inputs": stage.manifest["inputs"], "versions": stage.manifest["versions"]}
     made = json.dumps({**parts, "commit": stage.manifest["commit"]}, indent=1)
-    return f"{start}<pre>{html.escape(text)}</pre><pre>{html.escape(made)}</pre></details>"
+    return Details(summary, [text, made], stage.name)

@@ -14,8 +14,8 @@ from facetrain.data.cleaning_result import CleaningResult
 from facetrain.data.overlay import LabelOverlay
 from facetrain.report.class_sizes import class_sizes, draw_class_sizes, size_bins, size_rows
 from facetrain.report.cleaning import finding_rows, outcome_rows, reason_rows
+from facetrain.report.page import write_report
 from facetrain.report.stages import journal_counts
-from facetrain.report.summary import write_report
 
 
 @pytest.fixture

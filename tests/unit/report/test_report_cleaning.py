@@ -29,7 +29,7 @@ from facetrain.report.cleaning_figures import (
     sheet_figure,
 )
 from facetrain.report.comparison import compare
-from facetrain.report.summary import write_report
+from facetrain.report.page import write_report
 
 
 @pytest.fixture

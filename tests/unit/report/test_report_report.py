@@ -16,10 +16,10 @@ from facetrain.data.verification_bin import VerificationSet, write_bin
 from facetrain.evaluate.evaluate import EvaluateConfig
 from facetrain.metrics.verification import verification
 from facetrain.report.curve import Curve, det_points
+from facetrain.report.page import write_report
 from facetrain.report.pictures import draw_training_curves
 from facetrain.report.sheets import draw_contact_sheet, draw_hardest_pairs, hardest_pairs
-from facetrain.report.summary import write_report
-from facetrain.report.table import format_table, verification_table
+from facetrain.report.tables import format_table, verification_table
 from facetrain.report.verification_pictures import draw_det, draw_fold_accuracy, draw_roc
 
 

@@ -15,8 +15,8 @@ from facetrain.core.config import Config
 from facetrain.core.errors import DataError
 from facetrain.metrics.verification import verification
 from facetrain.report.overview import pipeline_strip
+from facetrain.report.page import write_report
 from facetrain.report.stages import finished_stages, read_stages
-from facetrain.report.summary import write_report
 
 
 class Settings(Config):
@@ -100,8 +100,8 @@ def test_the_strip_shows_each_share(tmp_path: Path) -> None:
     for second, name in ((1000, "train"), (2000, "embed"), (3000, "graph")):
         finish(tmp_path / name, name, second)
     stages = read_stages(tmp_path)
-    assert pipeline_strip(stages).count("33.3 %") == 3
-    grow = [float(one) for one in re.findall(r"flex-grow:([\d.]+)", pipeline_strip(stages))]
+    assert [piece.share for piece in pipeline_strip(stages)] == ["33.3 %"] * 3
+    grow = [piece.grow for piece in pipeline_strip(stages)]
     assert grow[0] == grow[1] == grow[2] >= 1
 
 

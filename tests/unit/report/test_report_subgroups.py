@@ -5,8 +5,8 @@ import numpy as np
 
 from facetrain.data.attributes import Attribute
 from facetrain.evaluate.numbers import pair_numbers, subgroup_numbers
-from facetrain.report.evaluation_tables import evaluation_text
 from facetrain.report.subgroup_pictures import draw_all_subgroups
+from facetrain.report.tables import evaluation_text
 
 
 def numbers_of(levels):

@@ -1,0 +1,174 @@
+"""Tables of numbers: their rows, for the page too, and as plain text for a terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_FAR = "1e-3"
+_CONVENTIONS = {
+    "tar_at_far": "at most the FAR",
+    "tar_at_far_nearest": "nearest point",
+    "tar_at_far_interpolated": "interpolated",
+}
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns: the first to the left, the others, which are numbers, to the right."""
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    text = []
+    for line in lines:
+        cells = [line[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        text.append("  ".join(cells).rstrip())
+    text.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(text)
+
+
+def verification_rows(
+    numbers: Mapping[str, Mapping[str, Any]],
+) -> tuple[list[str], list[list[str]]]:
+    """Header and one row a verification set; `-` where a set is too small for a FAR.
+
+    Args:
+        numbers: set name -> its numbers, as `verification.json` has them. A FAR that no set can
+            measure gets no column.
+    """
+    fars = [
+        far
+        for far in ("1e-1", "1e-2", "1e-3", "1e-4", "1e-5", "1e-6")
+        if any(values["tar_at_far"][far] is not None for values in numbers.values())
+    ]
+    intervals = any(values.get("accuracy_interval") for values in numbers.values())
+    header = ["set", "pairs", "accuracy", *(["95 % interval"] if intervals else [])]
+    header += [*(f"TAR@{far}" for far in fars), "EER", "AUC"]
+    rows = []
+    for name, values in numbers.items():
+        tars = [values["tar_at_far"][far] for far in fars]
+        accuracy = "-"  # IJB has no folds
+        if values["accuracy"] is not None:
+            accuracy = f"{values['accuracy']:.4f} ± {values['accuracy_std']:.4f}"
+        interval = values.get("accuracy_interval")
+        between = "-" if interval is None else f"{interval[0]:.4f} - {interval[1]:.4f}"
+        measured = [*tars, values["eer"], values["auc"]]
+        cells = ["-" if value is None else f"{value:.4f}" for value in measured]
+        rows.append(
+            [name, str(values["num_pairs"]), accuracy, *([between] if intervals else []), *cells]
+        )
+    return header, rows
+
+
+def verification_table(numbers: Mapping[str, Mapping[str, Any]]) -> str:
+    """The verification numbers as text, for the end of a command."""
+    return format_table(*verification_rows(numbers))
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _with_interval(value: float | None, interval: list[float] | None) -> str:
+    if value is None or interval is None:
+        return _cell(value)
+    return f"{value:.4f} [{interval[0]:.4f}, {interval[1]:.4f}]"
+
+
+def threshold_table(numbers: Mapping[str, Mapping[str, Any]]) -> str:
+    """The cosine above which a pair is accepted at each FAR that a set can measure."""
+    fars = [
+        far
+        for far in next(iter(numbers.values()))["tar_at_far"]
+        if any(one["threshold_at_far"][far] is not None for one in numbers.values())
+    ]
+    rows = [
+        [name, *(_cell(one["threshold_at_far"][far]) for far in fars)]
+        for name, one in numbers.items()
+    ]
+    return format_table(["accept above cosine", *(f"FAR {far}" for far in fars)], rows)
+
+
+def identification_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The 1:N numbers, one gallery a line."""
+    names = next(iter(found.values()))
+    ranks = sorted((n for n in names if n.startswith("rank_")), key=lambda n: int(n[5:]))
+    fpirs = list(next(iter(found.values()))["tpir_at_fpir"])
+    header = ["gallery", *(name.replace("_", "-") for name in ranks)]
+    header += [f"TPIR@FPIR {fpir}" for fpir in fpirs]
+    rows = []
+    for gallery, numbers in found.items():
+        rates = [numbers[name] for name in ranks]
+        rates += [numbers["tpir_at_fpir"][fpir] for fpir in fpirs]
+        rows.append([gallery, *map(_cell, rates)])
+    return format_table(header, rows)
+
+
+def subgroup_table(subgroups: Mapping[str, Mapping[str, Any]]) -> str:
+    """Every level and every two levels of each attribute, one a line."""
+    header = ["subgroup", "pairs", "accuracy", f"TAR@{_FAR}", f"own FAR@{_FAR}"]
+    rows = []
+    for name, attribute in subgroups.items():
+        for level, numbers in {**attribute["levels"], **attribute["across"]}.items():
+            rates = [("accuracy", numbers["accuracy"], numbers["accuracy_interval"])]
+            rates += [
+                (key, numbers[key][_FAR], numbers[f"{key}_interval"][_FAR])
+                for key in ("tar_at_far", "own_far")
+            ]
+            cells = [_with_interval(value, interval) for _, value, interval in rates]
+            rows.append([f"{name}: {level}", str(numbers["num_pairs"]), *cells])
+    return format_table(header, rows)
+
+
+def evaluation_text(numbers: Mapping[str, Mapping[str, Any]]) -> str:
+    """All tables of an evaluation.
+
+    Args:
+        numbers: set name -> its numbers, as `verification.json` has them.
+    """
+    parts = [verification_table(numbers), threshold_table(numbers)]
+    for name, values in numbers.items():
+        if "identification" in values:
+            parts.append(f"{name}, 1:N\n" + identification_table(values["identification"]))
+        if "subgroups" in values:
+            text = f"{name} by subgroup, at the thresholds of all pairs, with 95 % intervals\n"
+            parts.append(text + subgroup_table(values["subgroups"]))
+    return "\n\n".join(parts)
+
+
+def ijb_rows(numbers: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and a row for each protocol and reading of the ROC.
+
+    Args:
+        numbers: protocol -> its numbers, as the stage `ijb` leaves them.
+    """
+    first = next(iter(numbers.values()))
+    fars = sorted(first["tar_at_far"], key=float)
+    header = ["protocol", "TAR read", *(f"FAR {far}" for far in fars), "EER", "pairs", "templates"]
+    rows = []
+    for name, one in numbers.items():
+        for key, convention in _CONVENTIONS.items():
+            main = key == "tar_at_far"
+            tars = [_cell(one[key].get(far)) for far in fars]
+            rest = [_cell(one["eer"]), f"{one['num_pairs']:,}", f"{one['num_templates']:,}"]
+            rows.append([name if main else "", convention, *tars, *(rest if main else [""] * 3)])
+    return header, rows
+
+
+def identification_rows(
+    numbers: Mapping[str, Mapping[str, Mapping[str, Any]]],
+) -> tuple[list[str], list[list[str]]]:
+    """Header and a row for each gallery of each protocol.
+
+    Args:
+        numbers: protocol -> gallery -> its numbers; `mean` is one of the galleries.
+    """
+    first = next(iter(next(iter(numbers.values())).values()))
+    ranks = sorted((k for k in first if k.startswith("rank_")), key=lambda k: int(k[5:]))
+    fpirs = sorted(first["tpir_at_fpir"], key=float, reverse=True)
+    header = ["protocol, gallery", *(key.replace("_", " ") for key in ranks)]
+    header += [f"TPIR at {fpir}" for fpir in fpirs]
+    rows = [
+        [f"{name}, {gallery}", *(_cell(one[key]) for key in ranks),
+         *(_cell(one["tpir_at_fpir"][fpir]) for fpir in fpirs)]
+        for name, galleries in numbers.items()
+        for gallery, one in galleries.items()
+    ]  # fmt: skip
+    return header, rows
