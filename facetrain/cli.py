@@ -19,6 +19,7 @@ from facetrain.commands import (
     stages,
 )
 from facetrain.core.errors import BAD_INPUT, INTERRUPTED, NOT_WRITABLE, UserError
+from facetrain.core.text import printable_lines
 from facetrain.core.threads import wait_asleep
 
 _OUTPUT_ERRORS = (
@@ -117,5 +118,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _end(message: str, status: int) -> NoReturn:
-    click.echo(f"facetrain: {message}", err=True)
+    click.echo(f"facetrain: {printable_lines(message)}", err=True)
     sys.exit(status)

@@ -20,6 +20,8 @@ def csv_rows(path: Path, content: str) -> Iterator[tuple[int, list[str]]]:
     Raises:
         DataError: cannot be read, or is no CSV.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for, a device read for ever
+        raise DataError(f"{path}: must be a CSV of {content}, but is no plain file")
     try:
         with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             rows = csv.reader(file)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from facetrain.core.errors import DataError
+from facetrain.core.text import printable
 from facetrain.data.image_header import image_format
 from facetrain.data.source_image import Listing, Named, SourceImage, state_digest
 
@@ -136,9 +137,10 @@ def _check_levels(source: Path, people: set[Parts], found: Found) -> None:
             outer = folder[:depth]
             if outer not in people:
                 continue
-            example = {image.folder: "/".join(image.parts) for image in found.images}
+            names = [printable("/".join(one)) for one in (outer, folder)]
+            example = {image.folder: printable("/".join(image.parts)) for image in found.images}
             raise DataError(
-                f"{source}: an identity is a folder that holds images, but {'/'.join(outer)} holds "
-                f"some ({example[outer]}) and {'/'.join(folder)} inside it too "
-                f"({example[folder]}); move the images of one of them"
+                f"{source}: an identity is a folder that holds images, but {names[0]} holds some "
+                f"({example[outer]}) and {names[1]} inside it too ({example[folder]}); move the "
+                "images of one of them"
             )

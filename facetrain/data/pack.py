@@ -28,6 +28,7 @@ from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.lock import folder_lock
 from facetrain.core.log import logger
 from facetrain.core.progress import progress
+from facetrain.core.text import printable
 from facetrain.data.detection import Choice
 from facetrain.data.face_shard import FaceShardWriter, write_property
 from facetrain.data.landmarks import Landmarks, image_key
@@ -100,7 +101,7 @@ def pack(
     source, out = Path(source), Path(out)
     options = {"size": size, "num_shards": num_shards, "quality": quality, "faces": faces}
     config = parse_config(PackConfig, options, "pack")
-    aligned = alignment(landmarks, detector)
+    aligned = alignment(landmarks, detector, faces)
     was_there = out.exists()
     try:
         with folder_lock(out):
@@ -218,7 +219,8 @@ def _write_shards(
     if not labels:
         first, reason = next(pair for mark in marks for pair in mark.skipped)
         raise DataError(
-            f"none of the {len(tasks)} images can be packed; the first, {first}: {reason}"
+            f"none of the {len(tasks)} images can be packed; the first, "
+            f"{printable(first)}: {reason}"
         )
     seconds = time.monotonic() - begun
     return marks, labels, num_done / seconds if num_done else None

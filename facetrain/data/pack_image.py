@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from facetrain.core.artifact import fingerprint
 from facetrain.core.config import Config
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.data.align import align
-from facetrain.data.detection import Face, choose, loaded_detector
+from facetrain.data.detection import Choice, Face, choose, loaded_detector
 from facetrain.data.image_header import read_header
 from facetrain.data.images import Image, encode_jpeg, fit_square
 from facetrain.data.landmarks import COORDINATES, FURTHER, Landmarks, misfits, read_landmarks
@@ -35,7 +35,7 @@ class PackConfig(Config):
     """Files to spread them over."""
     quality: int = Field(95, ge=1, le=100)
     """JPEG quality of what must be encoded."""
-    faces: Literal["largest", "centred", "all", "skip"] = "largest"
+    faces: Choice = "largest"
     """Of several faces that a detector finds: see `detection.choose`."""
 
 
@@ -83,15 +83,17 @@ Result = list[PackedFace] | str
 """The faces of an image file, one or more; or why there are none."""
 
 
-def alignment(landmarks: Path | None, detector: Path | None) -> Aligned:
+def alignment(landmarks: Path | None, detector: Path | None, faces: Choice) -> Aligned:
     """The landmarks or the detector that a command names.
 
     Raises:
-        ConfigError: both.
+        ConfigError: both; or a choice of faces without a detector.
         DataError: a file that is not what it should be.
     """
     if landmarks is not None and detector is not None:
         raise ConfigError("--landmarks and --detector both say where the faces are; give one")
+    if faces != "largest" and detector is None:
+        raise ConfigError(f"--faces {faces} is for what --detector F.onnx finds; give that too")
     if landmarks is not None:
         marked = read_landmarks(Path(landmarks))
         return Aligned(marked, None, {"landmarks": fingerprint(Path(landmarks))})
@@ -164,6 +166,7 @@ def _prepare(task: Task, config: PackConfig) -> list[PackedFace]:
     name, encoded = task.image.name, task.image.read()
     image, suspect = decode_judged(encoded, "image")
     if task.points or task.detector is not None:
+        _check_inside(task, image)
         faces = [None] * len(task.points) if task.detector is None else _find(image, task, config)
         every = task.points or [face.points for face in faces if face is not None]
         return [
@@ -184,6 +187,18 @@ def _prepare(task: Task, config: PackConfig) -> list[PackedFace]:
         return [PackedFace(name, encoded, suspect, None)]
     square = encode_jpeg(fit_square(image, config.size), config.quality)
     return [PackedFace(name, square, suspect, None)]
+
+
+def _check_inside(task: Task, image: Image) -> None:
+    """Landmarks of an image of another size would crop something else."""
+    height, width = image.shape[:2]
+    for points in task.points:
+        outside = ((points < 0) | (points > (width, height))).any(axis=1)
+        if outside.sum() > 2:
+            raise DataError(
+                f"its landmarks lie outside its {width} x {height} pixels; they must be in pixels "
+                "of this image, turned upright"
+            )
 
 
 def _find(image: Image, task: Task, config: PackConfig) -> list[Face]:

@@ -11,6 +11,7 @@ from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.lock import file_lock
 from facetrain.core.log import logger
 from facetrain.core.progress import progress
+from facetrain.core.text import printable
 from facetrain.data.detection import Choice
 from facetrain.data.lists import write_list
 from facetrain.data.pack_image import PackConfig, alignment, prepare_all, tasks_for
@@ -63,7 +64,7 @@ def pack_pairs(
         raise ConfigError("faces=all: a pair has two faces; choose largest, centred or skip")
     options = {"size": size, "quality": quality, "faces": faces}
     config = parse_config(PackConfig, options, "pack")
-    aligned = alignment(landmarks, detector)
+    aligned = alignment(landmarks, detector, faces)
     listed = read_any(Path(pairs))
     files = find_images(images, listed.name, Path(pairs))
     sources = [SourceImage(name, (0.0,), str(file)) for name, file in files.items()]
@@ -81,7 +82,9 @@ def pack_pairs(
     whole = [one in packed and other in packed for one, other in both]
     if not any(whole):
         name, reason = next(iter(skipped.items()))
-        raise DataError(f"{pairs}: no pair of it can be packed; the first image, {name}: {reason}")
+        raise DataError(
+            f"{pairs}: no pair of it can be packed; the first image, {printable(name)}: {reason}"
+        )
     same = listed.same[np.array(whole)]
     encoded = [
         packed[name] for pair, good in zip(both, whole, strict=True) if good for name in pair

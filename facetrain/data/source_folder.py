@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from facetrain.core.errors import DataError
+from facetrain.core.text import printable
 from facetrain.data.identity_folders import Found, FoundImage, Parts, may_be_image
 from facetrain.data.image_header import HEAD_BYTES
 
@@ -74,8 +75,8 @@ def _entries(path: str) -> list[os.DirEntry[str]]:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(
-            f"{path}: must be a folder that can be read, but {error.strerror}; make it readable, "
-            "or move it out of the source"
+            f"{printable(path)}: must be a folder that can be read, but {error.strerror}; make it "
+            "readable, or move it out of the source"
         ) from None
 
 

@@ -147,6 +147,8 @@ def test_a_detector_that_is_none_is_named(lfw: Path, yunet: Path, tmp_path: Path
     both = {"detector": yunet, "landmarks": lfw / "folder_5pts.csv"}
     with pytest.raises(ConfigError, match="--landmarks and --detector both"):
         pack(lfw / "folder", tmp_path / "out", **both)
+    with pytest.raises(ConfigError, match="--faces all is for what --detector"):
+        pack(lfw / "folder", tmp_path / "out", faces="all")
     assert not (tmp_path / "out").exists()
 
 
@@ -154,6 +156,12 @@ def test_landmarks_must_be_of_the_source(lfw: Path, tmp_path: Path) -> None:
     lines = (lfw / "folder_5pts.csv").read_text().splitlines()
     (tmp_path / "a.csv").write_text("\n".join([lines[0], *(f"x/{one}" for one in lines[1:])]))
     with pytest.raises(DataError, match=r"none of their 202 lines does \('x/A"):
+        pack(lfw / "folder", tmp_path / "out", landmarks=tmp_path / "a.csv", show_progress=False)
+    # Of images of three times the size: all faces fit, and lie outside.
+    rows = [line.split(",") for line in lines[1:]]
+    moved = [",".join([row[0], *(str(3 * float(cell)) for cell in row[1:])]) for row in rows]
+    (tmp_path / "a.csv").write_text("\n".join(moved))
+    with pytest.raises(DataError, match="lie outside its 250 x 250 pixels"):
         pack(lfw / "folder", tmp_path / "out", landmarks=tmp_path / "a.csv", show_progress=False)
 
 

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+from facetrain import cli
 from facetrain.core.errors import DataError
 from facetrain.data import source_folder, source_tar
 from facetrain.data.images import encode_jpeg
@@ -369,3 +370,20 @@ def test_a_turned_jpeg_is_stored_turned(tmp_path: Path) -> None:
     stored = cv2.imdecode(np.frombuffer(record[start:], np.uint8), flags)
     assert stored[:, 14:].mean() > 240  # 6: the first row belongs at the right
     assert stored[:, :10].mean() < 15
+
+
+def test_a_message_moves_no_cursor(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source = tree(tmp_path / "s", "c\x1b[2J\n/1.jpg", "c\x1b[2J\n/in/2.jpg")
+    with pytest.raises(SystemExit) as end:
+        cli.main(["pack", str(source), str(tmp_path / "out")])
+    said = capfd.readouterr().err
+    assert end.value.code == 2
+    assert "\x1b" not in said
+    assert said.count("\n") == 1
+    assert r"c\x1b[2J\n holds some" in said
+
+
+def test_a_pipe_for_a_list_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DataError, match=r"pipe\.csv: must be a CSV of landmarks, but is no plain"):
+        pack(tree(tmp_path / "s", "a/1.jpg"), tmp_path / "out", landmarks=tmp_path / "pipe.csv")
