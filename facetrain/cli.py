@@ -77,6 +77,7 @@ for _command in (
     evaluation.evaluate,
     results.report,
     review.review,
+    results.write,
     results.export,
     configuration.config,
 ):

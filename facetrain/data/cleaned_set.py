@@ -100,8 +100,8 @@ class CleanedSet:
             DataError: its cleaning is not finished, or its data set is not where it was, or is
                 another by now.
         """
-        clean = read_artifact(run_dir / run_folder.CLEAN)
-        if clean is None:
+        clean = read_artifact(cleaning_folder(run_dir))
+        if clean is None or clean.manifest["stage"] != "clean":
             raise DataError(
                 f"{run_dir}: must be the --out folder of a run that cleaned its labels, but it has "
                 f"no finished stage clean; finish it with `facetrain run CONFIG --out {run_dir} "
@@ -158,6 +158,13 @@ class CleanedSet:
             return None
         is_right: Bools = self.dataset.class_ids[place] == self.true_label
         return is_right & (place >= 0)
+
+
+def cleaning_folder(run_dir: Path) -> Path:
+    """Where the stage `clean` of a run is; of a folder that holds that stage alone, it itself."""
+    inside = run_dir / run_folder.CLEAN
+    alone = (run_dir / run_folder.CLEAN_FILE).is_file() and not inside.is_dir()
+    return run_dir if alone else inside
 
 
 def class_place(class_ids: Ints, label: ArrayLike) -> Ints:

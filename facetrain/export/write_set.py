@@ -1,0 +1,307 @@
+"""The set as decided, as files that any trainer takes: a folder a person, `.rec`, `.lst` or CSV.
+
+Whatever the format, `images.csv` says of every image of the set what was decided and why. The
+output appears as a whole, under its name, when everything in it is written.
+"""
+
+import contextlib
+import csv
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+
+from facetrain.core.artifact import atomic_path, fingerprint, not_writable, read_json, write_json
+from facetrain.core.config import Config, config_digest
+from facetrain.core.errors import ConfigError, DataError
+from facetrain.core.lock import file_lock
+from facetrain.core.log import logger
+from facetrain.core.progress import progress
+from facetrain.core.run_folder import CLASSES_FILE, CLEAN_FILE
+from facetrain.core.text import printable
+from facetrain.data.cleaned_set import cleaning_folder
+from facetrain.data.face_shard import FaceShardWriter, write_property
+from facetrain.data.images import decode_image
+from facetrain.data.recordio import RecordHeader, ShardChangedError, ShardWriter, pack_record
+from facetrain.export.decided_set import Choices, DecidedSet
+from facetrain.export.set_layout import FileNames, folder_names, image_suffix
+
+SetFormat = Literal["folder", "rec", "lst", "csv"]
+Layout = Literal["header", "flat"]
+IMAGES_FILE = "images.csv"
+_MARK = ".write.json"
+_COLUMNS = (
+    "key", "source", "given_label", "given_name", "label", "name", "kept", "written",
+    "written_label", "clean_probability", "reason", "suggested_label", "suggested_probability",
+    "duplicate_of", "merge_label", "overlap", "by_person",
+)  # fmt: skip
+
+
+class WriteConfig(Config):
+    """What is written, and of which decisions."""
+
+    format: SetFormat
+    layout: Layout = "header"
+    """Of a `.rec`: InsightFace's with record 0 and identity records, or images alone (DALI)."""
+    choices: Choices = Choices()
+    originals: Path | None = None
+    """Folder that was packed: its files, in place of the images in the shards."""
+
+
+def write_set(
+    run_dir: Path, out: Path, config: WriteConfig, show_progress: bool = True
+) -> dict[str, Any]:
+    """Write the set that a cleaned run decided on; returns what was written, in numbers.
+
+    Args:
+        run_dir: a run with a finished stage `clean`, or that stage's folder.
+        out: a new folder; with the same answer in it, nothing is done.
+
+    Raises:
+        DataError: no such run; an image that cannot be written; other content in `out`.
+        ConfigError: options that do not go together.
+        OutputError: the disk is full, say; nothing is left of what was begun.
+    """
+    if config.layout != "header" and config.format != "rec":
+        raise ConfigError(f"--layout is of --format rec, not of {config.format}; leave it out")
+    if config.originals is not None and config.format not in ("folder", "lst"):
+        raise ConfigError(f"--originals needs --format folder or lst, not {config.format}")
+    out = Path(os.path.abspath(out))
+    decided = DecidedSet.open(run_dir, config.choices)
+    identity = {
+        "config": config_digest(config),
+        "data": decided.dataset.fingerprint,
+        "overlays": [fingerprint(overlay) for overlay in decided.overlays],
+        "judged": fingerprint(cleaning_folder(run_dir) / CLEAN_FILE),
+    }
+    with file_lock(out):
+        done = _finished(out, identity)
+        if done is not None:
+            return done
+        with atomic_path(out) as temporary:
+            temporary.mkdir()
+            numbers = _Writer(decided, config, temporary, show_progress).write()
+            write_json(temporary / _MARK, {"identity": identity, "numbers": numbers})
+            if out.exists():
+                out.rmdir()  # only an empty one can be
+    return numbers
+
+
+def _finished(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The numbers of this same answer, if `out` holds it; None where it is new or empty."""
+    if not out.exists():
+        return None
+    if not out.is_dir():
+        raise DataError(f"{out}: must be a folder to write to, but is a file; give another --out")
+    if (out / _MARK).is_file():
+        found = read_json(out / _MARK)
+        if isinstance(found, dict) and found.get("identity") == identity:
+            numbers: dict[str, Any] = found["numbers"]
+            return numbers
+    elif not any(out.iterdir()):
+        return None
+    raise DataError(
+        f"{out}: must be new or empty, but holds something else, perhaps an answer from before "
+        "another look; give another --out, or remove it"
+    )
+
+
+class _Writer:
+    """One writing of a decided set into a folder that nobody else knows yet."""
+
+    def __init__(
+        self, decided: DecidedSet, config: WriteConfig, folder: Path, show_progress: bool
+    ) -> None:
+        self.decided = decided
+        self.dataset = decided.dataset
+        self.config = config
+        self.folder = folder
+        self.show_progress = show_progress
+        self.class_ids = decided.class_ids.tolist()
+        self.dense = {label: number for number, label in enumerate(self.class_ids)}
+        self.names = decided.names(self.class_ids)
+        self.written = [""] * len(decided.kept)  # by row: where the image is
+        self.num_linked = 0
+
+    def write(self) -> dict[str, Any]:
+        kept = np.flatnonzero(self.decided.kept)
+        rows = kept[np.argsort(self.decided.label[kept], kind="stable")]
+        bar = progress(
+            rows.tolist(), "write", total=len(rows), unit="img", enabled=self.show_progress
+        )
+        if self.config.format == "folder":
+            self._write_folder(bar)
+        elif self.config.format == "rec":
+            self._write_rec(bar)
+        elif self.config.format == "lst":
+            self._write_lst(bar)
+        self._write_csv()
+        return {
+            "num_images": int(self.decided.kept.sum()),
+            "num_identities": len(self.class_ids),
+            "num_dropped": int((~self.decided.kept).sum()),
+            "num_relabelled": int((self.decided.label != self.decided.given).sum()),
+            "format": self.config.format,
+            **({"num_linked": self.num_linked} if self.config.originals else {}),
+        }
+
+    def _write_folder(self, rows: Iterator[int]) -> None:
+        names = FileNames()
+        folders = dict(zip(self.class_ids, folder_names(self.class_ids, self.names), strict=True))
+        for folder in folders.values():
+            (self.folder / folder).mkdir(parents=True)
+        for row in rows:
+            folder = folders[int(self.decided.label[row])]
+            source = self.dataset.row_source(row)
+            key = self.dataset.row_key(row).rpartition("/")[2].replace(":", "_")
+            if self.config.originals is not None:
+                original = self._original(row, source)
+                name = names.next(folder, source, key, original.suffix)
+                self._link(original, self.folder / folder / name)
+            elif (encoded := self._encoded(row)) is not None:
+                name = names.next(folder, source, key, image_suffix(encoded))
+                (self.folder / folder / name).write_bytes(encoded)
+            else:
+                continue
+            self.written[row] = f"{folder}/{name}"
+
+    def _write_lst(self, rows: Iterator[int]) -> None:
+        """Images in folders with their list; of originals, the list alone, with their paths."""
+        if self.config.originals is None:
+            self._write_folder(rows)
+        else:
+            for row in rows:
+                original = self._original(row, self.dataset.row_source(row))
+                self.written[row] = os.path.abspath(original)
+        self._write_list("train.lst", first=0)
+
+    def _write_rec(self, rows: Iterator[int]) -> None:
+        path = self.folder / "train.rec"
+        size = 112
+        first = 0 if self.config.layout == "flat" else 1
+        with contextlib.ExitStack() as stack:
+            if self.config.layout == "flat":
+                flat = stack.enter_context(ShardWriter(path))
+            else:
+                shard = stack.enter_context(FaceShardWriter(path))
+            number = 0
+            for row in rows:
+                encoded, label = self._encoded(row), self.dense[int(self.decided.label[row])]
+                if encoded is None:
+                    continue
+                if number == 0:
+                    size = decode_image(encoded, self.dataset.row_key(row)).shape[0]
+                if self.config.layout == "flat":
+                    header = RecordHeader(0, np.array([label], np.float32), number, 0)
+                    flat.write(number, pack_record(header, encoded))
+                else:
+                    shard.write(label, encoded)
+                self.written[row] = f"train.rec:{number + first}"
+                number += 1
+        write_property(self.folder, len(self.class_ids), size)
+        names = {str(number): name for number, name in enumerate(self.names) if name}
+        write_json(self.folder / CLASSES_FILE, names)
+        self._write_list("train.lst", first)
+
+    def _write_list(self, name: str, first: int) -> None:
+        """`index<TAB>label<TAB>path` of what was written: its path, or what it was called."""
+        order = [row for row, where in enumerate(self.written) if where]
+        order.sort(key=lambda row: self.decided.label[row])
+        in_rec = self.config.format == "rec"
+        with open(self.folder / name, "w", encoding="utf-8", errors="surrogateescape") as file:
+            for number, row in enumerate(order, start=first):
+                path = self.written[row]
+                if in_rec:
+                    path = self.dataset.row_source(row) or self.dataset.row_key(row)
+                label = self.dense[int(self.decided.label[row])]
+                file.write(f"{number}\t{label}\t{_one_cell(path)}\n")
+
+    def _write_csv(self) -> None:
+        decided, dataset = self.decided, self.dataset
+        labels = np.unique(np.concatenate([decided.given, decided.label]))
+        named = dict(zip(labels.tolist(), decided.names(labels), strict=True))
+        with open(
+            self.folder / IMAGES_FILE, "w", encoding="utf-8", errors="surrogateescape", newline=""
+        ) as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(_COLUMNS)
+            for row in range(len(decided.kept)):
+                given, label = int(decided.given[row]), int(decided.label[row])
+                kept, copied = bool(decided.kept[row]), int(decided.duplicate_of[row])
+                probability = float(decided.clean_probability[row])
+                suggested = int(decided.suggested_label[row])
+                table.writerow(
+                    (
+                        dataset.row_key(row),
+                        dataset.row_source(row) or "",
+                        given if given >= 0 else "",
+                        named[given],
+                        label if kept else "",
+                        named[label] if kept else "",
+                        int(kept),
+                        self.written[row],
+                        self.dense[label] if kept else "",
+                        "" if np.isnan(probability) else f"{probability:.6g}",
+                        decided.reason[row],
+                        suggested if suggested >= 0 else "",
+                        f"{float(decided.suggested_probability[row]):.6g}"
+                        if suggested >= 0
+                        else "",
+                        dataset.row_key(copied) if copied >= 0 else "",
+                        int(decided.merge_label[row]) if decided.merge_label[row] >= 0 else "",
+                        int(decided.overlap[row]),
+                        int(decided.by_person[row]),
+                    )
+                )
+
+    def _encoded(self, row: int) -> bytes | None:
+        """The image file of a row; None for one that is passed over, as data.on_corrupt has it."""
+        try:
+            encoded = self.dataset.row_encoded(row)
+            image_suffix(encoded)
+        except DataError as error:
+            if self.decided.on_corrupt == "error" or isinstance(error, ShardChangedError):
+                raise DataError(f"record {self.dataset.row_key(row)}: {error}") from None
+            logger.warning("left out: record %s: %s", self.dataset.row_key(row), error)
+            self.decided.leave_out(row)
+            return None
+        return encoded
+
+    def _original(self, row: int, source: str | None) -> Path:
+        assert self.config.originals is not None
+        if source is None:
+            raise DataError(
+                f"record {self.dataset.row_key(row)}: must be in the .lst of its shard for "
+                "--originals, but is not; write the images of the shards: leave the option out"
+            )
+        path = PurePosixPath(source)
+        if path.is_absolute() or ".." in path.parts:
+            raise DataError(
+                f"{printable(source)}: must be a path below --originals, as `pack` lists it"
+            )
+        original = self.config.originals / path
+        if not original.is_file():
+            raise DataError(
+                f"{printable(original)}: must be the file that was packed, but there is none; give "
+                "the folder that `pack` was given as --originals, or leave the option out"
+            )
+        return original
+
+    def _link(self, original: Path, path: Path) -> None:
+        """A hard link, or a copy where there can be none."""
+        try:
+            os.link(original.resolve(), path)
+            self.num_linked += 1
+        except OSError:
+            try:
+                shutil.copyfile(original, path)
+            except OSError as error:
+                raise not_writable(path, error) from None
+
+
+def _one_cell(path: str) -> str:
+    """A path that one cell of a list can hold."""
+    return printable(path) if any(one in path for one in "\t\n\r") else path
