@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
 from facetrain.data.decoding import ImageSource, Rows, fill_here, fill_in_workers
-from facetrain.data.sampler import NO_ROW, TrainSampler
+from facetrain.data.sampler import NO_ROW, SamplingConfig, TrainSampler
 from facetrain.data.shard_set import OnCorrupt
 
 NO_LABEL = -1
@@ -122,6 +122,7 @@ class TrainLoader(_Loader):
         on_corrupt: "error" raises the DataError that names shard and key; "skip" counts it and
             hands out zeros with label -1.
         pin_memory: page-locked batches, for a CUDA device.
+        sampling: which images an epoch draws; every image once without it.
 
     Raises:
         DataError: fewer images than one batch; while iterating: a corrupt record or a dead worker.
@@ -140,10 +141,11 @@ class TrainLoader(_Loader):
         start_step: int = 0,
         on_corrupt: OnCorrupt = "error",
         pin_memory: bool = False,
+        sampling: SamplingConfig | None = None,
     ) -> None:
         rank_batch_size = -(-batch_size // world_size)
         super().__init__(source, image_size, rank_batch_size, workers, on_corrupt, pin_memory)
-        self.sampler = TrainSampler(source.num_images, batch_size, seed)
+        self.sampler = TrainSampler(source.num_images, batch_size, seed, sampling, source.label)
         self.label = source.label
         self.rank = rank
         self.world_size = world_size

@@ -19,7 +19,8 @@ SAMPLES = "samples"
 class SampleRecord:
     """Gathers values of the samples of an epoch on the device, and writes them when it is over.
 
-    Images that the epoch passed over, or that came before a resume within it, are NaN.
+    Images that the epoch passed over, or that came before a resume within it, are NaN. Of an image
+    that came several times the last value counts, and the mean over ranks.
 
     Args:
         out_dir: the stage's folder.
@@ -50,7 +51,7 @@ class SampleRecord:
         arrays: dict[str, Any] = {}
         for name, value in self._values.items():
             total = all_reduce_sum(value[:-1].clone(), self.mesh)
-            arrays[name] = torch.where(seen > 0, total, torch.nan).cpu().numpy()
+            arrays[name] = torch.where(seen > 0, total / seen, torch.nan).cpu().numpy()
         if self.mesh.is_main:
             self.folder.mkdir(exist_ok=True)
             path = self.folder / f"epoch_{epoch:04d}.npz"

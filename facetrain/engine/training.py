@@ -12,7 +12,7 @@ from facetrain.core.errors import ConfigError
 from facetrain.data.augment import AugmentConfig
 from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.loader import Batch, TrainLoader
-from facetrain.data.sampler import TrainSampler
+from facetrain.data.sampler import SamplingConfig, TrainSampler
 from facetrain.dist.collectives import gather_objects
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.loop import Evaluate, LoopConfig, Trainer
@@ -30,6 +30,7 @@ class TrainingConfig(Config):
     seed: int = Field(0, ge=0)
     """Of everything random."""
     data: DataConfig
+    sampling: SamplingConfig = SamplingConfig()
     """The data set."""
     model: TrainedModelConfig
     """The backbone."""
@@ -47,7 +48,8 @@ class TrainingConfig(Config):
 
 def make_sampler(config: TrainingConfig, dataset: FaceDataset) -> TrainSampler:
     """The order in which a training sees the images."""
-    return TrainSampler(dataset.num_images, config.train.batch_size, config.seed)
+    size = config.train.batch_size
+    return TrainSampler(dataset.num_images, size, config.seed, config.sampling, dataset.label)
 
 
 def _check_passes(config: LoopConfig, mesh: Mesh) -> None:
@@ -98,6 +100,7 @@ def train_backbone(
             start_step=start_step,
             on_corrupt=config.data.on_corrupt,
             pin_memory=mesh.device.type == "cuda",
+            sampling=config.sampling,
         )
         return loader
 

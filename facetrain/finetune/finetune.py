@@ -298,7 +298,7 @@ def _identity(config: FinetuneStageConfig, inputs: Mapping[str, str]) -> Mapping
     """What must not change between a checkpoint and its continuation."""
     loop = config.train
     fixed = ("epochs", "batch_size", "accumulate", "clip_norm")
-    sections = ("model", "head", "augment", "optimizer", "schedule", "finetune")
+    sections = ("model", "sampling", "head", "augment", "optimizer", "schedule", "finetune")
     return {
         "seed": str(config.seed),
         **inputs,

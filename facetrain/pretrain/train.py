@@ -25,6 +25,7 @@ from facetrain.engine.training import TrainingConfig, make_sampler, train_backbo
 from facetrain.heads.margin_head import MarginHead
 from facetrain.methods.choose import RobustConfig, check_combination, make_method
 from facetrain.methods.l2b import L2bConfig
+from facetrain.methods.nal import NalConfig
 from facetrain.pretrain.beginning import begin, weights_input
 
 
@@ -37,6 +38,12 @@ class TrainConfig(TrainingConfig):
     @model_validator(mode="after")
     def _robust_fits(self) -> "TrainConfig":
         check_combination(self.robust, self.head, self.train)
+        estimates = isinstance(self.robust, NalConfig) and self.robust.targets is not None
+        if estimates and self.sampling.by != "image":
+            raise ValueError(
+                f"robust.targets averages over epochs that see every image once, but sampling.by="
+                f"{self.sampling.by} repeats some; set it to image, or remove robust.targets"
+            )
         return self
 
 
@@ -71,6 +78,7 @@ def _identity(config: TrainConfig, dataset: FaceDataset) -> Mapping[str, str]:
         "model": config_digest(config.model.network()),
         "model.weights, freeze or centres": _beginning(config),
         "head": config_digest(config.head),
+        "sampling": config_digest(config.sampling),
         "augment": config_digest(config.augment),
         "optimizer": config_digest(config.optimizer),
         "schedule": config_digest(config.schedule),
