@@ -21,8 +21,8 @@ class SamplingConfig(Config):
     """Which images an epoch draws; as many in all as there are to draw from."""
 
     by: Literal["image", "identity", "batch"] = "image"
-    """`image`: every image once. `identity`: every identity equally often, its images in turn, class
-    balance. `batch`: P identities a batch, `images_per_identity` images of each, P x K."""
+    """`image`: every image once. `identity`: every identity equally often, its images in turn
+    (class balance). `batch`: P identities a batch, `images_per_identity` of each (P x K)."""
     images_per_identity: int | None = Field(None, ge=2)
     """K, of `batch`: 4 by default; an identity that has fewer repeats them."""
     least_images: int = Field(1, ge=1)

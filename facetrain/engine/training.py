@@ -30,10 +30,11 @@ class TrainingConfig(Config):
     seed: int = Field(0, ge=0)
     """Of everything random."""
     data: DataConfig
-    sampling: SamplingConfig = SamplingConfig()
     """The data set."""
+    sampling: SamplingConfig = SamplingConfig()
+    """Which images an epoch draws."""
     model: TrainedModelConfig
-    """The backbone."""
+    """The backbone, and how its training begins."""
     head: HeadConfig = HeadConfig()
     """The margin softmax."""
     augment: AugmentConfig = AugmentConfig()
