@@ -1,6 +1,7 @@
 """Embeddings from decoded images, the same way in every stage that needs them."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -16,19 +17,31 @@ Backbone = Callable[[Tensor], Tensor]
 """Images (B, 3, H, W) in [-1, 1], RGB -> embeddings (B, D): a module in eval mode, or a session."""
 
 
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
 @torch.no_grad()
-def embed_images(backbone: Backbone, image: Tensor, device: torch.device, *, flip: bool) -> Tensor:
+def embed_images(
+    backbone: Backbone,
+    image: Tensor,
+    device: torch.device,
+    *,
+    flip: bool,
+    precision: Precision = "auto",
+) -> Tensor:
     """Embeddings (B, D) float32 on the CPU, not normalised.
 
     Args:
-        backbone: in eval mode; runs under bfloat16 autocast on a GPU.
+        backbone: in eval mode.
         image: (B, 3, H, W) uint8 RGB.
         device: where the backbone lives.
         flip: sum the embeddings of the image and of its mirror image, as the field evaluates.
+        precision: of the backbone's products; `auto` is bfloat16 on a GPU, float32 on a CPU.
     """
     assert not getattr(backbone, "training", False), "a backbone embeds in eval mode only"
     x = image.to(device, torch.float32).div_(127.5).sub_(1.0)  # (B, 3, H, W)
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    half = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
         embedding = backbone(x).float()  # (B, D)
         if flip:
             embedding = embedding + backbone(x.flip(3)).float()

@@ -20,6 +20,7 @@ from facetrain.core.config import parse_config
 from facetrain.core.errors import CheckpointError, DataError
 from facetrain.models.arcface_torch import identify
 from facetrain.models.backbone import ModelConfig, build_backbone
+from facetrain.models.folding import fold_normalisations
 from facetrain.models.input_format import RGB, BackboneFile, InputFormat
 from facetrain.models.onnx_model import OnnxBackbone
 from facetrain.models.unwrap import check_tensor, count_batches, unwrap
@@ -146,6 +147,8 @@ def load_backbone(source: BackboneSource, device: torch.device | str = "cpu") ->
         )
     module, config = load_module(path)
     module = module.to(device).eval()
+    if device.type == "cpu":
+        module = fold_normalisations(module)
     return EmbeddingModel(
         config.image_size, config.embedding_size, str(path), device, module, given
     )

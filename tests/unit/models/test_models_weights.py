@@ -57,7 +57,8 @@ def test_a_train_folder_embeds_as_the_module_in_evaluation_mode(mobile, tmp_path
     with torch.no_grad():
         expected = mobile.eval()(image)
         mobile.train()
-    assert torch.equal(found, expected)
+    # Folded normalisations: the same sums in another order. In training mode it is far off.
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
     assert not found.requires_grad
     assert (model.image_size, model.embedding_size) == (48, 16)
     assert model.source == str(tmp_path / "backbone.safetensors")
