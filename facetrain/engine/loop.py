@@ -34,6 +34,7 @@ from facetrain.engine.optim import Optimizers
 from facetrain.engine.precision import LossScaler, autocast_dtype
 from facetrain.engine.sample_record import SampleRecord
 from facetrain.engine.schedule import ScheduleConfig, learning_rate_factor
+from facetrain.engine.trackers import TrackerName, make_tracker
 
 Evaluate = Callable[[nn.Module], Mapping[str, Mapping[str, Any]]]
 
@@ -70,6 +71,8 @@ class LoopConfig(Config):
     """Epochs between evaluations during training; the default is only at the end."""
     divergence_factor: float = Field(3.0, gt=1)
     """Stop when a window's mean loss exceeds this many times the first window's."""
+    tracker: TrackerName | None = None
+    """Send the numbers of the log also to Weights & Biases or MLflow."""
 
 
 class Trainer:
@@ -81,6 +84,7 @@ class Trainer:
         num_images: of the data set.
         identity: what a checkpoint must agree with to be resumed, e.g. the data's fingerprint.
         evaluate: backbone -> {set: verification numbers}; called on every rank.
+        settings: what a tracker shows beside the curves.
     """
 
     def __init__(
@@ -99,7 +103,9 @@ class Trainer:
         steps_per_epoch: int,
         identity: Mapping[str, str],
         evaluate: Evaluate | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
+        self.settings = settings or {}
         self.config, self.schedule, self.augment_config = config, schedule, augment_config
         self.seed, self.mesh, self.out_dir = seed, mesh, out_dir
         self.backbone, self.method, self.optimizers = backbone, method, optimizers
@@ -143,7 +149,7 @@ class Trainer:
             keep_freed_memory()
         torch.backends.cudnn.benchmark = True  # every step has the same shapes
         self._resume()
-        log = RunLog(self.out_dir, self.step) if self.mesh.is_main else None
+        log = self._begin_log() if self.mesh.is_main else None
         checkpoint_every = self.config.checkpoint_every or self.steps_per_epoch
         evaluate_every = self.num_steps
         if self.config.evaluate_every:
@@ -250,6 +256,11 @@ class Trainer:
             factor = torch.ones_like(norm) if clip is None else (clip / norm).clamp(max=1.0)
             self.optimizers.scale_gradients(factor / scale)
         self.optimizers.step()
+
+    def _begin_log(self) -> RunLog:
+        name = self.config.tracker
+        trackers = [make_tracker(name, self.out_dir, self.settings)] if name else []
+        return RunLog(self.out_dir, self.step, trackers)
 
     def _look(self, losses: list[Tensor], seconds: float, log: RunLog | None) -> None:
         """Bring the losses since the last look to the host: check them, then log them."""

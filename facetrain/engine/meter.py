@@ -2,12 +2,13 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from facetrain.core.artifact import atomic_path
 from facetrain.core.log import logger
+from facetrain.engine.trackers import TensorBoardTracker, Tracker
 
 
 def format_duration(seconds: float) -> str:
@@ -18,28 +19,31 @@ def format_duration(seconds: float) -> str:
 
 
 class RunLog:
-    """Rank 0's record of a run: `log.jsonl`, TensorBoard events, and lines on stderr.
+    """Rank 0's record of a run: `log.jsonl`, lines on stderr, TensorBoard and other trackers.
 
     Args:
         out_dir: the stage's folder.
         start_step: steps already done; later entries of an interrupted run are dropped, since
             those steps are run again.
+        trackers: what takes the numbers besides TensorBoard; closed with this log.
     """
 
-    def __init__(self, out_dir: Path, start_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # half a second to import
-
+    def __init__(self, out_dir: Path, start_step: int, trackers: Sequence[Tracker] = ()) -> None:
         self.path = out_dir / "log.jsonl"
         kept = [entry for entry in read_run_log(self.path) if entry["step"] <= start_step]
         with atomic_path(self.path) as temporary:  # a kill here must not cost the log
             lines = "".join(json.dumps(entry) + "\n" for entry in kept)
             temporary.write_text(lines, encoding="utf-8")
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
-        self._board = SummaryWriter(str(out_dir / "tensorboard"), purge_step=start_step)
+        self._trackers = [TensorBoardTracker(out_dir, start_step), *trackers]
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
+
+    def _track(self, step: int, numbers: Mapping[str, float]) -> None:
+        for tracker in self._trackers:
+            tracker.scalars(step, numbers)
 
     def training(
         self,
@@ -54,8 +58,7 @@ class RunLog:
         """Record a window of training steps that ended after `step` steps."""
         numbers = {**scalars, "images_per_second": round(images_per_second, 1)}
         self._write({"step": step, "epoch": round(epoch, 4), **numbers})
-        for name, value in numbers.items():
-            self._board.add_scalar(f"train/{name}", value, step)
+        self._track(step, {f"train/{name}": value for name, value in numbers.items()})
         logger.info(
             "step %d/%d  epoch %.2f  loss %.4f  lr %.5f  %.0f images/s  %s left",
             step,
@@ -70,10 +73,9 @@ class RunLog:
     def evaluation(self, step: int, numbers: Mapping[str, Mapping[str, Any]]) -> None:
         """Record a verification result: set name -> numbers."""
         self._write({"step": step, "evaluation": numbers})
-        for name, values in numbers.items():
-            if values["accuracy"] is None:  # pairs of one kind only
-                continue
-            self._board.add_scalar(f"evaluate/{name}", values["accuracy"], step)
+        judged = {name: one for name, one in numbers.items() if one["accuracy"] is not None}
+        self._track(step, {f"evaluate/{name}": one["accuracy"] for name, one in judged.items()})
+        for name, values in judged.items():  # not those with pairs of one kind only
             logger.info(
                 "step %d  %s accuracy %.4f +- %.4f",
                 step,
@@ -83,9 +85,10 @@ class RunLog:
             )
 
     def close(self) -> None:
-        """Flush and close the files."""
+        """Flush and close the files and the trackers."""
         self._file.close()
-        self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def read_run_log(path: Path) -> list[dict[str, Any]]:

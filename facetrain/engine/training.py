@@ -120,6 +120,7 @@ def train_backbone(
         steps_per_epoch=make_sampler(config, dataset).steps_per_epoch,
         identity=identity,
         evaluate=evaluate,
+        settings=config.model_dump(mode="json"),
     )
     metrics = trainer.fit(batches)
     if mesh.is_main:
