@@ -34,7 +34,9 @@ def make_tracker(name: TrackerName, out_dir: Path, settings: Mapping[str, Any]) 
         ConfigError: its package is not installed.
     """
     try:
-        return {"wandb": WandbTracker, "mlflow": MlflowTracker}[name](out_dir, settings)
+        if name == "wandb":
+            return WandbTracker(out_dir, settings)
+        return MlflowTracker(out_dir, settings)
     except ImportError as error:
         raise ConfigError(
             f"train.tracker={name} needs a package that is not installed ({error}); "
