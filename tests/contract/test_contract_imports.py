@@ -71,9 +71,9 @@ def test_a_wrong_import_is_seen() -> None:
 
 def test_no_third_party_import_outside_the_declared() -> None:
     declared = {
-        "cleanlab", "click", "cv2", "dgl", "faiss", "jinja2", "matplotlib", "numpy", "onnx",
-        "onnxruntime", "pydantic", "safetensors", "scipy", "sklearn", "torch", "torchvision",
-        "tqdm", "xxhash", "yaml", "facetrain",
+        "cleanlab", "click", "cv2", "dgl", "facetrain", "faiss", "jinja2", "matplotlib",
+        "mlflow", "numpy", "onnx", "onnxruntime", "pydantic", "safetensors", "scipy",
+        "sklearn", "torch", "torchvision", "tqdm", "wandb", "xxhash", "yaml",
     }  # fmt: skip
     used = {
         name.split(".")[0] for path in PACKAGE.rglob("*.py") for name in imports(path.read_text())
