@@ -94,8 +94,8 @@ def _find(source: Path, archive: Path) -> Found:
                 place = places.get(PurePosixPath(member.linkname).parts, (-1, 0))
             if hidden:
                 found.ignored.append((parts, "is hidden"))
-            elif member.name.startswith("/") or ".." in parts:
-                found.refused.append((parts, "its name points outside the archive"))
+            elif member.name.startswith("/") or ".." in parts or not parts:
+                found.refused.append((parts or (".",), "its name points outside the archive"))
             elif not (member.isreg() or member.islnk()) or member.issparse() or place[0] < 0:
                 found.refused.append((parts, "is not a plain file"))
             else:
@@ -147,7 +147,9 @@ def _members(source: Path, size: int, file: BinaryIO) -> Iterator[tarfile.TarInf
 
 
 def _check_end(source: Path, file: BinaryIO, reached: int, last: str) -> None:
-    """The end mark is a block of zeros, and nothing but zeros follows."""
+    """The end mark is a block of zeros, and nothing but whole blocks of zeros follows."""
+    if file.seek(0, io.SEEK_END) % _BLOCK:
+        raise _no_tar(source, f"it must be whole blocks of {_BLOCK} bytes, but has {file.tell()}")
     file.seek(reached)
     block = file.read(_BLOCK)
     if len(block) < _BLOCK:

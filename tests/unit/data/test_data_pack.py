@@ -159,7 +159,7 @@ def test_folder_around_the_identities_of_a_tar_is_no_identity(tmp_path: Path) ->
 def test_hostile_tar_members_are_listed_not_followed(tmp_path: Path) -> None:
     image = encode_jpeg(picture(0))
     with tarfile.open(tmp_path / "evil.tar", "w") as tar:
-        for name in ("a/1.jpg", "../outside/1.jpg", "/absolute/1.jpg", "root.jpg"):
+        for name in ("a/1.jpg", "../outside/1.jpg", "/absolute/1.jpg", "root.jpg", "."):
             member = tarfile.TarInfo(name)
             member.size = len(image)
             tar.addfile(member, io.BytesIO(image))
@@ -167,7 +167,7 @@ def test_hostile_tar_members_are_listed_not_followed(tmp_path: Path) -> None:
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
         tar.addfile(link)
     metrics = run(tmp_path / "evil.tar", tmp_path / "out")
-    assert (metrics["num_images"], metrics["num_skipped"]) == (1, 4)
+    assert (metrics["num_images"], metrics["num_skipped"]) == (1, 5)
     skipped = (tmp_path / "out" / "skipped.txt").read_text()
     assert "../outside/1.jpg\tits name points outside" in skipped
     assert "a/link.jpg\tis not a plain file" in skipped

@@ -163,6 +163,20 @@ def test_lfw_crops_aligns_or_takes_as_it_is(tmp_path):
     partly = PairedFaces.open(config.model_copy(update=update))
     np.testing.assert_array_equal(partly.decode(3, 64), expected)
     np.testing.assert_array_equal(partly.decode(1, 64), aligned.decode(1, 64))
+    # A face whose points do not fit counts as missed; a file of such points is refused.
+    wrong = ",".join(map(str, points[[1, 0, 2, 4, 3]].reshape(-1)))
+    other = [line.split(",")[0] + f",{wrong}" for line in lines]
+    one = [
+        b if a.startswith("Person_0b/Person_0b_0002") else a
+        for a, b in zip(lines, other, strict=True)
+    ]
+    (tmp_path / "points.csv").write_text("\n".join(one))
+    np.testing.assert_array_equal(
+        PairedFaces.open(config.model_copy(update=update)).decode(3, 64), expected
+    )
+    (tmp_path / "points.csv").write_text("\n".join(other))
+    with pytest.raises(DataError, match="the person's left eye seems to come first"):
+        PairedFaces.open(config.model_copy(update=update))
     (tmp_path / "points.csv").write_text("lfw/" + "\nlfw/".join(lines))
     with pytest.raises(DataError, match=r"has points of none of them \(lfw/Person_"):
         PairedFaces.open(config.model_copy(update=update))

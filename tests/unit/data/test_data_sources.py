@@ -193,6 +193,10 @@ def test_a_tar_cut_anywhere_is_an_error(tmp_path: Path) -> None:
             listed(cut)
     cut.write_bytes(content[: whole + 1024])
     assert len(listed(cut).images) == 4
+    for missing in (1, 511):  # bytes out of the last member's data, which nothing else would tell
+        cut.write_bytes(content[: whole - 600] + content[whole - 600 + missing :])
+        with pytest.raises(DataError, match=r"cut\.tar: must be a tar of identity folders"):
+            listed(cut)
 
 
 def test_a_damaged_header_is_an_error_that_names_the_place(tmp_path: Path) -> None:
