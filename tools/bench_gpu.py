@@ -48,6 +48,7 @@ from facetrain.models.backbone import ModelConfig, build_backbone
 ROOT = Path(__file__).parent.parent
 CHUNK = 65_536
 WARM = "--warm"
+KEEP_GOING = ("--continue-on-collection-errors",)
 
 
 class Bench:
@@ -234,7 +235,7 @@ def tests_and_compilers(bench: Bench) -> dict[str, Any]:
     bench.scale = start_scale(bench)
     this = str(Path(__file__).resolve())
     logs = [out / "tests.txt", bench.folder / "compiler_0.txt", bench.folder / "compiler_1.txt"]
-    processes = [started(["-m", "pytest", "tests/gpu", "--durations=8"], logs[0])]
+    processes = [started(["-m", "pytest", "tests/gpu", "--durations=8", *KEEP_GOING], logs[0])]
     for part in (0, 1):  # more at once would not fit into memory
         arguments = [this, *sys.argv[1:], WARM, *batches[part::2]]
         processes.append(started(arguments, logs[1 + part]))
@@ -338,6 +339,7 @@ def main() -> None:
     options.many_classes = [2_000, 70_000, 80_000] if small else [618_000, 2_000_000, 10_000_000]
     options.compile, options.channels_last = not small, True
     options.chunk_size, options.gradient_checkpointing = None, False
+    options.precision = "auto"
     if small:
         options.rounds, options.steps = 2, 1
     options.out.mkdir(parents=True, exist_ok=True)

@@ -38,6 +38,7 @@ def train(seconds: float, batch: int) -> None:
         model="small", image_size=64, gradient_checkpointing=False, chunk_size=None, classes=5000
     )
     options.batch, options.channels_last, options.compile = batch, True, False
+    options.precision = "float32"
     with tempfile.TemporaryDirectory() as folder:
         step = facetrain_step(options, Mesh.single(), Path(folder))
         for number in range(3):

@@ -11,8 +11,8 @@ fp16_compress_hook, fp16 autocast and GradScaler, SGD, clipping at 5, cudnn.benc
 at every step. Left out of the peer, and so in its favour: its learning-rate scheduler and its
 logging. Both train CosFace (s 64, m 0.35) with all negatives; batches already lie on the device.
 
-The two take turns; a ratio is of the medians over rounds. On a CPU both run in float32 and the
-numbers only show that the script works.
+The two take turns; a ratio is of the medians over rounds. On a CPU the peer runs in float32, and
+so do we unless --precision=bfloat16.
 """
 
 import argparse
@@ -95,6 +95,7 @@ def facetrain_step(
             clip_norm=CLIP_NORM,
             channels_last=options.channels_last,
             compile=options.compile,
+            precision=options.precision,
         ),
         ScheduleConfig(),
         AugmentConfig(),
@@ -306,6 +307,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "batch": options.batch,
         "classes": options.classes,
         "compile": options.compile,
+        "precision": options.precision,
         "steps_a_round": options.steps,
         "rounds": options.rounds,
     }
@@ -333,6 +335,9 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=84_000)
     parser.add_argument("--chunk-size", type=int, help="classes at a time; default all at once")
     parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument(
+        "--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of ours"
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile our backbone")
     parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
