@@ -1,8 +1,7 @@
-"""A cleaning small enough to count by hand, as a run on disk, and how to read pictures back."""
+"""A cleaning small enough to count by hand, as a run on disk."""
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from facetrain.core.artifact import write_manifest
@@ -13,8 +12,6 @@ from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.face_shard import FaceShardWriter
 from facetrain.data.images import encode_jpeg
 from facetrain.data.overlay import LabelOverlay
-
-GREEN, RED = (0x2F, 0x8A, 0x57), (0xC4, 0x37, 0x2B)
 
 # Classes 10, 20, 30 of four images. Image 3 is of 20 and claimed to be of 10, image 7 of 30 and
 # claimed to be of 20; the cleaner drops 3 rightly, 11 wrongly, and misses 7.
@@ -46,16 +43,6 @@ class Settings(Config):
 
 def grey(image: int) -> np.ndarray:
     return np.full((16, 16, 3), 20 * image, np.uint8)
-
-
-def pixels(path: Path) -> np.ndarray:
-    image = cv2.imread(str(path))
-    assert image is not None
-    return image[..., ::-1]
-
-
-def near(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    return np.abs(image.astype(int) - colour).max(axis=2) < 12
 
 
 def write_run(folder: Path) -> Path:

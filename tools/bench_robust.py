@@ -36,12 +36,9 @@ from robust_runs import Outcome, Setup, digits_setup, faces_setup, run, shortene
 from robust_tasks import Noise
 
 from facetrain.core.artifact import write_json
-from facetrain.report.robust_pictures import (
-    draw_alpha_beta,
-    draw_confusion,
-    draw_weights_over_training,
-)
+from facetrain.report.style import save_figure
 from facetrain.report.tables import format_table
+from facetrain.report.training_figures import alpha_beta_figure, confusion_figure, weight_figure
 
 Settings = dict[str, Any]
 NOISES: dict[str, list[tuple[Noise, float]]] = {
@@ -178,16 +175,15 @@ def draw(folder: Path, outcomes: dict[str, Outcome]) -> None:
         ("l2b", "L2B: alpha"),
     ):
         one = outcomes[method]
-        draw_weights_over_training(
-            folder / f"{method}_weights.png", one.record.seen["weight"], one.is_clean, title
-        )
+        figure = weight_figure(one.record.seen["weight"], one.is_clean, title)
+        save_figure(figure, folder / f"{method}_weights.png")
     nal, l2b = outcomes["nal + targets"], outcomes["l2b"]
     assert nal.estimated_label is not None
-    draw_confusion(
-        folder / "nal_confusion.png", nal.given_label, nal.estimated_label, nal.true_label
-    )
+    figure = confusion_figure(nal.given_label, nal.estimated_label, nal.true_label)
+    save_figure(figure, folder / "nal_confusion.png")
     seen = l2b.record.seen
-    draw_alpha_beta(folder / "l2b_alpha_beta.png", seen["weight"], seen["beta"], l2b.is_clean)
+    figure = alpha_beta_figure(seen["weight"], seen["beta"], l2b.is_clean)
+    save_figure(figure, folder / "l2b_alpha_beta.png")
 
 
 def main(arguments: list[str] | None = None) -> None:

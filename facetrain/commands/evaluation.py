@@ -141,8 +141,8 @@ def _evaluate(
     from facetrain.engine.inference import open_backbone
     from facetrain.evaluate.evaluate import evaluate_sets, name_sources
     from facetrain.evaluate.ijb import evaluate_ijb
-    from facetrain.report.gallery import draw_pictures
-    from facetrain.report.subgroup_pictures import draw_all_subgroups
+    from facetrain.report.gallery import draw_pictures, draw_subgroups
+    from facetrain.report.style import Gallery
 
     sources, ijb = name_sources(config), config.ijb
     if backbone is None and (sources or ijb.features is None):
@@ -160,5 +160,5 @@ def _evaluate(
     elif ijb.path:
         numbers |= evaluate_ijb(ijb, model, mesh)
     if out and mesh.is_main:
-        draw_all_subgroups(out, numbers)
+        draw_subgroups(numbers, Gallery(out))
     return numbers

@@ -1,7 +1,6 @@
 """How many images each identity has, before and after cleaning: numbers and a picture."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -9,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from facetrain.report.pictures import COLOURS, STYLE, save_figure
+from facetrain.report.style import COLOURS, STYLE
 
 Ints = NDArray[np.int64]
 _MOST_UNIT_BINS, _NUM_WIDE_BINS = 48, 32
@@ -48,11 +47,10 @@ def size_rows(views: Mapping[str, Ints]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def draw_class_sizes(path: Path, views: Mapping[str, Ints]) -> None:
-    """Draw how many identities have how many images, and the sizes from the largest down.
+def class_sizes_figure(views: Mapping[str, Ints]) -> Figure:
+    """How many identities have how many images, and the sizes from the largest down.
 
     Args:
-        path: the PNG to write.
         views: name -> sizes, as `class_sizes` gives them.
     """
     bins = size_bins(max(int(sizes[0]) for sizes in views.values()))
@@ -81,4 +79,4 @@ def draw_class_sizes(path: Path, views: Mapping[str, Ints]) -> None:
         else:
             tail.set_ylim(bottom=0)
         tail.legend(loc="upper right")
-        save_figure(figure, path)
+    return figure

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from facetrain.data.cleaned_set import Bools, CleanedSet, Ints
 from facetrain.data.cleaning_result import Reason
 from facetrain.report.cleaning import Calibration
-from facetrain.report.pictures import COLOURS, STYLE
+from facetrain.report.style import COLOURS, STYLE
 
 CLEAN_COLOUR, NOISE_COLOUR = COLOURS[0], COLOURS[1]
 RIGHT_COLOUR, WRONG_COLOUR = "#2f8a57", "#c4372b"

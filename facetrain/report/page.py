@@ -14,7 +14,6 @@ from facetrain.core.run_folder import REPORT_FILE
 from facetrain.report.blocks import Block
 from facetrain.report.gallery import draw_run
 from facetrain.report.overview import Overview
-from facetrain.report.pictures import Picture
 from facetrain.report.run import Run
 from facetrain.report.sections import (
     cleaning_section,
@@ -23,6 +22,7 @@ from facetrain.report.sections import (
     training_section,
     verification_section,
 )
+from facetrain.report.style import Picture
 
 _JPEG_QUALITY = 88
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from matplotlib.cbook import is_math_text
 
 from facetrain.core.artifact import write_manifest
 from facetrain.core.config import Config
@@ -15,26 +16,23 @@ from facetrain.core.errors import DataError
 from facetrain.data.verification_bin import VerificationSet, write_bin
 from facetrain.evaluate.evaluate import EvaluateConfig
 from facetrain.metrics.verification import verification
-from facetrain.report.curve import Curve, det_points
 from facetrain.report.page import write_report
-from facetrain.report.pictures import draw_training_curves
-from facetrain.report.sheets import draw_contact_sheet, draw_hardest_pairs, hardest_pairs
+from facetrain.report.style import save_figure
 from facetrain.report.tables import format_table, verification_table
-from facetrain.report.verification_pictures import draw_det, draw_fold_accuracy, draw_roc
+from facetrain.report.training_figures import training_curves_figure
+from facetrain.report.verification_figures import (
+    Curve,
+    det_figure,
+    det_points,
+    fold_figure,
+    hardest_pairs,
+    hardest_pairs_figure,
+    roc_figure,
+)
 
 
 class Settings(Config):
     name: str = "<script>alert(1)</script>"
-
-
-def pixels(path: Path) -> np.ndarray:
-    image = cv2.imread(str(path))
-    assert image is not None
-    return image[..., ::-1]
-
-
-def near(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    return np.abs(image.astype(int) - colour).max(axis=2) < 12
 
 
 def test_table_columns_line_up() -> None:
@@ -61,24 +59,22 @@ def test_verification_table_says_what_cannot_be_measured() -> None:
     assert small.split()[6] == "-"
 
 
-def test_roc_curve_goes_through_its_points(tmp_path: Path) -> None:
-    # Ten same pairs, all nearer than the second impostor: TAR is 1 from the first false accept
-    # (FAR 0.1, where the picture begins) on.
+def test_roc_curve_goes_through_its_points() -> None:
+    """Ten same pairs, all nearer than the second impostor: TAR is 1 from one false accept on."""
     distance = np.concatenate((np.full(5, 0.1), np.full(5, 1.05), 1 + np.arange(10) / 10))
-    same = np.arange(20) < 10
-    curve = Curve.of(distance, same)
+    curve = Curve.of(distance, np.arange(20) < 10)
     assert curve is not None
-    assert draw_roc(tmp_path / "roc.png", {"val": curve})
-    line = near(pixels(tmp_path / "roc.png"), (0x0B, 0x6E, 0x99))
-    long_rows = np.flatnonzero(line.sum(axis=1) > 100)
-    assert len(long_rows) > 0
-    assert long_rows.max() - long_rows.min() < 6  # one height, as thick as the line
+    figure = roc_figure({"val": curve})
+    assert figure is not None
+    (line,) = figure.axes[0].lines
+    assert np.asarray(line.get_xdata())[0] == 0.1  # the smallest FAR that can be measured
+    assert set(np.asarray(line.get_ydata()).tolist()) == {1.0}
+    assert line.get_drawstyle() == "steps-post"
     assert Curve.of(distance, np.ones(20, bool)) is None
-    assert not draw_roc(tmp_path / "none.png", {})
-    assert not (tmp_path / "none.png").exists()
+    assert roc_figure({}) is None
 
 
-def test_det_points_by_hand(tmp_path: Path) -> None:
+def test_det_points_by_hand() -> None:
     """Ten pairs of each kind in turn: after k accepts of each, k / 10 false and 1 - k / 10 missed.
 
     Quantiles of the normal distribution from a table: 0.1 at -1.281552, 0.3 at -0.524401.
@@ -92,45 +88,41 @@ def test_det_points_by_hand(tmp_path: Path) -> None:
     assert (-1.281552, 0.841621) in points  # 1 of 10 false accepts, 2 of 10 accepted: 80 % missed
     assert (-0.524401, 0.253347) in points  # 3 false accepts, 4 accepted: 60 % missed
     assert np.isfinite([x, y]).all()
-    assert draw_det(tmp_path / "det.png", {"val": curve})
+    figure = det_figure({"val": curve})
+    assert figure is not None
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_xydata(), np.stack([x, y], 1))
     parted = Curve.of(np.arange(20.0), np.arange(20) < 10)  # never an error of both kinds
     assert parted is not None
-    assert not draw_det(tmp_path / "none.png", {"val": parted})
+    assert det_figure({"val": parted}) is None
 
 
-def test_every_fold_is_a_dot(tmp_path: Path) -> None:
+def test_every_fold_is_a_dot() -> None:
     numbers = {"val": {"accuracy": 0.8, "accuracy_std": 0.1, "fold_accuracy": [0.6, 0.8, 1.0]}}
-    assert draw_fold_accuracy(tmp_path / "folds.png", numbers)
-    picture = pixels(tmp_path / "folds.png").astype(int)
-    bluish = (picture[..., 2] - picture[..., 0] > 40).any(axis=0)  # by column, dots are pale
-    edges = np.flatnonzero(np.diff(bluish.astype(int)))
-    assert len(edges) == 6  # a dot, the bar with the mean's dot, a dot
-    assert not draw_fold_accuracy(tmp_path / "none.png", {"ijbc": {"accuracy": None}})
+    figure = fold_figure(numbers)
+    assert figure is not None
+    assert figure.axes[0].lines[0].get_xydata().tolist() == [[0.6, 0], [0.8, 0], [1.0, 0]]
+    (bar,) = figure.axes[0].collections
+    np.testing.assert_allclose(bar.get_segments()[0][:, 0], [0.7, 0.9])
+    assert fold_figure({"ijbc": {"accuracy": None}}) is None
 
 
-def test_training_curves_need_two_losses(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [r"$\frac{$", "$x$", "a$b"])
+def test_a_name_is_never_read_as_a_formula(name: str, tmp_path: Path) -> None:
+    """matplotlib would set what stands between two $ as mathematics, or fail at it."""
+    curve = Curve.of(np.arange(20) / 10, np.arange(20) % 2 == 0)
+    assert curve is not None
+    numbers = {"accuracy": 0.8, "accuracy_std": 0.1, "fold_accuracy": [0.7, 0.9]}
     entries = [{"step": s, "loss": 9.0 - s, "learning_rate": 0.1} for s in (1, 2, 3)]
-    path = tmp_path / "training.png"
-    assert not draw_training_curves(path, entries[:1])
-    assert not path.exists()
-    assert draw_training_curves(path, entries)
-    plain = pixels(path)
-    assert draw_training_curves(
-        path, [*entries, {"step": 3, "evaluation": {"val": {"accuracy": 0.9}}}]
-    )
-    assert pixels(path).shape[0] > plain.shape[0]  # a third panel, for accuracy
-
-
-def test_contact_sheet_shows_every_image(tmp_path: Path) -> None:
-    colours = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30), (200, 30, 200)]
-    images = [np.full((20, 20, 3), colour, np.uint8) for colour in colours]
-    draw_contact_sheet(tmp_path / "sheet.png", images, list("abcde"), columns=3, title="five")
-    sheet = pixels(tmp_path / "sheet.png")
-    centres = [np.argwhere(near(sheet, colour)).mean(axis=0) for colour in colours]
-    rows, columns = np.array(centres).T
-    assert rows[:3].max() < rows[3:].min()
-    assert columns[0] < columns[1] < columns[2]
-    np.testing.assert_allclose(columns[:2], columns[3:], atol=1)  # pixels
+    entries.append({"step": 3, "evaluation": {name: {"accuracy": 0.9}}})
+    folds = fold_figure({name: numbers})
+    assert folds is not None
+    figures = [roc_figure({name: curve}), det_figure({name: curve}), folds]
+    for figure in (*figures, training_curves_figure(entries)):
+        assert figure is not None
+        save_figure(figure, tmp_path / "figure.png")
+    shown = folds.axes[0].get_yticklabels()[0].get_text()
+    assert not is_math_text(shown)
+    assert shown.replace("\\$", "$") == name
 
 
 def test_hardest_pairs_by_hand() -> None:
@@ -152,20 +144,17 @@ def write_pairs(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return distance, same
 
 
-def test_wrong_pairs_are_marked_in_red(tmp_path: Path) -> None:
+def test_wrong_pairs_are_marked(tmp_path: Path) -> None:
     distance, _ = write_pairs(tmp_path / "val.bin")
     pairs = VerificationSet.open(tmp_path / "val.bin")
-    red = (0xC4, 0x37, 0x2B)
-    path = tmp_path / "hard.png"
-    draw_hardest_pairs(path, pairs, distance, 1.0, count=4)
-    marked = near(pixels(path), red)
-    middle = marked.shape[1] // 2
-    assert marked[:, :middle].any()
-    assert marked[:, middle:].any()
-    draw_hardest_pairs(path, pairs, distance, 2.0, count=4)  # now every same pair is right
-    marked = near(pixels(path), red)
-    assert not marked[:, :middle].any()
-    assert marked[:, middle:].any()
+
+    def wrong(threshold: float) -> list[str]:
+        figure = hardest_pairs_figure(pairs, distance, threshold, count=4)
+        titles = [axes.title for half in figure.subfigs for axes in half.axes]
+        return [one.get_text().split()[1] for one in titles if one.get_color() == "#c4372b"]
+
+    assert wrong(1.0) == ["0", "9"]
+    assert wrong(2.0) == ["9", "5", "6", "7"]  # now every same pair is right, every other wrong
 
 
 def make_run(run: Path) -> None:

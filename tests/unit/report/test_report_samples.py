@@ -9,8 +9,9 @@ from report_parts import LABEL, write_run
 
 from facetrain.data.variation import VARIATION_FILE, Variations, save_variations
 from facetrain.report.run import Run
-from facetrain.report.sample_pictures import read_records
-from facetrain.report.training_gallery import draw_training
+from facetrain.report.stages import Stage
+from facetrain.report.style import Gallery, Picture
+from facetrain.report.training_gallery import draw_training, read_records
 
 
 def write_samples(stage: Path, epochs: range, **values: np.ndarray) -> None:
@@ -18,6 +19,12 @@ def write_samples(stage: Path, epochs: range, **values: np.ndarray) -> None:
     for epoch in epochs:
         arrays = {name: (value + epoch / 1000).astype(np.float32) for name, value in values.items()}
         np.savez(stage / "samples" / f"epoch_{epoch:04d}.npz", **arrays)
+
+
+def drawn_of(run: Run, stage: Stage) -> list[Picture]:
+    gallery = Gallery(run.folder / "pictures")
+    draw_training(run, stage, gallery)
+    return gallery.pictures
 
 
 def with_method(run: Path, **robust: object) -> None:
@@ -55,7 +62,7 @@ def test_each_record_has_its_picture(finished: bool, tmp_path: Path) -> None:
         (run / "train" / "checkpoints").mkdir()
     opened = Run(run)
     stage = next(stage for stage in opened.stages if stage.name == "train")
-    drawn = draw_training(opened, stage, run / "pictures")
+    drawn = drawn_of(opened, stage)
     names = [picture.path.stem for picture in drawn]
     truth = "noise slides" in drawn[0].caption
     # Unfinished, it does not say yet what data it is on, nor which method.
@@ -69,7 +76,7 @@ def test_samples_of_other_images_are_drawn_without_the_truth(tmp_path: Path) -> 
     run = write_run(tmp_path)
     write_samples(run / "train", range(1, 3), weight=np.linspace(0, 1, 7))
     opened = Run(run)
-    (picture,) = draw_training(opened, opened.stages[0], run / "pictures")
+    (picture,) = drawn_of(opened, opened.stages[0])
     assert "noise slides" not in picture.caption
 
 
@@ -83,12 +90,12 @@ def test_margins_of_a_fine_tuning_are_drawn(tmp_path: Path) -> None:
     write_samples(tuned, range(1, 3), margin=margin, residual=margin - 0.3)
     opened = Run(run)
     stage = next(stage for stage in opened.stages if stage.kind == "finetune")
-    drawn = draw_training(opened, stage, run / "pictures")
+    drawn = drawn_of(opened, stage)
     assert [picture.path.stem for picture in drawn] == ["margins"]
     pose = {"pose": (np.arange(12) % 3).astype(np.int8)}
     variations = Variations(pose, {"pose": ("front", "half", "profile")})
     save_variations(run.parent / "faces" / VARIATION_FILE, variations)
-    drawn = draw_training(opened, stage, run / "pictures")
+    drawn = drawn_of(opened, stage)
     names = ["margins", "margin_levels", "margin_faces", "long_tails"]
     assert [picture.path.stem for picture in drawn] == names
     assert all(picture.path.is_file() for picture in drawn)

@@ -1,12 +1,13 @@
 """What is said and drawn of an evaluation's parts."""
 
-import cv2
 import numpy as np
 
 from facetrain.data.attributes import Attribute
 from facetrain.evaluate.numbers import pair_numbers, subgroup_numbers
-from facetrain.report.subgroup_pictures import draw_all_subgroups
+from facetrain.report.gallery import draw_subgroups
+from facetrain.report.style import Gallery
 from facetrain.report.tables import evaluation_text
+from facetrain.report.verification_figures import subgroup_figure
 
 
 def numbers_of(levels):
@@ -41,10 +42,20 @@ def test_identification_has_a_line_a_gallery():
 
 
 def test_a_picture_for_each_attribute_with_something_to_compare(tmp_path):
-    paths = draw_all_subgroups(tmp_path, {"lfw": numbers_of(["dark", "fair", "red"])})
-    assert [path.name for path in paths] == ["subgroups_lfw_hair.png"]
-    image = cv2.imread(str(paths[0]))
-    # Every row has its marker: as many runs of the colour down the first panel as rows, or more.
-    ink = (np.abs(image.astype(int) - [0x99, 0x6E, 0x0B]).sum(axis=2) < 30).any(axis=1)
-    assert np.count_nonzero(np.diff(ink.astype(int)) == 1) == 6
-    assert draw_all_subgroups(tmp_path, {"lfw": numbers_of(["dark"])}) == []
+    gallery = Gallery(tmp_path)
+    numbers = numbers_of(["dark", "fair", "red"])
+    draw_subgroups({"lfw": numbers}, gallery)
+    assert [picture.path.name for picture in gallery.pictures] == ["subgroups_lfw_hair.png"]
+    draw_subgroups({"lfw": numbers_of(["dark"])}, gallery)
+    assert len(gallery.pictures) == 1
+
+
+def test_every_row_has_its_accuracy_and_interval():
+    hair = numbers_of(["dark", "fair", "red"])["subgroups"]["hair"]
+    figure = subgroup_figure("hair", hair)
+    rows = {**hair["levels"], **hair["across"]}
+    bars, markers = figure.axes[0].lines[:-1:2], figure.axes[0].lines[1:-1:2]
+    intervals = [row["accuracy_interval"] for row in rows.values()]
+    assert [bar.get_xdata().tolist() for bar in bars] == intervals
+    assert [marker.get_xdata()[0] for marker in markers] == [r["accuracy"] for r in rows.values()]
+    assert list(figure.axes[0].lines[-1].get_ydata()) == [2.5, 2.5]  # levels above, pairs below

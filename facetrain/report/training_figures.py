@@ -1,6 +1,6 @@
-"""Figures of training on noisy labels: weights, estimated labels, SuperLoss's confidence."""
+"""Figures of a training: its curves; weights, labels and confidence on noisy labels."""
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from facetrain.report.cleaning_figures import CLEAN_COLOUR, NOISE_COLOUR
-from facetrain.report.pictures import COLOURS, STYLE, save_figure
+from facetrain.report.style import COLOURS, STYLE, literal
 from facetrain.robust.superloss import confidence
 
 _NUM_BINS = 40
@@ -20,21 +20,63 @@ _MOST_PANELS, _MOST_CLASSES = 6, 30
 _WHITE_TO_BLUE = LinearSegmentedColormap.from_list("white_to_blue", ["#ffffff", CLEAN_COLOUR])
 
 
-def draw_weights_over_training(
-    path: Path,
+def training_curves_figure(entries: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Loss, learning rate and verification accuracy over steps.
+
+    Args:
+        entries: rows of `log.jsonl`: `step` with `loss` and `learning_rate`, or with `evaluation`
+            (set name -> numbers).
+
+    Returns:
+        None without two logged losses at least.
+    """
+    training = [entry for entry in entries if "loss" in entry]
+    if len(training) < 2:
+        return None
+    accuracy: dict[str, list[tuple[int, float]]] = {}
+    for entry in entries:
+        for name, numbers in entry.get("evaluation", {}).items():
+            if numbers["accuracy"] is not None:
+                accuracy.setdefault(name, []).append((entry["step"], numbers["accuracy"]))
+    steps = [entry["step"] for entry in training]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 5.8 if accuracy else 4.1), layout="constrained")
+        heights = [2.2, 1, 1.6] if accuracy else [2.2, 1]
+        panels: list[Axes] = list(
+            figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+        )
+        panels[0].plot(steps, [entry["loss"] for entry in training], color=COLOURS[0])
+        panels[0].set_title("loss")
+        panels[1].plot(steps, [entry["learning_rate"] for entry in training], color=COLOURS[1])
+        panels[1].set_title("learning rate")
+        if accuracy:
+            for index, (name, points) in enumerate(accuracy.items()):
+                x, y = zip(*points, strict=True)
+                colour = COLOURS[(index + 2) % len(COLOURS)]
+                panels[2].plot(x, y, color=colour, marker="o", markersize=4, label=literal(name))
+                panels[2].annotate(
+                    f"{y[-1]:.4f}", (x[-1], y[-1]), (4, 4), textcoords="offset points", color=colour
+                )
+            panels[2].set_title("verification accuracy")
+            panels[2].margins(x=0.06, y=0.2)
+            panels[2].legend(loc="lower right")
+        panels[-1].set_xlabel("step")
+    return figure
+
+
+def weight_figure(
     weight: NDArray[Any],
     is_clean: NDArray[np.bool_] | None,
     title: str,
     epochs: NDArray[np.int64] | None = None,
-) -> None:
-    """Draw how a weight is distributed over clean and noisy samples, a panel an epoch.
+) -> Figure:
+    """How a weight is distributed over clean and noisy samples, a panel an epoch.
 
     NAL's Figs. 11 to 13. Up to six epochs, evenly spread. Bars are shares of their own kind, so
     that rare noise is as tall as common clean samples; their height is the square root of it, for
     what lies between two peaks.
 
     Args:
-        path: the PNG to write.
         weight: (E, N); NaN for a sample that an epoch did not visit.
         is_clean: (N,) the truth, where it is known.
         title: what the weight is, e.g. "SuperLoss: sigma".
@@ -61,22 +103,20 @@ def draw_weights_over_training(
         panels[0].set_title(f"{title}, by epoch")
         panels[0].legend(loc="upper center", ncols=2)
         panels[-1].set_xlabel("weight")
-        save_figure(figure, path)
+    return figure
 
 
-def draw_confusion(
-    path: Path,
+def confusion_figure(
     given: NDArray[np.int64],
     estimated: NDArray[np.int64],
     true: NDArray[np.int64] | None = None,
-) -> None:
-    """Draw how labels relate: given and estimated ones to the truth (NAL's Figs. 1 to 6).
+) -> Figure:
+    """How labels relate: given and estimated ones to the truth (NAL's Figs. 1 to 6).
 
     A row is a class and sums to 1. Without the truth: given labels to estimated ones. Of more than
     30 classes the 30 largest are shown, and what leads out of them is not.
 
     Args:
-        path: the PNG to write.
         given: (N,) from 0 up.
         estimated: (N,).
         true: (N,).
@@ -108,14 +148,13 @@ def draw_confusion(
             panel.set_xlabel(across)
             panel.set_ylabel(down)
             panel.set_title(f"{100 * np.mean(of == found):.1f} % agree")
-        save_figure(figure, path)
+    return figure
 
 
-def draw_confidence_curve(path: Path, lam: float) -> None:
-    """Draw SuperLoss's confidence over the loss, and its loss surface (Fig. 1 of its supplement).
+def confidence_figure(lam: float) -> Figure:
+    """SuperLoss's confidence over the loss, and its loss surface (Fig. 1 of its supplement).
 
     Args:
-        path: the PNG to write.
         lam: lambda; drawn strongest, between a quarter and four times as much.
     """
     excess = lam * torch.linspace(-2, 6, 400, dtype=torch.float64)  # loss - tau
@@ -141,20 +180,18 @@ def draw_confidence_curve(path: Path, lam: float) -> None:
         surface.grid(visible=False)
         surface.legend(loc="lower left", labelcolor="white")
         surface.set_title(f"loss surface, λ = {lam:g}")
-        save_figure(figure, path)
+    return figure
 
 
-def draw_alpha_beta(
-    path: Path,
+def alpha_beta_figure(
     alpha: NDArray[Any],
     beta: NDArray[Any],
     is_clean: NDArray[np.bool_] | None,
     epochs: NDArray[np.int64] | None = None,
-) -> None:
-    """Draw the mean of L2B's weights over training, apart for clean and noisy samples.
+) -> Figure:
+    """The mean of L2B's weights over training, apart for clean and noisy samples.
 
     Args:
-        path: the PNG to write.
         alpha: (E, N) of the given labels; NaN for a sample that an epoch did not visit.
         beta: (E, N) of the pseudo-labels.
         is_clean: (N,) the truth, where it is known.
@@ -175,7 +212,7 @@ def draw_alpha_beta(
         axes.set_xlim(numbers[0] - 0.5, numbers[-1] + 0.5)
         axes.set_ylim(bottom=0)
         axes.legend()
-        save_figure(figure, path)
+    return figure
 
 
 def _groups(
