@@ -67,15 +67,13 @@ def noise_detection(
 def average_precision(clean_probability: NDArray[Any], is_clean: Bools) -> float | None:
     """Precision averaged over the steps of recall, the most suspicious images first.
 
-    The sum of (recall_i - recall_{i-1}) * precision_i over the distinct scores, as scikit-learn
-    has it: images of equal score enter together. None without noise.
+    Images of equal score enter together. None without noise.
     """
-    cuts = _cuts(clean_probability, np.zeros(len(is_clean), np.int64), is_clean)
-    found, dropped = cuts.found[1:], cuts.dropped[1:]  # without the cut that drops nothing
-    if len(found) == 0 or found[-1] == 0:
+    from sklearn.metrics import average_precision_score
+
+    if is_clean.all():
         return None
-    step = np.diff(found, prepend=0) / found[-1]
-    return float((step * found / dropped).sum())
+    return float(average_precision_score(~is_clean, -np.asarray(clean_probability, np.float64)))
 
 
 def auroc(clean_probability: NDArray[Any], is_clean: Bools) -> float | None:
@@ -83,12 +81,11 @@ def auroc(clean_probability: NDArray[Any], is_clean: Bools) -> float | None:
 
     None unless there are both.
     """
-    cuts = _cuts(clean_probability, np.zeros(len(is_clean), np.int64), is_clean)
-    found, wrong = cuts.found, cuts.dropped - cuts.found
-    if len(found) == 0 or found[-1] == 0 or wrong[-1] == 0:
+    from sklearn.metrics import roc_auc_score
+
+    if is_clean.all() or not is_clean.any():
         return None
-    middle = (found[1:] + found[:-1]) / 2  # noise below each step of clean images, ties half
-    return float((middle * np.diff(wrong)).sum() / (float(found[-1]) * float(wrong[-1])))
+    return float(roc_auc_score(is_clean, np.asarray(clean_probability, np.float64)))
 
 
 def best_f1(clean_probability: NDArray[Any], is_clean: Bools) -> tuple[float, float]:
@@ -101,27 +98,6 @@ def best_f1(clean_probability: NDArray[Any], is_clean: Bools) -> tuple[float, fl
     best = int(cuts.f1.argmax())
     threshold = cuts.low[best] if best else float(np.min(clean_probability)) - 1
     return float(cuts.f1[best]), float(threshold)
-
-
-def best_threshold_per_class(
-    clean_probability: NDArray[Any], label: NDArray[np.int64], is_clean: Bools, num_classes: int
-) -> Floats:
-    """(num_classes,) threshold in [0, 1] of the best F1 within each class, in hindsight.
-
-    The middle of the widest interval of such thresholds; NaN for a class without images. A class
-    without noise is best when nothing is dropped, one without clean images when all is.
-
-    Args:
-        clean_probability: (N,) in [0, 1].
-        label: (N,) in 0..num_classes-1.
-        is_clean: (N,).
-        num_classes: length of the result.
-    """
-    cuts = _cuts(clean_probability, label, is_clean).best()
-    order = np.lexsort((cuts.high - cuts.low, cuts.group))  # the widest of a class comes last
-    threshold = np.full(num_classes, np.nan)
-    threshold[cuts.group[order]] = ((cuts.low + cuts.high) / 2)[order]
-    return threshold
 
 
 def threshold_error(

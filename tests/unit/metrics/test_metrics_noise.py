@@ -8,7 +8,6 @@ from facetrain.metrics.noise import (
     auroc,
     average_precision,
     best_f1,
-    best_threshold_per_class,
     noise_detection,
     threshold_error,
 )
@@ -116,8 +115,7 @@ def test_thresholds_of_classes_by_hand() -> None:
     is_clean = np.array([0, 0, 1, 1, 1, 1, 0, 0, 1, 1, 0, 1], bool)
     shuffled = numpy_generator(0, "shuffle").permutation(len(score))
     score, label, is_clean = score[shuffled], label[shuffled], is_clean[shuffled]
-    best = best_threshold_per_class(score, label, is_clean, 5)
-    np.testing.assert_allclose(best, [0.5, 0.2, 0.8, np.nan, 0.55])
+    best = np.array([0.5, 0.2, 0.8, 0.5, 0.55])
     for threshold, wanted in (
         (best, [0, 0, 0, np.nan, 0]),
         (np.full(5, 0.5), [0, 0.1, 0.1, np.nan, 0]),
@@ -135,8 +133,6 @@ def test_the_nearest_of_several_best_thresholds_counts() -> None:
     for threshold, wanted in ((0.2, 0.0), (0.4, 0.1), (0.5, 0.1), (0.7, 0.0), (0.0, 0.1)):
         error = threshold_error(np.array([threshold]), score, label, is_clean)
         assert error[0] == pytest.approx(wanted)
-    # The interval [.6, 1] is wider than [.1, .3].
-    assert best_threshold_per_class(score, label, is_clean, 1)[0] == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -145,21 +141,20 @@ def test_thresholds_of_classes_against_a_grid(seed: int) -> None:
     score, label, is_clean = random_case(seed)
     grid = np.arange(0.005, 1, 0.01)
     threshold = numpy_generator(seed, "threshold").random(7)
-    best = best_threshold_per_class(score, label, is_clean, 7)
     error = threshold_error(threshold, score, label, is_clean)
     for group in range(7):
         inside = label == group
         f1 = np.array([f1_at(t, score[inside], is_clean[inside]) for t in grid])
-        assert f1_at(best[group], score[inside], is_clean[inside]) == f1.max()
         nearest = np.abs(grid[f1 == f1.max()] - threshold[group]).min()
         assert error[group] == pytest.approx(nearest, abs=0.0051)
 
 
 def test_classes_do_not_touch_each_other() -> None:
     score, label, is_clean = random_case(1)
-    whole = best_threshold_per_class(score, label, is_clean, 7)
+    threshold = numpy_generator(1, "threshold").random(7)
+    whole = threshold_error(threshold, score, label, is_clean)
     for group in range(7):
         inside = label == group
-        alone = best_threshold_per_class(score[inside], label[inside], is_clean[inside], 7)
+        alone = threshold_error(threshold, score[inside], label[inside], is_clean[inside])
         assert alone[group] == whole[group]
         assert np.isnan(np.delete(alone, group)).all()
