@@ -44,6 +44,9 @@ def _folder_options(function: Callable[..., Any]) -> Callable[..., Any]:
     "--pairs", type=ReadablePath, help="Pair list of the folder (CFP: the folder Protocol)."
 )
 @click.option("--landmarks", type=ReadablePath, help="CSV path,x1,y1,...,x5,y5 to align it by.")
+@click.option("--embeddings", type=ReadablePath, help=".npz embedding, path: in place of images.")
+@click.option("--gallery", type=ReadablePath, metavar="DIR", help="1:N: a folder a person, known.")
+@click.option("--probe", type=ReadablePath, metavar="DIR", help="1:N: a folder a person, searched.")
 @click.option("--rfw", type=ReadablePath, metavar="DIR", help="RFW: data/ and txts/, four groups.")
 @click.option("--folds", type=click.IntRange(2), help="Folds of the accuracy; default 10.")
 @click.option("--ijb", type=ReadablePath, metavar="DIR", help="IJB-B or IJB-C: 1:1 and 1:N.")
@@ -63,6 +66,9 @@ def evaluate(
     channel_order: str,
     out: Path | None,
     json_path: Path | None,
+    embeddings: Path | None,
+    gallery: Path | None,
+    probe: Path | None,
     **options: Any,
 ) -> None:
     """Verify BACKBONE (ours, arcface_torch's .pth or an .onnx) on pairs of faces, or on IJB.
@@ -71,17 +77,88 @@ def evaluate(
     folder (--lfw DIR --pairs pairs.txt), any folder with a list of pairs (--images DIR --pairs
     LIST), or --ijb DIR. With --out an interrupted evaluation continues; the same command without
     it leaves nothing but --json.
+
+    Two more ways, by themselves: --gallery DIR --probe DIR searches every probe among the people
+    of the gallery; --embeddings F.npz --pairs LIST scores embeddings of any origin.
     """
     from facetrain.core.artifact import write_json
     from facetrain.report.tables import evaluation_text
 
+    given = backbone_source(backbone, input_range, channel_order)
     with job() as mesh:
-        settings = evaluate_settings(config, overrides, options)
-        given = backbone_source(backbone, input_range, channel_order)
-        numbers = _evaluate(settings, given, out, mesh)
+        if embeddings or gallery or probe:
+            settings = _plain_settings(config, overrides, out, options)
+            landmarks = options["landmarks"]
+            if embeddings:
+                numbers = _score(settings, embeddings, options["pairs"], given, gallery or probe)
+            else:
+                numbers = _identify(settings, given, gallery, probe, landmarks, mesh)
+        else:
+            settings = evaluate_settings(config, overrides, options)
+            numbers = _evaluate(settings, given, out, mesh)
         if json_path and mesh.is_main:
             write_json(json_path, numbers)
         say(evaluation_text(numbers), mesh)
+
+
+def _plain_settings(
+    path: Path | None, overrides: Sequence[str], out: Path | None, options: Mapping[str, Any]
+) -> "EvaluateConfig":
+    """How to embed and count, for the ways that name their images by options of their own."""
+    from facetrain.core.errors import ConfigError
+    from facetrain.evaluate.evaluate import EvaluateConfig
+    from facetrain.pipeline import load_recipe
+
+    taken = ("pairs", "landmarks", "folds", "flip", "attributes")
+    other = [name for name, value in options.items() if value and name not in taken]
+    if out or other:
+        came = f"--{(other or ['out'])[0].replace('_', '-')}"
+        raise ConfigError(
+            f"--embeddings and --gallery are evaluated by themselves, without {came}; leave it out"
+        )
+    config = load_recipe(path, overrides).evaluate if path else EvaluateConfig()
+    given = {"num_folds": options["folds"], "flip": options["flip"]}
+    given["attributes"] = options["attributes"]
+    return config.model_copy(update={k: v for k, v in given.items() if v is not None})
+
+
+def _score(
+    config: "EvaluateConfig",
+    embeddings: Path,
+    pairs: Path | None,
+    backbone: object,
+    folder: Path | None,
+) -> dict[str, Any]:
+    from facetrain.core.errors import ConfigError
+    from facetrain.evaluate.embedded_pairs import evaluate_embeddings
+
+    if pairs is None or backbone or folder:
+        raise ConfigError(
+            "--embeddings F.npz needs --pairs LIST and neither --backbone nor --gallery and --probe"
+        )
+    return evaluate_embeddings(config, embeddings, pairs)
+
+
+def _identify(
+    config: "EvaluateConfig",
+    backbone: "BackboneSource | None",
+    gallery: Path | None,
+    probe: Path | None,
+    landmarks: Path | None,
+    mesh: "Mesh",
+) -> dict[str, Any]:
+    import tempfile
+
+    from facetrain.core.errors import ConfigError
+    from facetrain.engine.inference import open_backbone
+    from facetrain.evaluate.galleries import evaluate_galleries
+
+    if gallery is None or probe is None or backbone is None:
+        raise ConfigError("1:N needs --gallery DIR, --probe DIR and --backbone B, all three")
+    model = open_backbone(backbone, mesh.device)
+    with tempfile.TemporaryDirectory() as scratch:
+        files = (gallery, probe, landmarks, Path(scratch) / "source.tar")
+        return evaluate_galleries(config, model, *files, mesh)
 
 
 def evaluate_settings(

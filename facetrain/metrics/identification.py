@@ -65,7 +65,7 @@ def search(
 
 
 def identification(searches: Searches) -> dict[str, Any]:
-    """`rank_1`, `rank_5`, `rank_10`, `tpir_at_fpir`, and the numbers of probes.
+    """`rank_1`, `rank_5`, `rank_10`, `tpir_at_fpir`, `threshold_at_fpir`, the numbers of probes.
 
     rank_k: share of mated probes whose mate is among the k most alike templates. TPIR at FPIR:
     the threshold is the lowest at which no more than FPIR x unmated probes find anybody above it;
@@ -79,13 +79,16 @@ def identification(searches: Searches) -> dict[str, Any]:
     numbers: dict[str, Any] = {
         f"rank_{k}": float((rank <= k).mean()) if num_mated else None for k in RANKS
     }
-    numbers["tpir_at_fpir"] = {}
+    numbers |= {"tpir_at_fpir": {}, "threshold_at_fpir": {}}
     for exponent in FPIRS:
         allowed = num_unmated // 10**exponent
-        value = None
-        if num_mated and allowed:
-            value = float(((rank == 1) & (similarity > alarms[allowed])).mean())
+        value = threshold = None
+        if allowed:
+            threshold = float(alarms[allowed])
+            if num_mated:
+                value = float(((rank == 1) & (similarity > threshold)).mean())
         numbers["tpir_at_fpir"][f"1e-{exponent}"] = value
+        numbers["threshold_at_fpir"][f"1e-{exponent}"] = threshold
     return numbers | {"num_mated_probes": num_mated, "num_unmated_probes": num_unmated}
 
 

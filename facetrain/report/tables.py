@@ -77,10 +77,10 @@ def threshold_table(numbers: Mapping[str, Mapping[str, Any]]) -> str:
     fars = [
         far
         for far in next(iter(numbers.values()))["tar_at_far"]
-        if any(one["threshold_at_far"][far] is not None for one in numbers.values())
-    ]
+        if any(one.get("threshold_at_far", {}).get(far) is not None for one in numbers.values())
+    ]  # runs of 0.1 have none
     rows = [
-        [name, *(_cell(one["threshold_at_far"][far]) for far in fars)]
+        [name, *(_cell(one.get("threshold_at_far", {}).get(far)) for far in fars)]
         for name, one in numbers.items()
     ]
     return format_table(["accept above cosine", *(f"FAR {far}" for far in fars)], rows)
@@ -93,10 +93,13 @@ def identification_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     fpirs = list(next(iter(found.values()))["tpir_at_fpir"])
     header = ["gallery", *(name.replace("_", "-") for name in ranks)]
     header += [f"TPIR@FPIR {fpir}" for fpir in fpirs]
+    with_threshold = all("threshold_at_fpir" in numbers for numbers in found.values())
+    header += [f"cosine@FPIR {fpir}" for fpir in fpirs if with_threshold]
     rows = []
     for gallery, numbers in found.items():
         rates = [numbers[name] for name in ranks]
         rates += [numbers["tpir_at_fpir"][fpir] for fpir in fpirs]
+        rates += [numbers["threshold_at_fpir"][fpir] for fpir in fpirs if with_threshold]
         rows.append([gallery, *map(_cell, rates)])
     return format_table(header, rows)
 
@@ -123,7 +126,8 @@ def evaluation_text(numbers: Mapping[str, Mapping[str, Any]]) -> str:
     Args:
         numbers: set name -> its numbers, as `verification.json` has them.
     """
-    parts = [verification_table(numbers), threshold_table(numbers)]
+    pairs = {name: values for name, values in numbers.items() if "tar_at_far" in values}
+    parts = [verification_table(pairs), threshold_table(pairs)] if pairs else []
     for name, values in numbers.items():
         if "identification" in values:
             parts.append(f"{name}, 1:N\n" + identification_table(values["identification"]))

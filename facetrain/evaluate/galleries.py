@@ -1,0 +1,169 @@
+"""1:N identification on folders of one's own: who of the gallery is on each probe?"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from facetrain.core.errors import DataError
+from facetrain.core.progress import progress
+from facetrain.data.align import align
+from facetrain.data.images import Image, decode_image, fit_square
+from facetrain.data.landmarks import read_landmarks
+from facetrain.data.loader import OrderedLoader
+from facetrain.data.sources import SourceImage, list_images
+from facetrain.dist.collectives import all_gather_no_grad, gather_objects
+from facetrain.dist.mesh import Mesh
+from facetrain.dist.shard import shard_range
+from facetrain.engine.inference import embed_images
+from facetrain.evaluate.evaluate import EvaluateConfig
+from facetrain.metrics.identification import identification, search
+from facetrain.metrics.verification import check_norms
+from facetrain.models.weights import EmbeddingModel
+
+Points = dict[str, NDArray[np.float64]]
+
+
+@dataclasses.dataclass(frozen=True)
+class PeopleFolder:
+    """The images of a folder with a folder a person, or of a `.lst` or tar; to be loaded.
+
+    Attributes:
+        path: the folder.
+        images: sorted by person.
+        people: name of each person.
+        landmarks: (5, 2) points by name, from `path`'s parent or from `path` on; or None.
+    """
+
+    path: Path
+    images: Sequence[SourceImage]
+    people: Sequence[str]
+    landmarks: Points | None
+
+    @classmethod
+    def open(cls, path: Path, landmarks: Points | None, scratch: Path) -> "PeopleFolder":
+        """List the images.
+
+        Raises:
+            DataError: no images, or people without names.
+        """
+        listing = list_images(path, scratch)
+        if listing.identities is None:
+            raise DataError(
+                f"{path}: must hold a folder a person, by whose name gallery and probes are matched"
+            )
+        return cls(path, listing.images, listing.identities, landmarks)
+
+    @property
+    def person(self) -> list[str]:
+        """Name of the person on each image."""
+        return [self.people[int(image.label[0])] for image in self.images]
+
+    def decode(self, index: int, size: int) -> Image:
+        """(size, size, 3) uint8 RGB: aligned by its points; without any it counts as aligned.
+
+        Raises:
+            DataError: the image does not decode, or has no points where others have.
+        """
+        source = self.images[index]
+        where = f"{self.path}: {source.name}"
+        image = decode_image(source.read(), where)
+        if self.landmarks is None:
+            return fit_square(image, size)
+        points = self.landmarks.get(f"{self.path.name}/{source.name}")
+        points = self.landmarks.get(source.name) if points is None else points
+        if points is None:
+            raise DataError(
+                f"{where} must have landmarks of a face, as the others; add them, or remove it"
+            )
+        return align(image, points, size)
+
+
+def _unit_embeddings(
+    backbone: EmbeddingModel, faces: PeopleFolder, mesh: Mesh, config: EvaluateConfig
+) -> NDArray[np.float64]:
+    """(N, D) of unit rows, each rank a share; every rank returns all of them."""
+    num_images = len(faces.images)
+    start, stop = shard_range(num_images, mesh.rank, mesh.world_size)
+    local = np.zeros((-(-num_images // mesh.world_size), backbone.embedding_size), np.float32)
+    failure = None
+    try:
+        loader = OrderedLoader(
+            faces, backbone.image_size, config.batch_size, start, stop, workers=config.workers,
+            pin_memory=mesh.device.type == "cuda",
+        )  # fmt: skip
+        done = 0
+        for batch in progress(
+            loader, f"embed {faces.path.name}", total=len(loader), unit="batch",
+            enabled=mesh.is_main,
+        ):  # fmt: skip
+            embedding = embed_images(backbone, batch.image, mesh.device, flip=config.flip)
+            local[done : done + len(embedding)] = embedding.numpy()
+            done += len(embedding)
+    except DataError as error:
+        failure = str(error)
+    if failures := [text for text in gather_objects(failure, mesh) if text]:
+        raise DataError(failures[0])
+    gathered = all_gather_no_grad(torch.from_numpy(local).to(mesh.device), mesh)
+    rows = [shard_range(num_images, rank, mesh.world_size) for rank in range(mesh.world_size)]
+    blocks = gathered.cpu().numpy().reshape(mesh.world_size, -1, backbone.embedding_size)
+    whole = np.concatenate(
+        [b[: last - first] for b, (first, last) in zip(blocks, rows, strict=True)]
+    )
+    norm = np.linalg.norm(whole.astype(np.float64), axis=1)
+    check_norms(norm, str(faces.path))
+    return np.asarray(whole / norm[:, None], np.float64)
+
+
+def evaluate_galleries(
+    config: EvaluateConfig,
+    backbone: EmbeddingModel,
+    gallery: Path,
+    probe: Path,
+    landmarks: Path | None,
+    scratch: Path,
+    mesh: Mesh,
+) -> dict[str, dict[str, Any]]:
+    """Name of the probes' folder -> `identification` (see `metrics.identification`) and counts.
+
+    A person of the gallery is one template, the mean of their unit embeddings; every probe image
+    is searched by itself. A probe is mated when its person's name is in the gallery.
+
+    Args:
+        config: flip, batch size and workers count.
+        backbone: on `mesh.device`.
+        gallery: a folder a person.
+        probe: another one.
+        landmarks: CSV of five points for both; names from either folder on, or from its parent.
+        scratch: where a compressed tar is unpacked to.
+        mesh: the ranks.
+
+    Raises:
+        DataError: a folder without images, an image that does not decode, or landmarks of others.
+    """
+    points = read_landmarks(landmarks).points if landmarks else None
+    folders = [PeopleFolder.open(path, points, scratch) for path in (gallery, probe)]
+    known, searched = folders
+    number = {name: place for place, name in enumerate(known.people)}
+    unit_gallery = _unit_embeddings(backbone, known, mesh, config)
+    subject = np.array([number[name] for name in known.person])
+    template = np.zeros((len(number), unit_gallery.shape[1]))
+    np.add.at(template, subject, unit_gallery)
+    present = np.unique(subject)  # a folder may be empty
+    template = template[present]
+    norm = np.linalg.norm(template, axis=1)
+    check_norms(norm, f"{gallery}: templates")
+    unit_probe = _unit_embeddings(backbone, searched, mesh, config)
+    probe_subject = np.array([number.get(name, -1) for name in searched.person])
+    found = identification(search(unit_probe, probe_subject, template / norm[:, None], present))
+    numbers = {
+        "identification": {gallery.name: found},
+        "num_gallery_identities": len(present),
+        "num_gallery_images": len(known.images),
+        "num_probe_images": len(searched.images),
+    }
+    return {probe.name: numbers}
