@@ -10,12 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
+from facetrain.core.log import logger
 from facetrain.core.progress import progress
 from facetrain.data.align import align
 from facetrain.data.images import Image, decode_image, fit_square
 from facetrain.data.landmarks import read_landmarks
 from facetrain.data.loader import OrderedLoader
-from facetrain.data.sources import SourceImage, list_images
+from facetrain.data.source_image import SourceImage
+from facetrain.data.sources import list_images
 from facetrain.dist.collectives import all_gather_no_grad, gather_objects
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
@@ -56,6 +58,11 @@ class PeopleFolder:
             raise DataError(
                 f"{path}: must hold a folder a person, by whose name gallery and probes are matched"
             )
+        if listing.refused:
+            logger.warning(
+                "%s: %d files are nobody's image or cannot be read, and are left out: %s",
+                path, len(listing.refused), ", ".join(str(one[0]) for one in listing.refused[:20]),
+            )  # fmt: skip
         return cls(path, listing.images, listing.identities, landmarks)
 
     @property
@@ -71,7 +78,11 @@ class PeopleFolder:
         """
         source = self.images[index]
         where = f"{self.path}: {source.name}"
-        image = decode_image(source.read(), where)
+        try:
+            encoded = source.read()
+        except DataError as error:
+            raise DataError(f"{where} {error}") from None
+        image = decode_image(encoded, where)
         if self.landmarks is None:
             return fit_square(image, size)
         points = self.landmarks.get(f"{self.path.name}/{source.name}")

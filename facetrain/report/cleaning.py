@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from facetrain.data.cleaned_set import Bools, CleanedSet
 from facetrain.data.cleaning_result import REASON_NAMES, CleaningResult, Reason
+from facetrain.metrics.calibration import Calibration
+from facetrain.metrics.calibration import calibration as judged_calibration
 from facetrain.metrics.noise import noise_detection
 
-_NUM_BINS = 15
 _MEANINGS = {
     Reason.NOT_JUDGED: "without an embedding or a label, or a person has decided",
     Reason.CLEAN: "belongs to its identity",
@@ -119,29 +119,12 @@ def _count(which: Bools) -> int:
     return int(np.count_nonzero(which))
 
 
-class Calibration(NamedTuple):
-    """How far `clean_probability` is what it says, by bins of equal width that have images."""
-
-    predicted: NDArray[np.float64]  # (bins,) mean probability
-    observed: NDArray[np.float64]  # (bins,) share of right labels
-    num_images: NDArray[np.int64]  # (bins,)
-    expected_error: float  # mean |predicted - observed| over images
-
-
 def calibration(cleaned: CleanedSet) -> Calibration | None:
     """The calibration of the probabilities of all judged images; None without the truth."""
     is_clean, judged = cleaned.is_clean, cleaned.result.reason != Reason.NOT_JUDGED
     if is_clean is None or not judged.any():
         return None
-    from sklearn.calibration import calibration_curve
-
-    probability = cleaned.result.clean_probability[judged].astype(np.float64)
-    observed, predicted = calibration_curve(is_clean[judged], probability, n_bins=_NUM_BINS)
-    inner = np.linspace(0, 1, _NUM_BINS + 1)[1:-1]
-    count = np.bincount(np.searchsorted(inner, probability), minlength=_NUM_BINS)
-    count = count[count > 0].astype(np.int64)
-    error = float((np.abs(predicted - observed) * count).sum() / count.sum())
-    return Calibration(predicted, observed, count, error)
+    return judged_calibration(cleaned.result.clean_probability[judged], is_clean[judged])
 
 
 def noise_numbers(cleaned: CleanedSet) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from facetrain.data.cleaned_set import Bools, CleanedSet, Ints
 from facetrain.data.cleaning_result import Reason
-from facetrain.report.cleaning import Calibration
+from facetrain.metrics.calibration import Calibration
 from facetrain.report.style import COLOURS, STYLE
 
 CLEAN_COLOUR, NOISE_COLOUR = COLOURS[0], COLOURS[1]
