@@ -1,4 +1,4 @@
-"""One image: decode, make square, encode. RGB everywhere (OpenCV 4.11 decodes to it directly)."""
+"""One image: decode, make square, encode. RGB everywhere: OpenCV decodes to it directly."""
 
 import functools
 from typing import cast

@@ -110,7 +110,7 @@ def jpeg_on_its_side(image: Image) -> bytes:
 
 
 def test_photographs_are_packed_by_the_face_or_listed(
-    lfw: Path, yunet: Path, tmp_path: Path
+    lfw: Path, yunet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "source"
     (source / "ann").mkdir(parents=True)
@@ -132,6 +132,15 @@ def test_photographs_are_packed_by_the_face_or_listed(
     assert numbers["all"]["num_further_faces"] == 1
     names = [line.split("\t")[2] for line in (tmp_path / "all/train.lst").read_text().splitlines()]
     assert names == ["ann/1.jpg", "ann/2.jpg", "ann/3.jpg", "ann/3.jpg#2"]
+    # Interrupted after its shards, it goes on to the same bytes.
+    with monkeypatch.context() as patch:
+        patch.setattr("facetrain.data.pack.write_property", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pack(source, tmp_path / "again", num_shards=4, **{**options, "faces": "all"})
+    pack(source, tmp_path / "again", num_shards=4, **{**options, "faces": "all"})
+    found = (tmp_path / "again/landmarks.csv").read_bytes()
+    assert found == (tmp_path / "all/landmarks.csv").read_bytes()
+    assert not [one for one in (tmp_path / "again").iterdir() if one.name.startswith(".")]
     # The photograph on its side gives the face that the upright one does.
     data = FaceDataset.open(tmp_path / "largest")
     upright, turned = (data.decode(i, 112).astype(float).ravel() for i in (0, 1))
