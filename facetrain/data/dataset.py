@@ -150,12 +150,7 @@ class FaceDataset:
         return data
 
     def _load_overlay(self, path: Path) -> LabelOverlay:
-        overlay = LabelOverlay.load(path)
-        if len(overlay.label) != self.num_rows:
-            raise DataError(
-                f"{path}: must cover the {self.num_rows} images of the data set, but has "
-                f"{len(overlay.label)} rows; it belongs to another one"
-            )
+        overlay = LabelOverlay.load(path, self.num_rows)
         if overlay.dataset_fingerprint not in ("", self.base_fingerprint):
             raise DataError(
                 f"{path}: belongs to data set {overlay.dataset_fingerprint[:12]}, but this one is "

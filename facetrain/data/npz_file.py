@@ -1,24 +1,45 @@
 """Arrays of an `.npz` that somebody else may have written."""
 
+import math
 import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
 
+_SMALL = 1 << 30  # bytes that may be unpacked from any file
+_MOST_EXPANSION = 64  # of larger ones: embeddings shrink by less than 2, sparse ones by 10
 
-def read_npz(path: Path, content: str) -> dict[str, NDArray[Any]]:
+
+class ArrayHeader(NamedTuple):
+    """What an array is before it is unpacked."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+Check = Callable[[Mapping[str, ArrayHeader]], None]
+
+
+def read_npz(path: Path, content: str, check: Check | None = None) -> dict[str, NDArray[Any]]:
     """Every array by name; nothing in the file is executed.
+
+    A few megabytes can unpack to gigabytes, so sizes are looked at first.
 
     Args:
         path: the file.
         content: what it should hold, for the message.
+        check: is shown every array's shape and type before any is unpacked, and raises where they
+            are not wanted; then they may be of any size.
 
     Raises:
-        DataError: no such file, or not an `.npz` of plain arrays.
+        DataError: no such file, not an `.npz` of plain arrays, or one that unpacks to more than
+            1 GiB and 64 times the file.
     """
     if not path.is_file():
         raise DataError(f"{path}: must be {content}, but there is no such file")
@@ -27,11 +48,39 @@ def read_npz(path: Path, content: str) -> dict[str, NDArray[Any]]:
         raise DataError(f"{must}, but is no .npz archive; copy or write it again")
     where = ""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {}
-            for name in archive.files:
+        headers = {}
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+            for member in archive.infolist():
+                where = f"array {member.filename.removesuffix('.npy')}: "
+                with archive.open(member) as file:
+                    headers[member.filename.removesuffix(".npy")] = _header(file, member.file_size)
+        where = ""
+        if check is not None:
+            check(headers)
+        elif unpacked > max(_SMALL, _MOST_EXPANSION * path.stat().st_size):
+            raise ValueError(
+                f"it unpacks to {unpacked / 2**30:.1f} GiB, over {_MOST_EXPANSION} times its size, "
+                "as no real one does"
+            )
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {}
+            for name in arrays.files:
                 where = f"array {name}: "
-                arrays[name] = archive[name]
-            return arrays
+                found[name] = arrays[name]
+            return found
+    except DataError:
+        raise
     except Exception as error:  # a damaged archive may raise anything
         raise DataError(f"{must}; {where}{error}") from None
+
+
+def _header(file: IO[bytes], size: int) -> ArrayHeader:
+    """Shape and type of a member of `size` bytes, which it must fill."""
+    version = npy.read_magic(file)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = read(file)
+    stored = size - file.tell()
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize != stored:
+        raise ValueError(f"its {stored} bytes do not hold {shape} of {dtype}")
+    return ArrayHeader(shape, dtype)

@@ -7,7 +7,9 @@ acts on them.
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from numpy.typing import NDArray
 
 from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import DataError
-from facetrain.data.npz_file import read_npz
+from facetrain.data.npz_file import ArrayHeader, read_npz
+
+_MOST_TEXT = 1 << 20  # bytes: 256 names and a fingerprint take less
 
 
 def overlay_file(path: Path) -> Path:
@@ -99,15 +103,21 @@ class LabelOverlay:
             )
 
     @classmethod
-    def load(cls, path: Path) -> "LabelOverlay":
+    def load(cls, path: Path, num_rows: int | None = None) -> "LabelOverlay":
         """Read an `.npz`, or a folder's `overlay.npz`; only `label` and `kept` must be there.
 
+        Args:
+            path: the file or folder.
+            num_rows: of the data set it must be of, where that is known.
+
         Raises:
-            DataError: not an `.npz`, a missing or unknown array, a wrong shape, type or value.
+            DataError: not an `.npz`, a missing or unknown array, a wrong shape, type or value, or
+                another number of rows.
         """
         path = Path(path)
         path = overlay_file(path)
-        arrays = read_npz(path, "an overlay .npz")
+        check = None if num_rows is None else functools.partial(_check_sizes, path, num_rows)
+        arrays = read_npz(path, "an overlay .npz", check)
         known = [field.name for field in dataclasses.fields(cls)]
         if set(arrays) - set(known) or not {"label", "kept"} <= set(arrays):
             raise DataError(
@@ -181,6 +191,20 @@ class LabelOverlay:
         touched = (self.source > 0) | ~self.kept | (self.label != base_label)
         touched &= ~self.kept | (self.label >= 0)
         return np.where(touched, self.label, label), np.where(touched, self.kept, kept)
+
+
+def _check_sizes(path: Path, num_rows: int, headers: Mapping[str, ArrayHeader]) -> None:
+    """Refuse what is not of a data set of so many rows, before it is unpacked."""
+    for name, one in sorted(headers.items(), key=lambda pair: pair[0] != "label"):
+        if name in ("source_names", "dataset_fingerprint"):
+            if math.prod(one.shape) * one.dtype.itemsize > _MOST_TEXT:
+                raise DataError(f"{path}: {name} must be short text, got {one.shape} {one.dtype}")
+        elif one.shape != (num_rows,):
+            came = f"{one.shape[0]} rows" if len(one.shape) == 1 else f"{name} of {one.shape}"
+            raise DataError(
+                f"{path}: must cover the {num_rows} images of the data set, but has {came}; it "
+                "belongs to another one"
+            )
 
 
 def _text(path: Path, array: NDArray[Any], ndim: int) -> list[str]:

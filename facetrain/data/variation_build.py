@@ -85,9 +85,10 @@ def _measured_blur(dataset: FaceDataset) -> Variations:
 def _listed_names(path: Path, num_rows: int) -> list[str]:
     """Image names of a `.lst` in the order of its keys, which is that of the records."""
     try:
-        lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line]
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        lines = [line.rstrip("\r").split("\t") for line in text.split("\n") if line]
         names = [name for _, name in sorted((int(line[0]), line[-1]) for line in lines)]
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: must be a .lst: key, label, name by tabs; {error}") from None
     if len(names) != num_rows:
         raise DataError(
