@@ -255,7 +255,7 @@ class ShardReader:
 
 
 _MOST_EXTENT = 1 << 29  # what a damaged record is read for, at most
-_MOST_OPEN = 64  # shards that one process keeps open
+_MOST_OPEN = 32  # shards that one process keeps open
 
 
 @functools.lru_cache(maxsize=_MOST_OPEN)
