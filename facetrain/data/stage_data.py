@@ -24,7 +24,9 @@ def write_stage_data(folder: Path, data: DataConfig) -> None:
         inside = absolute.is_relative_to(folder.parent)
         return os.path.relpath(absolute, folder) if inside else str(absolute)
 
-    write_json(folder / DATA_FILE, _with_paths(data.model_dump(mode="json"), stored))
+    section, file = _with_paths(data.model_dump(mode="json"), stored), folder / DATA_FILE
+    if not file.is_file() or read_json(file) != section:  # a finished stage is left as it is
+        write_json(file, section)
 
 
 def read_stage_data(folder: Path) -> DataConfig | None:
