@@ -27,14 +27,19 @@ class _Folder(NamedTuple):
     inside: frozenset[_Inode]  # the folders around it, and itself
 
 
-def find_in_folder(source: Path) -> Found:
+def find_in_folder(source: Path, out: Path) -> Found:
     """Every file below `source`; only names, kinds and, of unusual names, first bytes are read.
+
+    Args:
+        source: the folder.
+        out: left out where it lies in `source`: it is what a pack writes.
 
     Raises:
         DataError: a folder that cannot be read.
     """
     found = Found()
     ways: dict[_Inode, int] = {}
+    own = _inode(os.stat(out)) if out.is_dir() else None
     pending = [_Folder(str(source), (), (), False, frozenset([_inode(os.stat(source))]))]
     while pending:
         folder = pending.pop()
@@ -52,6 +57,8 @@ def find_in_folder(source: Path) -> Found:
                 _add_file(found, entry, parts, folder.owner, hidden, status)
                 continue
             inode, linked = _inode(status), entry.is_symlink()
+            if inode == own:
+                continue
             ways[inode] = ways.get(inode, 0) + 1
             if inode in folder.inside:
                 _refuse(found, parts, hidden, "is a link to a folder that it lies in")

@@ -16,14 +16,15 @@ def list_images(source: Path, scratch: Path) -> Listing:
 
     Args:
         source: folder of identity folders, `.lst`, or tar (`.tar`, `.tar.gz`, ...).
-        scratch: where a compressed tar is unpacked to, as one plain tar.
+        scratch: where a compressed tar is unpacked to, as one plain tar; what is in the folder
+            around it is not of the source.
 
     Raises:
         DataError: there is no such source, it cannot be read to its end, or it holds no images.
     """
     try:
         if source.is_dir():
-            listing = arrange(source, find_in_folder(source))
+            listing = arrange(source, find_in_folder(source, scratch.parent))
         elif source.suffix == ".lst" and source.is_file():
             listing = list_lst(source)
         elif source.is_file():

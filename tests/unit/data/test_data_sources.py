@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import socket
 import tarfile
 from pathlib import Path
@@ -45,7 +46,7 @@ def as_tar(folder: Path, around: str = ".") -> Path:
 
 
 def listed(source: Path) -> Listing:
-    return list_images(source, source.parent / "scratch.tar")
+    return list_images(source, source.parent / "out" / "scratch.tar")
 
 
 def people(listing: Listing) -> dict[str, list[str]]:
@@ -255,7 +256,7 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         file.write(header("a/1.jpg", b"00400000000\0") + bytes(8 << 20))
     with pytest.raises(DataError, match="unfolds to more than 50 times its size"):
         listed(source)
-    assert [p.name for p in tmp_path.iterdir()] == ["bomb.tar.gz"]
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["bomb.tar.gz"]
 
 
 def test_hard_links_and_replaced_members(tmp_path: Path) -> None:
@@ -391,3 +392,13 @@ def test_a_pipe_for_a_list_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(DataError, match=r"pipe\.csv: must be a CSV of landmarks, but is no plain"):
         pack(tree(tmp_path / "s", "a/1.jpg"), tmp_path / "out", landmarks=tmp_path / "pipe.csv")
+
+
+def test_what_is_packed_may_lie_in_its_source(tmp_path: Path) -> None:
+    """It is no person without images there, nor are its files those of the source."""
+    source = tree(tmp_path / "s", "a/1.jpg")
+    for out in ("out", "a/out"):
+        for _ in range(2):
+            metrics = pack(source, source / out, size=24, show_progress=False).metrics
+        assert (metrics["num_files"], metrics["num_empty_identities"]) == (1, 0)
+        shutil.rmtree(source / out)
