@@ -51,7 +51,7 @@ class OnnxBackbone:
             ) from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what went wrong is in the exception
         providers: list[Any] = ["CPUExecutionProvider"]
         if device.type == "cuda":
             if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
@@ -60,7 +60,9 @@ class OnnxBackbone:
                 logger.warning("%s runs on the CPU: pip install onnxruntime-gpu", path)
         try:
             self._model = onnx.load(str(path), load_external_data=False)
-            self._session = onnxruntime.InferenceSession(str(path), options, providers)
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers, enable_fallback=0
+            )
         except Exception as error:  # both libraries raise types of their own
             raise CheckpointError(
                 f"{path}: must be an ONNX model that onnxruntime can open; {_reason(error)}"

@@ -106,7 +106,7 @@ def _run(
         graph, opset_imports=model.opset_import, ir_version=model.ir_version
     )
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(cut.SerializeToString(), options)
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(cut.SerializeToString(), options, enable_fallback=0)
     (found,) = session.run([output], {session.get_inputs()[0].name: image})
     return np.asarray(found, np.float64)
