@@ -162,7 +162,7 @@ def noise_rows(numbers: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         "F1": "f1",
         "suggested": "num_suggested",
         "rightly": "num_suggested_right",
-        "calibration error": "expected_calibration_error",
+        "ECE": "expected_calibration_error",
     }
     return list(columns), [[_cell(numbers[name]) for name in columns.values()]]
 

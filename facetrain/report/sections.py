@@ -126,8 +126,8 @@ def cleaning_section(run: Run) -> list[Block]:
             Note(
                 "The cleaner did not see it: noise that was found and missed, images dropped "
                 "though their label was right; how many images got another label suggested, and "
-                "for how many it is the right one; how far the probabilities are from the shares "
-                "of right labels."
+                "for how many it is the right one. ECE, the expected calibration error: how far "
+                "the probabilities are from the shares of right labels."
             ),
         ]
     return blocks + _review(run)
