@@ -192,3 +192,27 @@ def test_what_does_not_go_is_told_in_one_line(
     assert code == 2
     assert message in err
     assert "Traceback" not in err
+
+
+def test_photographs_are_embedded_by_the_faces_found(
+    lfw: Path, tmp_path: Path, backbone: Path, call: Call
+) -> None:
+    """One row a photograph, of the face that --detector finds, aligned."""
+    yunet = lfw.parent / "models" / "face_detection_yunet.onnx"
+    if not yunet.is_file():
+        pytest.skip(f"no face detector at {yunet}")
+    for name in ("Angela_Merkel", "Mike_Myers"):
+        shutil.copytree(lfw / "folder" / name, tmp_path / "people" / name)
+    (tmp_path / "people" / "Mike_Myers" / "wall.png").write_bytes(
+        cv2.imencode(".png", np.full((90, 90, 3), 90, np.uint8))[1].tobytes()
+    )
+    out = ("--backbone", backbone, "--detector", yunet, "--out", tmp_path / "embed")
+    code, _, error = call("embed", tmp_path / "people", *out)
+    assert code == 0, error
+    data = FaceDataset.open(tmp_path / "embed" / "data")
+    photographs = len(list((tmp_path / "people").rglob("*.jpg")))
+    assert np.load(tmp_path / "embed" / "embedding.npy").shape == (photographs, 64)
+    assert data.num_images == photographs
+    assert data.decode(0, 112).shape == (112, 112, 3)
+    skipped = (tmp_path / "embed" / "data" / "skipped.txt").read_text()
+    assert skipped == "Mike_Myers/wall.png\tshows no face that the detector finds\n"
