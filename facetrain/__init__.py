@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from facetrain.data.overlay import LabelOverlay as LabelOverlay
     from facetrain.heads.margin_head import HeadConfig as HeadConfig
     from facetrain.heads.margin_head import MarginHead as MarginHead
+    from facetrain.label_cleaner import LabelCleaner as LabelCleaner
 
 __version__ = "0.2.0"
 
@@ -26,6 +27,7 @@ _HOME = {
     "CleaningResult": "facetrain.data.cleaning_result",
     "FaceDataset": "facetrain.data.dataset",
     "HeadConfig": "facetrain.heads.margin_head",
+    "LabelCleaner": "facetrain.label_cleaner",
     "LabelOverlay": "facetrain.data.overlay",
     "MarginHead": "facetrain.heads.margin_head",
     "clean_labels": "facetrain.api",

@@ -19,6 +19,7 @@ from facetrain.core.errors import UserError
 
 if TYPE_CHECKING:  # importing torch takes seconds; `--help` must not
     from facetrain.models.weights import BackboneSource
+    from facetrain.pipeline import CleaningRecipe
     from facetrain.without_recipe import Alignment
 
 _OUT = click.option(
@@ -152,6 +153,7 @@ def clean(
         )
     given = backbone_source(backbone, input_range, channel_order)
     with job() as mesh:
+        before = after = ""
         if target:
             files = (source, target, exclude)
             artifact = without_recipe.clean_features(*files, overrides, out, mesh)
@@ -171,7 +173,32 @@ def clean(
                 settings, _needed(given, "clean"), _alignment(alignment),
                 source, exclude, out, mesh,
             )  # fmt: skip
-        say(value_lines(artifact.metrics), mesh)
+            before, after = _packed(settings, out), _next_steps(out)
+        say(before + value_lines(artifact.metrics) + after, mesh)
+
+
+def _packed(settings: "CleaningRecipe", out: Path) -> str:
+    """What became of the files of images that were packed, in a line."""
+    from facetrain.core import run_folder
+    from facetrain.core.artifact import read_artifact
+
+    artifact = read_artifact(out / run_folder.DATA)
+    if artifact is None or settings.data.path == (artifact.path,):
+        return ""
+    numbers = artifact.metrics
+    return (
+        f"{settings.data.path[0]}: {numbers['num_files']} files, {numbers['num_images']} images of "
+        f"{numbers['num_identities']} identities packed into {artifact.path}, "
+        f"{numbers['num_skipped']} skipped and {numbers['num_ignored']} ignored "
+        "(skipped.txt and ignored.txt there name them)\n"
+    )
+
+
+def _next_steps(out: Path) -> str:
+    return (
+        f"\nlook through the answer: facetrain review {out}"
+        f"\nas one page of pictures and numbers: facetrain report {out}"
+    )
 
 
 def first_and_overrides(words: Sequence[str]) -> tuple[Path | None, Sequence[str]]:

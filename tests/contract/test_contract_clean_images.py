@@ -86,11 +86,13 @@ def test_started_again_nothing_is_done_again(
     cleaned: Path, people: Path, backbone: Path, call: Call
 ) -> None:
     before = stages(cleaned)
-    code, _, err = call(
+    code, stdout, err = call(
         "clean", people, "--backbone", backbone, "--out", cleaned, *QUICK, "embed.workers=0"
     )
     assert code == 0
     assert err.count("finished before, skipped") == 3
+    assert "240 files, 240 images of 24 identities packed" in stdout
+    assert f"facetrain review {cleaned}" in stdout
     assert stages(cleaned) == before
 
 

@@ -15,7 +15,7 @@ LINES = (
     {"methods"},
     {"pretrain", "embedding", "clean", "evaluate", "export", "report", "finetune", "review"},
     {"pipeline", "api"},
-    {"without_recipe"},
+    {"without_recipe", "label_cleaner"},
     {"demo"},
     {"commands"},
     {"cli"},

@@ -25,6 +25,7 @@ SIGNATURES = {
     "load_backbone": "(path, device='cpu')",
     "plant_noise": "(label, *, flip=0.0, outlier=0.0, structured=0.0, seed=0)",
     "verification": "(first, second, same, num_folds=10)",
+    "LabelCleaner": "(*, options=None, random_state=0)",
     "MarginHead": "(config, num_classes, embedding_size, mesh=None, seed=0)",
 }
 CLASSES = ("CleaningResult", "FaceDataset", "HeadConfig", "LabelOverlay")
@@ -64,12 +65,19 @@ def page() -> dict[str, Any]:
 
 
 def test_the_pages_cleaning_finds_what_was_planted(page: dict[str, Any]) -> None:
-    result, planted = page["result"], page["planted"]
+    result, planted, cleaner = page["result"], page["planted"], page["cleaner"]
     assert page["found"].sum() > 0.9 * (~planted.is_clean).sum()
     assert (~result.kept & planted.is_clean).sum() < 0.05 * 720
     assert (result.class_id == np.arange(60)).all()
     home = result.suggested_label >= 0
     assert (result.suggested_label == page["true_label"])[home].mean() > 0.9
+    assert (cleaner.label_[cleaner.kept_] == planted.label[cleaner.kept_]).all()
+    assert (cleaner.label_ == page["true_label"]).mean() > planted.is_clean.mean() + 0.1
+    probability = cleaner.predict_proba(page["embedding"])
+    assert (probability.argmax(1) == page["true_label"]).mean() > 0.99
+    # the scale is fitted: what it says of the right class is about how often it is right
+    right = probability[np.arange(720), page["true_label"]]
+    assert right.mean() > 0.9
 
 
 def test_the_pages_graph_and_pairs(page: dict[str, Any]) -> None:
