@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from bench_mvcom import MESH, PRETRAIN
 from mvcom_sets import level_shares
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from facetrain.core.artifact import read_json, write_json
 from facetrain.core.config import parse_config

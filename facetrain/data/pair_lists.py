@@ -210,7 +210,7 @@ def read_agedb(path: Path) -> PairList:
         DataError: SciPy, which reads MATLAB files, is not installed, or another layout.
     """
     try:
-        from scipy.io import loadmat  # type: ignore[import-untyped]
+        from scipy.io import loadmat
     except ImportError:
         raise DataError(
             f"{path}: reading AgeDB's .mat needs SciPy; pip install scipy, or use the .bin"
