@@ -6,7 +6,7 @@ Arrays may be NumPy's or torch's, on any device; what comes back is NumPy's.
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,24 +29,39 @@ from facetrain.graph import knn
 from facetrain.graph.knn import KnnConfig, KnnGraph
 from facetrain.metrics import verification as pairs
 from facetrain.metrics.verification import Verification
-from facetrain.models import weights
+from facetrain.models.input_format import RGB, BackboneFile, InputFormat
 from facetrain.models.weights import EmbeddingModel
 
 Array = NDArray[Any] | Tensor | Sequence[Any]
 """What any function here takes for an array."""
 
 
-def load_backbone(path: Path | str, device: torch.device | str = "cpu") -> EmbeddingModel:
+def load_backbone(
+    path: Path | str,
+    device: torch.device | str = "cpu",
+    *,
+    input_range: tuple[float, float] | None = None,
+    channel_order: Literal["rgb", "bgr"] = "rgb",
+) -> EmbeddingModel:
     """A backbone for inference, from any file that facetrain reads.
+
+    What it gives takes RGB in [-1, 1]; what the network itself was trained on is said here.
 
     Args:
         path: an .onnx, arcface_torch's .pth, a .safetensors, or the folder of a training.
         device: where it runs.
+        input_range: what the network takes black and white pixels as, such as (0, 255); None is
+            (-1, 1), and for an .onnx what its graph begins with.
+        channel_order: of the colours that the network takes; nothing in a file tells.
 
     Raises:
-        CheckpointError: no such file, damaged or hostile content, or another network.
+        CheckpointError: no such file, damaged or hostile content, another network, or one that
+            gives ten different faces one embedding.
     """
-    return weights.load_backbone(Path(path), device)
+    given, source = InputFormat(input_range, channel_order), Path(path)
+    return inference.open_backbone(
+        source if given == RGB else BackboneFile(source, given), torch.device(device)
+    )
 
 
 def embed(

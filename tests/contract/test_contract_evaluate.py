@@ -10,7 +10,9 @@ from cli_parts import Call
 from ijb_parts import load_tool, random_faces
 from pair_parts import write_lfw
 
+import facetrain
 from facetrain.data.align import align
+from facetrain.data.dataset import FaceDataset
 from facetrain.data.images import decode_image
 from facetrain.data.landmarks import read_landmarks
 from facetrain.data.verification_bin import VerificationSet, write_bin
@@ -276,6 +278,40 @@ def test_how_a_network_is_fed(call: Call, backbone: Path, lfw: Path, tmp_path: P
         "evaluate", "--backbone", own, "--bin", lfw / "val.bin", "--input-range", "-1,1"
     )
     assert (code, "must tell people apart" in err) == (2, True)
+
+
+def test_another_input_is_another_embedding(
+    call: Call, backbone: Path, faces: Path, tmp_path: Path
+) -> None:
+    """What a network is fed belongs to a stage: the folder is not taken for finished."""
+    common = ("embed", faces, "--backbone", backbone, "--out", tmp_path / "out", "workers=0")
+    embedded = []
+    for options, skipped in (
+        ((), False),
+        ((), True),
+        (("--channel-order", "bgr"), False),
+        (("--channel-order", "bgr", "--input-range", "0,1"), False),
+    ):
+        code, _, err = call(*common, *options)
+        assert code == 0, err
+        assert ("finished before" in err) == skipped
+        embedded.append(np.load(tmp_path / "out" / "embedding.npy").astype(np.float64))
+    dataset = FaceDataset.open(faces)
+    pixels = np.stack([dataset.decode(row, 32) for row in range(dataset.num_images)]) / 255
+    model = load_backbone(backbone)
+    for found, images in (
+        (embedded[1], pixels * 2 - 1),
+        (embedded[2], pixels[..., ::-1] * 2 - 1),
+        (embedded[3], pixels[..., ::-1]),
+    ):
+        image = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float()
+        both = (model(image) + model(image.flip(3))).double().numpy()
+        unit = both / np.linalg.norm(both, axis=1, keepdims=True)
+        np.testing.assert_allclose(found, unit, rtol=0, atol=2e-3)  # stored as float16
+    given = facetrain.load_backbone(backbone, input_range=(0, 1), channel_order="bgr")
+    image = torch.from_numpy(pixels * 2 - 1).permute(0, 3, 1, 2).float()
+    expected = model(torch.from_numpy(pixels[..., ::-1].copy()).permute(0, 3, 1, 2).float())
+    torch.testing.assert_close(given(image), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_backbone_is_needed(call: Call, protocol: Path) -> None:

@@ -22,7 +22,7 @@ SIGNATURES = {
     "clean_labels": "(embedding, label, source=None, **options)",
     "embed": "(backbone, images, *, flip=True, batch_size=64)",
     "knn_graph": "(embedding, num_neighbours=80, **options)",
-    "load_backbone": "(path, device='cpu')",
+    "load_backbone": "(path, device='cpu', *, input_range=None, channel_order='rgb')",
     "plant_noise": "(label, *, flip=0.0, outlier=0.0, structured=0.0, seed=0)",
     "verification": "(first, second, same, num_folds=10)",
     "LabelCleaner": "(*, options=None, random_state=0)",
