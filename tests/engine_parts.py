@@ -87,7 +87,7 @@ def gathered_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     """The same with the class centres of all ranks put together; a collective call."""
     found = weights(trainer)
     size = -(-trainer.head.num_classes // trainer.mesh.world_size)
-    padded = torch.zeros(size, found["head"].shape[1])
+    padded = torch.zeros(size, *found["head"].shape[1:])
     padded[: len(found["head"])] = found["head"]
     gathered = all_gather_no_grad(padded, trainer.mesh)
     found["head"] = gathered[: trainer.head.num_classes]

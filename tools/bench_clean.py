@@ -9,6 +9,7 @@ Source and targets are features `.npz` with `is_clean` (of a target's only the s
 where a row says "hindsight": its threshold is the best one for that target. Rows:
 
   centre, component, knn, cleanlab      the baselines
+  sub-centres                           beyond 75 degrees from the dominant of three sub-centres
   target statistics                     the pre-trained GCN at 0.5, inputs standardised by it
   gcn                                   the same, inputs standardised by the source, as here
   + meta                                after meta-supervision; first order: less Eq. 5's last term
@@ -24,6 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import clean_rivals
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -68,6 +70,7 @@ def baseline_rows(target: Features, with_cleanlab: bool) -> Iterator[Row]:
     """Every baseline, its own threshold and in hindsight."""
     embedding, label, is_clean = target.embedding, target.label, target.is_clean
     assert is_clean is not None
+    dense = np.unique(label, return_inverse=True)[1]
     centre = baselines.class_centre(embedding, label)
     yield "centre, Otsu", f1(centre.kept, is_clean)
     yield "centre, hindsight", best_f1(centre.score, is_clean)[0]
@@ -79,6 +82,9 @@ def baseline_rows(target: Features, with_cleanlab: bool) -> Iterator[Row]:
     agreement = baselines.knn_agreement(label, graph_of(embedding).neighbours[:, :20])
     yield "knn agreement", f1(agreement.kept, is_clean)
     yield "knn agreement, hindsight", best_f1(agreement.score, is_clean)[0]
+    rival = clean_rivals.sub_centre_drop(embedding, dense)
+    yield "sub-centres, 75 degrees", f1(rival.kept, is_clean)
+    yield "sub-centres, hindsight", best_f1(rival.score, is_clean)[0]
     if with_cleanlab:
         probability = baselines.out_of_sample_probability(embedding, label)
         found = [

@@ -1,10 +1,12 @@
 """Sub-centres, the inter-class filter and AdaFace, sharded, against the papers' dense formulas."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from engine_parts import fit, gathered_weights, make_trainer
 from launch import Ranks
 
 from facetrain.dist.collectives import all_gather_no_grad
@@ -178,6 +180,32 @@ def test_the_vote_of_a_training_is_the_vote_over_all_images(ranks: Ranks) -> Non
     twice = torch.from_numpy(ranks.run(votes, 2)[0][1]).sum(1)
     number = torch.bincount(label, minlength=7).double()
     torch.testing.assert_close(twice, number * 0.98**number + number)
+
+
+def train(mesh: Mesh, folder: str, head: dict[str, Any], options: dict[str, Any]) -> Any:
+    """Weights and buffers of the head after a training."""
+    trainer = make_trainer(Path(folder), mesh, head=head, batch_size=7, **options)
+    fit(trainer)
+    norms = trainer.head.norms
+    statistics = [] if norms is None else [norms.mean.item(), norms.deviation.item()]
+    return gathered_weights(trainer), statistics
+
+
+@pytest.mark.parametrize(
+    "head", [{"num_centres": 3}, {"margin": "adaface", "norm_memory": 0.8, "filter_above": 0.5}]
+)
+def test_a_run_resumes_at_another_world_size(
+    ranks: Ranks, tmp_path: Path, head: dict[str, Any]
+) -> None:
+    head = {"scale": 8.0, "cosine_margin": 0.2, **head}
+    expected, statistics = train(Mesh.single(), str(tmp_path / "one"), head, {})
+    two = Ranks(2)
+    two.run(train, str(tmp_path / "moved"), head, {"max_steps": 4})
+    two.close()
+    for found, of_norms in ranks.run(train, str(tmp_path / "moved"), head, {}):
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-4)
+        assert of_norms == pytest.approx(statistics, rel=1e-4)
 
 
 def norms(mesh: Mesh) -> Any:
