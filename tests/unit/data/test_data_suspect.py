@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 
 from facetrain.core.errors import DataError
+from facetrain.core.log import configure_logging
+from facetrain.data.dataset import FaceDataset
 from facetrain.data.decoder_words import listening
+from facetrain.data.face_shard import FaceShardWriter
 from facetrain.data.images import Image
 from facetrain.data.inspection import inspect
+from facetrain.data.loader import OrderedLoader
 from facetrain.data.pack import pack
 from facetrain.data.suspect import decode_judged
 
@@ -134,3 +138,20 @@ def test_pack_and_inspect_name_what_they_suspect(
     assert result["suspect"] == [2, 3]  # keys count from 1: ann/0, ann/1, bob/0.bmp, ...
     assert (result["num_images"], result["unreadable"]) == (5, [])
     assert "Corrupt" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_training_names_whose_image_the_decoder_complains_of(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], workers: int
+) -> None:
+    whole = encoded("jpg", textured(112))
+    with FaceShardWriter(tmp_path / f"{workers}.rec") as writer:
+        for content in (whole, with_hole(whole), whole):
+            writer.write(0, content)
+    configure_logging()
+    data = FaceDataset.open(tmp_path)
+    loader = OrderedLoader(data, 112, 3, 0, 3, workers=workers)
+    assert [batch.label.tolist() for batch in loader] == [[0, 0, 0]]  # suspect, and in use
+    lines = [line for line in capfd.readouterr().err.splitlines() if "Corrupt JPEG" in line]
+    assert len(lines) == 1
+    assert f"record {workers}.rec:2: decodes, but is suspect: Corrupt JPEG data" in lines[0]
