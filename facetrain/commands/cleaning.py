@@ -96,8 +96,8 @@ def graph(words: Sequence[str], out: Path, embeddings: Path | None) -> None:
 @backbone_options("with CONFIG: train beside OUT, for --exclude F.bin")
 @alignment_options
 @click.option(
-    "--embeddings", type=ReadablePath, help="Folder of the embed stage.",
-    show_default="with CONFIG: embed beside OUT",
+    "--embeddings", type=ReadablePath, help="Of CONFIG: folder of the embed stage.",
+    show_default="embed beside OUT",
 )  # fmt: skip
 @click.option(
     "--graph", type=ReadablePath, help="Of CONFIG: folder of the graph stage.",
@@ -168,6 +168,11 @@ def clean(
                 given or pipeline.trained_beside(out),
             )
         else:
+            if embeddings or graph:
+                raise UserError(
+                    "--embeddings and --graph belong to CONFIG, and DATA is embedded by "
+                    "--backbone; leave them out, or clean embeddings alone with --target T.npz"
+                )
             settings = without_recipe.recipe_of("clean", first, overrides)
             artifact = without_recipe.clean_images(
                 settings, _needed(given, "clean"), _alignment(alignment),
@@ -198,6 +203,7 @@ def _next_steps(out: Path) -> str:
     return (
         f"\nlook through the answer: facetrain review {out}"
         f"\nas one page of pictures and numbers: facetrain report {out}"
+        f"\nthe set as decided: facetrain write {out} --format folder --out CLEAN"
     )
 
 

@@ -93,6 +93,7 @@ def test_started_again_nothing_is_done_again(
     assert err.count("finished before, skipped") == 3
     assert "240 files, 240 images of 24 identities packed" in stdout
     assert f"facetrain review {cleaned}" in stdout
+    assert f"facetrain write {cleaned}" in stdout
     assert stages(cleaned) == before
 
 
@@ -173,6 +174,7 @@ def test_embed_and_graph_need_no_recipe(
         (("embed", "PEOPLE"), "embed of images needs --backbone"),
         (("clean", "--backbone", "BACKBONE"), "must be named once"),
         (("clean", "PEOPLE", "--target", "x.npz"), "cleaned by itself"),
+        (("clean", "PEOPLE", "--backbone", "BACKBONE", "--graph", "x"), "belong to CONFIG"),
         (("graph",), "needs CONFIG, or --embeddings"),
         (("clean", "SHARDS", "--backbone", "BACKBONE", "--landmarks", "x.csv"), "packed already"),
         (("clean", "PEOPLE", "--backbone", "nothing.onnx"), "there is none"),
