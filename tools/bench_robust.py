@@ -54,6 +54,7 @@ NOISES: dict[str, list[tuple[Noise, float]]] = {
 }
 CONTROLS: dict[str, tuple[str, Settings]] = {
     "plain": ("plain", {}),
+    "plain, clipped": ("plain", {"clip_norm": 0.8}),  # what L2B's clipping gives by itself
     "plain + trusted": ("plain + trusted", {}),
     "trusted alone": ("trusted alone", {}),
 }

@@ -7,7 +7,8 @@ r"""L2B on CIFAR with its authors' hyper-parameters, or on scikit-learn's digits
 CIFAR, as in the published code (the supplement names none of it): pre-activation ResNet-18, SGD
 with momentum 0.9 and weight decay 5e-4, a cosine from 0.15 over 300 epochs; batches of 512 and
 gradients clipped at 0.25 for ten classes, 256 and 0.80 for a hundred; 10 epochs of plain training
-first; 1,000 trusted images, which `plain + trusted` reads too. Ours: the look-ahead is the plain
+first; a noisy label is any class, the true one too (`any`); 1,000 trusted images, which
+`plain + trusted` reads too. Ours: the look-ahead is the plain
 gradient step of Eqs. 15-24, not an optimizer's with momentum. Needs a GPU: days for a table.
 """
 
@@ -42,7 +43,7 @@ def main(given: list[str] | None = None) -> None:
         )
         own = {"warm_up": 10}
     noises: list[tuple[Noise, float]]
-    noises = [("symmetric", rate) for rate in arguments.rates or (0.2, 0.3, 0.4)]
+    noises = [("any", rate) for rate in arguments.rates or (0.2, 0.3, 0.4)]
     methods: dict[str, tuple[str, dict[str, Any]]] = {
         "plain": ("plain", {}),
         "plain + trusted": ("plain + trusted", {}),
