@@ -17,7 +17,9 @@ from facetrain.commands.options import ReadablePath, alignment_options, say, val
 @click.option(
     "--pairs", type=ReadablePath, metavar="LIST", help="Write these pairs of SOURCE as OUT.bin."
 )
-@click.option("--workers", default=0, help="Processes; 0 means one a core.")
+@click.option(
+    "--workers", default=0, type=click.IntRange(0, 256), help="Processes; 0 means one a core."
+)
 def pack(source: Path, out: Path, shards: int, pairs: Path | None, **options: Any) -> None:
     """Pack SOURCE (a folder per identity, a .lst or a .tar) into RecordIO shards in OUT.
 
