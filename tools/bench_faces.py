@@ -24,7 +24,7 @@ with gradients clipped alike, trains from scratch. Rows:
 All take the same number of steps. Verified on pairs of 400 other identities, every image in one
 pair only. recovered: the part of what noise costs that comes back, paired within a seed. seconds:
 what the row's own stages took, evaluation left out (with several jobs: under their contention). A
-seed draws faces, noise, pairs, first weights and order. `--tune` gives SETTINGS_GRID on a seed that
+seed draws faces, noise, pairs, first weights and order. `--tune` trains by GRID on a seed that
 no table uses. Finished stages in `--out` are used again; numbers are written as they come.
 """
 
@@ -419,7 +419,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--quick", action="store_true", help="small, to see that it runs")
-    parser.add_argument("--tune", action="store_true", help="SETTINGS of GRID on another seed")
+    parser.add_argument("--tune", action="store_true", help="rows of GRID, on another seed")
     given = parser.parse_args()
     configure_logging()
     if given.quick:
