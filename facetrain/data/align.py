@@ -49,25 +49,31 @@ def similarity_transform(
     return np.column_stack([scale * rotation, shift])
 
 
-def align(image: NDArray[np.uint8], points: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
+def align(
+    image: NDArray[np.uint8], points: NDArray[np.float64], size: int, *, shrink: bool = True
+) -> NDArray[np.uint8]:
     """(size, size, 3) crop of an (H, W, 3) image with its five points on the template.
 
-    Bilinear, black outside the image, as InsightFace's own preparation does; a face of more than
-    twice the crop's size is first shrunk by area, for bilinear sampling would skip pixels.
+    Bilinear, black outside the image, as InsightFace's own preparation does.
 
     Args:
         image: any RGB image.
         points: (5, 2) pixel coordinates (x, y) of eyes, nose tip, mouth corners.
         size: side of the crop; the template is scaled by size / 112.
+        shrink: a face of more than twice the crop's size is first shrunk by area, for bilinear
+            sampling would skip pixels; False where a published protocol is to be met.
 
     Raises:
         DataError: degenerate points, or points so far apart or outside that no pixel of the image
             would be in the crop.
     """
-    return warp(image, similarity_transform(points, ARCFACE_POINTS * (size / 112)), size)
+    matrix = similarity_transform(points, ARCFACE_POINTS * (size / 112))
+    return warp(image, matrix, size, shrink=shrink)
 
 
-def warp(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
+def warp(
+    image: NDArray[np.uint8], matrix: NDArray[np.float64], size: int, *, shrink: bool = True
+) -> NDArray[np.uint8]:
     """(size, size, 3) of an (H, W, 3) image under a (2, 3) similarity, reflections included.
 
     Raises:
@@ -85,10 +91,11 @@ def warp(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: int) -> ND
             "would be outside"
         )
     scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
-    if scale < 0.5 or max(image.shape[:2]) > _MOST_SIDE:
+    shrink = shrink and scale < 0.5
+    if shrink or max(image.shape[:2]) > _MOST_SIDE:
         image = image[low[1] : high[1], low[0] : high[0]]
         matrix = np.column_stack([matrix[:, :2], matrix[:, 2] + matrix[:, :2] @ low])
-    if scale < 0.5:
+    if shrink:
         extent = high - low
         small = np.maximum(np.rint(extent * 2 * scale), 1).astype(int)
         image = cast(NDArray[np.uint8], cv2.resize(image, small, interpolation=cv2.INTER_AREA))

@@ -139,7 +139,8 @@ class IjbMetadata:
         except OSError as error:
             raise DataError(f"{path}: must be an image of the protocol; {error.strerror}") from None
         try:
-            return align(decode_image(encoded, str(path)), self.points[index], size)
+            image = decode_image(encoded, str(path))
+            return align(image, self.points[index], size, shrink=False)  # as arcface_torch does
         except DataError as error:
             where = "" if str(path) in str(error) else f"{path}: "
             raise DataError(f"{where}{error}") from None
