@@ -148,7 +148,7 @@ def clean_labels(
         source: what to learn noise from: embedding (M, D), label (M,) and is_clean (M,), or a
             features `.npz` with them; None learns from noise planted into the most consistent
             classes of the set itself.
-        options: keys of a recipe's section `clean`, as `seed=1` or `gcn=False`.
+        options: keys of a recipe's section `clean`, as `seed=1`.
 
     Returns:
         Decisions in the order of the images; labels are the given ones.

@@ -59,7 +59,7 @@ class Cleaned:
             self.clean_probability,
             self.kept,
             given(self.suggested_label),
-            (self.suggested_label >= 0).astype(np.float32),
+            np.where(self.suggested_label >= 0, 1 - self.clean_probability, 0).astype(np.float32),
             reason.astype(np.uint8),
             given(self.merge_label),
             self.duplicate_of,

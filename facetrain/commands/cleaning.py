@@ -137,7 +137,7 @@ def clean(
     All leave DIR/clean.npz: clean_probability, threshold, kept, suggested_label and more; the first
     two also DIR/overlay.npz, to train with data.overlay=DIR/overlay.npz.
 
-    KEY is of the section clean, as in seed=1 or gcn=false, or names its own: embed.batch_size=64.
+    KEY is of the section clean, as in seed=1, or names its own: embed.batch_size=64.
     With CONFIG it is any key of a recipe.
 
     Without --source the cleaner learns from noise that it plants into the most consistent classes

@@ -33,7 +33,7 @@ class Reason(enum.IntEnum):
     HARD = 4
     """Its own identity explains it best, though far off (profile, blur, cover): kept."""
     AMBIGUOUS = 5
-    """Two identities, `suggested_label` the other, have about an equal claim to it."""
+    """Two identities have about an equal claim to it; nothing is suggested where it is kept."""
     COPY = 6
     """The very image `duplicate_of` under this label once more, or under another one."""
 
@@ -56,7 +56,7 @@ class CleaningResult:
     clean_probability: Floats  # (N,) in [0, 1], that the given label is right
     kept: Bools  # (N,) clean_probability > its class's threshold, or not judged
     suggested_label: Ints  # (N,) the other label that the image belongs to, or -1
-    suggested_probability: Floats  # (N,) of that label; 0 where there is none
+    suggested_probability: Floats  # (N,) at most: what the given label leaves to it; 0 for none
     reason: NDArray[np.uint8]  # (N,) a Reason, index into reason_names
     merge_label: Ints  # (N,) the label its whole class should take (the same person), or -1
     duplicate_of: Ints  # (N,) an earlier image that this one copies, or -1

@@ -69,6 +69,8 @@ def test_features_alone_leave_the_contract_arrays(features: Path, cleaned: Path)
     for name in ("suggested_label", "merge_label"):
         assert np.isin(arrays[name], [-1, *arrays["class_id"]]).all()
     assert np.array_equal(arrays["suggested_label"] >= 0, arrays["suggested_probability"] > 0)
+    # One image is of one identity: the given label and another cannot both be certain.
+    assert (probability + arrays["suggested_probability"] <= 1 + 1e-6).all()
     reasons = arrays["reason_names"][arrays["reason"]]
     assert set(reasons[~kept]) <= {"another identity", "nobody in the set", "ambiguous", "copy"}
     assert not np.isin(reasons[kept], ["another identity", "nobody in the set"]).any()
