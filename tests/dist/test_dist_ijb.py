@@ -35,13 +35,30 @@ def evaluate(mesh: Mesh, root: Path, out: Path, stop_at: int | None = None) -> A
     return dict(done.metrics)["ijbb"]
 
 
+def assert_same(found: Any, expected: Any, cosine: bool = False) -> None:
+    """Counts and their ratios to the bit; the cosines at which they are reached to rounding.
+
+    Ranks embed in other batches, so the float32 sums of a template differ in their last bits: by
+    1.2e-7 at most in the thresholds here. Those bits do not reorder the pairs.
+    """
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert_same(found[name], value, cosine or name.startswith("threshold"))
+    else:
+        is_near = cosine and expected is not None  # None: too few pairs for this FAR
+        assert found == (pytest.approx(expected, rel=1e-6) if is_near else expected)
+
+
 def test_ranks_equal_one_process(ranks: Ranks, root: Path, tmp_path: Path) -> None:
     whole = evaluate(Mesh.single(), root, tmp_path / "whole")
     for sharded in ranks.run(evaluate, root, tmp_path / "sharded"):
-        # Every number is a ratio of counts, and the sums' last bits do not reorder the pairs.
         assert sharded.keys() == whole.keys()
         for name, value in whole.items():
-            assert sharded[name] == (pytest.approx(value) if isinstance(value, float) else value)
+            if isinstance(value, float):  # an area, summed over the pairs in another order
+                assert sharded[name] == pytest.approx(value)
+            else:
+                assert_same(sharded[name], value, cosine=name.startswith("threshold"))
 
 
 def test_an_interrupted_run_continues_at_another_world_size(
@@ -52,8 +69,8 @@ def test_an_interrupted_run_continues_at_another_world_size(
     left = list((tmp_path / "out" / "embeddings").rglob("*.npz"))
     assert 1 <= len(left) <= 4
     for sharded in ranks.run(evaluate, root, tmp_path / "out"):
-        assert sharded["tar_at_far"] == whole["tar_at_far"]
-        assert sharded["identification"] == whole["identification"]
+        for name in ("tar_at_far", "identification"):
+            assert_same(sharded[name], whole[name])
 
 
 def test_a_bad_line_of_one_rank_is_named_by_all(ranks: Ranks, root: Path, tmp_path: Path) -> None:
