@@ -1,4 +1,4 @@
-"""A training state as a checkpoint sees it: tensors that all ranks share, and rows split over them."""
+"""A training state as a checkpoint sees it: tensors all ranks share, and rows split over them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

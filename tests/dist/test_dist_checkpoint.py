@@ -8,10 +8,10 @@ import torch
 from launch import Ranks
 
 from facetrain.core.errors import CheckpointError
-from facetrain.dist.sharded_rows import ShardedRows
 from facetrain.dist.distributed_checkpoint import load_state, save_state
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
+from facetrain.dist.sharded_rows import ShardedRows
 
 ROWS = (1, 2, 7)
 """1 and 2 rows leave ranks empty at world size 3; 7 divides by nothing."""

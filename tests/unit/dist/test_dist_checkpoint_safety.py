@@ -10,9 +10,9 @@ import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex
 
 from facetrain.core.errors import CheckpointError, OutputError
-from facetrain.dist.sharded_rows import ShardedRows
 from facetrain.dist.distributed_checkpoint import load_state, save_state
 from facetrain.dist.mesh import Mesh
+from facetrain.dist.sharded_rows import ShardedRows
 
 MESH = Mesh.single()
 
