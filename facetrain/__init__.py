@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from facetrain.data.cleaning_result import CleaningResult as CleaningResult
     from facetrain.data.dataset import FaceDataset as FaceDataset
     from facetrain.data.overlay import LabelOverlay as LabelOverlay
-    from facetrain.heads.margin_head import HeadConfig as HeadConfig
+    from facetrain.heads.head_config import HeadConfig as HeadConfig
     from facetrain.heads.margin_head import MarginHead as MarginHead
     from facetrain.label_cleaner import LabelCleaner as LabelCleaner
 
@@ -26,7 +26,7 @@ __version__ = "0.2.0"
 _HOME = {
     "CleaningResult": "facetrain.data.cleaning_result",
     "FaceDataset": "facetrain.data.dataset",
-    "HeadConfig": "facetrain.heads.margin_head",
+    "HeadConfig": "facetrain.heads.head_config",
     "LabelCleaner": "facetrain.label_cleaner",
     "LabelOverlay": "facetrain.data.overlay",
     "MarginHead": "facetrain.heads.margin_head",

@@ -15,11 +15,12 @@ from facetrain.data.noise import NoiseConfig
 from facetrain.data.synthetic import SyntheticConfig, write_pairs, write_synthetic
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import job_lock, run_stage
+from facetrain.recipe import RECIPES, Recipe, with_overlay
 
 PAIRS_FILE = "pairs.bin"
 
 
-class DemoRecipe(pipeline.Recipe):
+class DemoRecipe(Recipe):
     """The demo's recipe, with the faces it renders and the noise it plants for itself."""
 
     synthetic: SyntheticConfig
@@ -60,8 +61,8 @@ def demo(out_dir: Path, overrides: Sequence[str], mesh: Mesh) -> str:
         f"data.overlay=[{noise / OVERLAY_FILE}]",
         f"evaluate.bins=[{faces / PAIRS_FILE}]",
     ]
-    recipe = load_config(DemoRecipe, pipeline.RECIPES / "demo.yaml", [*defaults, *overrides])
+    recipe = load_config(DemoRecipe, RECIPES / "demo.yaml", [*defaults, *overrides])
     with job_lock(out_dir, mesh):
         render_stage(recipe.synthetic, faces, mesh)
         noise_stage(recipe.noise, faces, noise, mesh)
-        return pipeline.run(recipe, out_dir, mesh, true_labels=pipeline.with_overlay(recipe, ()))
+        return pipeline.run(recipe, out_dir, mesh, true_labels=with_overlay(recipe, ()))

@@ -34,7 +34,7 @@ class LabelCleaner(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Attributes:
         classes_: (C,) the labels, in order.
-        kept_: (N,) whether each label of the training set is believed.
+        kept_: (N,) whether each label of the training set is kept.
         clean_probability_: (N,) that each label is right.
         label_: (N,) the labels, with the one that an image belongs to where that was found.
         result_: everything that was found, as a `CleaningResult` whose labels index `classes_`.

@@ -6,40 +6,36 @@ interrupted one resumes, so a run may be killed and started again at any time.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 from torch import nn
 
 from facetrain.clean import clean
 from facetrain.clean.clean import CleanConfig
 from facetrain.core import run_folder
 from facetrain.core.artifact import Artifact, fingerprint, read_artifact, write_json
-from facetrain.core.config import Config, load_config
 from facetrain.core.errors import ConfigError
 from facetrain.core.npy_file import read_npy
 from facetrain.data.cleaned_set import CleanedSet
-from facetrain.data.dataset import DataConfig, FaceDataset
+from facetrain.data.dataset import FaceDataset
 from facetrain.data.stage_data import write_stage_data
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import job_lock
 from facetrain.embedding import embed
-from facetrain.embedding.embed import EmbedConfig
 from facetrain.engine.inference import open_backbone
 from facetrain.engine.loop import Evaluate
 from facetrain.evaluate import evaluate, ijb
 from facetrain.evaluate.evaluate import EvaluateConfig, evaluate_bins, name_sets
 from facetrain.evaluate.ijb import IjbConfig
 from facetrain.finetune import finetune
-from facetrain.finetune.settings import FinetuneConfig, FinetuneStageConfig
+from facetrain.finetune.settings import FinetuneStageConfig
 from facetrain.graph import knn_stage
-from facetrain.graph.knn import KnnConfig
-from facetrain.methods.l2b import L2bConfig
 from facetrain.models.weights import BackboneSource, backbone_inputs
 from facetrain.pretrain import train
-from facetrain.pretrain.earlier import make_way
+from facetrain.pretrain.archive import archive_other_training
 from facetrain.pretrain.train import TrainConfig
+from facetrain.recipe import CleaningRecipe, Recipe, with_more_epochs, with_overlay
 from facetrain.report.cleaning import noise_numbers, noise_rows
 from facetrain.report.comparison import compare
 from facetrain.report.page import write_report
@@ -47,68 +43,8 @@ from facetrain.report.stages import finished_stages
 from facetrain.report.tables import format_table, verification_table
 from facetrain.review import review_overlay
 
-RECIPES = Path(__file__).parent / "recipes"
-
 Numbers = Mapping[str, Mapping[str, Any]]
 """Verification set -> its numbers."""
-
-
-class CleaningRecipe(Config):
-    """What the stages need that embed a data set and clean its labels."""
-
-    data: DataConfig
-    embed: EmbedConfig = EmbedConfig()
-    graph: KnnConfig = KnnConfig()
-    clean: CleanConfig | None = None
-    """How to clean the labels before a second training; without it there is no cleaning."""
-
-
-RecipeT = TypeVar("RecipeT", bound=CleaningRecipe)
-
-
-class Recipe(TrainConfig, CleaningRecipe):
-    """One YAML file: what every stage of a run needs."""
-
-    rounds: int = Field(1, ge=1)
-    """Times that labels are cleaned, each by what was trained on the answer of the one before."""
-    finetune: FinetuneConfig | None = None
-    """What `facetrain finetune` does to a trained folder; `run` leaves it alone."""
-    evaluate: EvaluateConfig = EvaluateConfig()
-    """What every training is judged on."""
-
-
-def load_recipe(path: Path, overrides: Sequence[str]) -> Recipe:
-    """Read a recipe; every file it names must exist before anything starts.
-
-    Raises:
-        ConfigError: a bad recipe, or a missing data set, overlay or verification set.
-    """
-    recipe = load_config(Recipe, path, overrides)
-    named = {
-        "data.path": recipe.data.path,
-        "data.overlay": recipe.data.overlay,
-        "model.weights": (recipe.model.weights,) if recipe.model.weights else (),
-        "evaluate.bins": recipe.evaluate.bins,
-        "evaluate.folders": [folder.images for folder in recipe.evaluate.folders],
-        "evaluate.ijb.path": [path for path in (recipe.evaluate.ijb.path,) if path],
-    }
-    if recipe.clean is not None:
-        source = recipe.clean.source
-        named |= {
-            "clean.source": (source,) if source else (),
-            "clean.exclude": recipe.clean.exclude,
-        }
-    if isinstance(recipe.robust, L2bConfig):
-        named["robust.trusted"] = (recipe.robust.trusted,)
-    for key, files in named.items():
-        _must_exist(files, f"{path}: {key}", f"add {key}=... after it")
-    return recipe
-
-
-def _must_exist(files: Sequence[Path], what: str, advice: str) -> None:
-    for file in files:
-        if not file.exists():
-            raise ConfigError(f"{what} must exist, but there is no {file}; {advice}")
 
 
 def _open_dataset(recipe: CleaningRecipe, mesh: Mesh) -> FaceDataset:
@@ -259,25 +195,7 @@ def clean_stage(
     return artifact
 
 
-def naming(recipe: RecipeT, source: Path | None, exclude: Sequence[Path]) -> RecipeT:
-    """`recipe` with a section `clean`, and in it the files that the command line names."""
-    config = naming_files(recipe.clean or CleanConfig(), source, exclude)
-    return recipe.model_copy(update={"clean": config})
-
-
-def naming_files(config: CleanConfig, source: Path | None, exclude: Sequence[Path]) -> CleanConfig:
-    """`config` with the files that the command line names.
-
-    Raises:
-        ConfigError: one of them is not there.
-    """
-    _must_exist((source,) if source else (), "--source", "give another file")
-    _must_exist(exclude, "--exclude", "give another file")
-    update = {"source": source or config.source, "exclude": (*config.exclude, *exclude)}
-    return config.model_copy(update=update)
-
-
-def beside(out_dir: Path, given: Path | None, stage: str, option: str) -> Path:
+def finished_stage(out_dir: Path, given: Path | None, stage: str, option: str) -> Path:
     """The folder of an earlier stage: what `option` gave, or where `run` puts it beside `out_dir`.
 
     Raises:
@@ -295,7 +213,7 @@ def beside(out_dir: Path, given: Path | None, stage: str, option: str) -> Path:
     return folder
 
 
-def trained_beside(out_dir: Path) -> Path | None:
+def first_training(out_dir: Path) -> Path | None:
     """The folder of the first training, where `run` puts it beside `out_dir`, if it is there."""
     folder = out_dir.absolute().parent / run_folder.TRAIN
     return folder if read_artifact(folder) else None
@@ -341,7 +259,7 @@ def _run(recipe: Recipe, out_dir: Path, mesh: Mesh, true_labels: Recipe | None) 
 def _clean_and_retrain(
     recipe: Recipe, trained: Path, folder: Path, run_dir: Path, mesh: Mesh
 ) -> Path:
-    """Judge the recipe's labels by what `trained` learned, and train on the answer, in `folder`.
+    """Judge the recipe's labels by what `trained` learned, and train on what it keeps, in `folder`.
 
     Every round starts from the labels as they were given, so that none inherits another's errors.
     """
@@ -360,38 +278,11 @@ def _clean_and_retrain(
     retrained = folder / run_folder.RETRAIN
     given, kept = _open_dataset(recipe, mesh), _open_dataset(again, mesh)
     if mesh.is_main:
-        make_way(retrained, kept.fingerprint)
+        archive_other_training(retrained, kept.fingerprint)
     mesh.barrier()
-    again = _stretched(again, given.num_images / kept.num_images)
+    again = with_more_epochs(again, given.num_images / kept.num_images)
     _train_and_verify(again, retrained, folder / run_folder.EVALUATE_RETRAIN, mesh)
     return retrained
-
-
-def _stretched(recipe: Recipe, factor: float) -> Recipe:
-    """The recipe with epochs and what is told in epochs times `factor`, where that is above 1.
-
-    Fewer images make shorter epochs; without this a training on cleaned labels would also be a
-    shorter one, and lose by that what it gains by them.
-    """
-    factor = max(factor, 1.0)
-    train, schedule = recipe.train, recipe.schedule
-    longer = train.model_copy(
-        update={
-            "epochs": round(train.epochs * factor),
-            "margin_warmup_epochs": train.margin_warmup_epochs * factor,
-        }
-    )
-    later: dict[str, Any] = {"warmup_epochs": schedule.warmup_epochs * factor}
-    if schedule.milestones:
-        later["milestones"] = tuple(one * factor for one in schedule.milestones)
-    update = {"train": longer, "schedule": schedule.model_copy(update=later)}
-    return recipe.model_copy(update=update)
-
-
-def with_overlay(recipe: Recipe, overlay: Sequence[Path]) -> Recipe:
-    """The same recipe on the data set under other overlays."""
-    data = recipe.data.model_copy(update={"overlay": tuple(overlay)})
-    return recipe.model_copy(update={"data": data})
 
 
 def _train_and_verify(recipe: Recipe, trained: Path, evaluated: Path, mesh: Mesh) -> None:

@@ -27,7 +27,7 @@ from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import job_lock
 from facetrain.graph import knn_stage
 from facetrain.models.weights import BackboneSource, load_backbone
-from facetrain.pipeline import CleaningRecipe
+from facetrain.recipe import RECIPES, CleaningRecipe, with_clean_files, with_files
 
 TEMPLATE_SIZE = 112
 """Side in pixels of ArcFace's template, on which faces are packed."""
@@ -76,7 +76,7 @@ def _defaults(section: str, overrides: Sequence[str]) -> CleaningRecipe:
         one if one.partition("=")[0].split(".")[0] in _SECTIONS else f"{section}.{one}"
         for one in overrides
     ]
-    return load_config(CleaningRecipe, pipeline.RECIPES / "clean_images.yaml", of_sections)
+    return load_config(CleaningRecipe, RECIPES / "clean_images.yaml", of_sections)
 
 
 def _on(recipe: CleaningRecipe, data: Path) -> CleaningRecipe:
@@ -190,7 +190,7 @@ def clean_images(
     Raises:
         ConfigError, DataError: as `packed` and the stages.
     """
-    recipe = pipeline.naming(recipe, source, exclude)
+    recipe = with_clean_files(recipe, source, exclude)
     size = load_backbone(backbone, mesh.device).image_size  # a bad file is told before hours
     with job_lock(out_dir, mesh):
         recipe = packed(recipe, alignment, size, out_dir / run_folder.DATA, mesh)
@@ -216,6 +216,6 @@ def clean_features(
 ) -> Artifact:
     """Stage `clean` from embeddings alone: features `.npz` `target` into `out_dir`."""
     bare = [override.removeprefix("clean.") for override in overrides]
-    config = load_config(CleanConfig, pipeline.RECIPES / "clean_features.yaml", bare)
-    config = pipeline.naming_files(config, source, exclude)
+    config = load_config(CleanConfig, RECIPES / "clean_features.yaml", bare)
+    config = with_files(config, source, exclude)
     return clean.run_features(config, target, out_dir, mesh)

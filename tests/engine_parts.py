@@ -17,7 +17,8 @@ from facetrain.engine.loop import LoopConfig, Trainer
 from facetrain.engine.method import Method
 from facetrain.engine.optim import OptimizerConfig, Optimizers
 from facetrain.engine.schedule import ScheduleConfig
-from facetrain.heads.margin_head import HeadConfig, MarginHead
+from facetrain.heads.head_config import HeadConfig
+from facetrain.heads.margin_head import MarginHead
 
 NUM_IMAGES, NUM_CLASSES, SIZE, DIM = 30, 7, 8, 5
 

@@ -13,7 +13,8 @@ from facetrain.engine.method import StepBatch
 from facetrain.finetune.meta_set import LevelBatch
 from facetrain.finetune.mvcom import Mvcom, ResidualConfig
 from facetrain.finetune.variation_heads import VariationHeads
-from facetrain.heads.margin_head import HeadConfig, MarginHead
+from facetrain.heads.head_config import HeadConfig
+from facetrain.heads.margin_head import MarginHead
 from facetrain.models.small import SmallResNet
 
 NUM_IMAGES, NUM_META, NUM_CLASSES, SIZE, DIM, SCALE = 6, 8, 7, 32, 6, 6.0

@@ -59,6 +59,7 @@ from facetrain.dist.sharded_rows import ShardedRows
 from facetrain.engine.checkpoint import Checkpoints
 from facetrain.heads.sub_centres import drop_beyond
 from facetrain.metrics.noise import noise_detection
+from facetrain.recipe import RECIPES
 from facetrain.report.tables import format_table
 
 Numbers = dict[str, float]
@@ -168,7 +169,7 @@ class Setting:
         ]  # fmt: skip
         if self.quick:
             overrides += QUICK
-        path = pipeline.RECIPES / "demo.yaml"
+        path = RECIPES / "demo.yaml"
         return load_config(DemoRecipe, path, [*overrides, *self.change, *more])
 
     def render(self, num_test_identities: int, num_pairs: int, workers: int) -> None:

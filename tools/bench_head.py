@@ -37,7 +37,8 @@ from torch import Tensor, nn
 from facetrain.core.artifact import write_json
 from facetrain.core.rng import torch_generator
 from facetrain.dist.mesh import Mesh
-from facetrain.heads.margin_head import HeadConfig, MarginHead
+from facetrain.heads.head_config import HeadConfig
+from facetrain.heads.margin_head import MarginHead
 
 CASES = ("plain", "whole", "chunked", "sampled", "sharded")
 SCALE, MARGIN = 64.0, 0.35

@@ -25,7 +25,8 @@ from facetrain.engine.loop import LoopConfig, Trainer
 from facetrain.engine.method import Method
 from facetrain.engine.optim import OptimizerConfig, Optimizers
 from facetrain.engine.schedule import ScheduleConfig
-from facetrain.heads.margin_head import HeadConfig, MarginHead
+from facetrain.heads.head_config import HeadConfig
+from facetrain.heads.margin_head import MarginHead
 from facetrain.methods.l2b import L2bConfig, L2bMethod
 from facetrain.methods.nal import NalConfig, NalMethod, TargetsConfig
 from facetrain.methods.superloss import SuperLossConfig, SuperLossMethod

@@ -44,7 +44,8 @@ from facetrain.engine.loop import LoopConfig, Trainer
 from facetrain.engine.method import Method
 from facetrain.engine.optim import OptimizerConfig, Optimizers
 from facetrain.engine.schedule import ScheduleConfig
-from facetrain.heads.margin_head import HeadConfig, MarginHead
+from facetrain.heads.head_config import HeadConfig
+from facetrain.heads.margin_head import MarginHead
 from facetrain.models.backbone import ModelConfig, build_backbone
 
 SCALE, MARGIN, EMBEDDING_SIZE, CLIP_NORM = 64.0, 0.35, 512, 5.0

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from facetrain.core.rng import torch_generator
 from facetrain.data.features import unit_rows
 from facetrain.dist.mesh import Mesh
-from facetrain.heads.margin_head import HeadConfig, MarginHead
+from facetrain.heads.head_config import HeadConfig
+from facetrain.heads.margin_head import MarginHead
 from facetrain.heads.sub_centres import drop_beyond
 
 _EPOCHS, _BATCH, _RATE = 30, 256, 0.01

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from facetrain.dist.mesh import Mesh
-from facetrain.heads.margin_head import HeadConfig, MarginHead
+from facetrain.heads.head_config import HeadConfig
+from facetrain.heads.margin_head import MarginHead
 from facetrain.report.tables import format_table
 
 NUM_CLASSES, SIZE, BATCH, SCALE = 61, 16, 48, 64.0

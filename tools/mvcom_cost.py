@@ -32,7 +32,8 @@ from facetrain.engine.schedule import ScheduleConfig
 from facetrain.finetune.meta_set import LevelBatch
 from facetrain.finetune.mvcom import Mvcom, ResidualConfig
 from facetrain.finetune.variation_heads import VariationHeads
-from facetrain.heads.margin_head import HeadConfig, MarginHead
+from facetrain.heads.head_config import HeadConfig
+from facetrain.heads.margin_head import MarginHead
 from facetrain.models.backbone import ModelConfig, build_backbone
 
 VARIANTS = ("plain", "mvcom", "mvcom_no_pseudo_update", "double_backward")

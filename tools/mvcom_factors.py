@@ -33,7 +33,8 @@ from facetrain.engine.method import StepBatch
 from facetrain.finetune.meta_set import MetaSet
 from facetrain.finetune.mvcom import Mvcom, ResidualConfig
 from facetrain.finetune.variation_heads import VariationHeads, fit_heads
-from facetrain.heads.margin_head import HeadConfig, MarginHead
+from facetrain.heads.head_config import HeadConfig
+from facetrain.heads.margin_head import MarginHead
 from facetrain.models.weights import load_module
 
 BATCH = int(PRETRAIN["train"]["batch_size"])

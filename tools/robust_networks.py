@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facetrain.dist.mesh import Mesh
-from facetrain.heads.margin_head import HeadConfig, MarginHead
+from facetrain.heads.head_config import HeadConfig
+from facetrain.heads.margin_head import MarginHead
 
 
 class Classifier(nn.Module):

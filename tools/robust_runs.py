@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from facetrain.core.errors import DataError
 from facetrain.core.progress import progress
 from facetrain.core.rng import derive_seed, numpy_generator
-from facetrain.heads.margin_head import HeadConfig
+from facetrain.heads.head_config import HeadConfig
 from facetrain.metrics.noise import auroc
 from facetrain.report.tables import format_table
 

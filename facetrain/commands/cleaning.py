@@ -19,7 +19,7 @@ from facetrain.core.errors import UserError
 
 if TYPE_CHECKING:  # importing torch takes seconds; `--help` must not
     from facetrain.models.weights import BackboneSource
-    from facetrain.pipeline import CleaningRecipe
+    from facetrain.recipe import CleaningRecipe
     from facetrain.without_recipe import Alignment
 
 _OUT = click.option(
@@ -47,13 +47,14 @@ def embed(
     of the section embed, as in batch_size=64, or names its own: data.overlay=F.npz.
     """
     from facetrain import pipeline, without_recipe
+    from facetrain.recipe import load_recipe
 
     first, overrides = first_and_overrides(words)
     given = backbone_source(backbone, input_range, channel_order)
     with job() as mesh:
         if first is not None and without_recipe.is_recipe(first):
-            recipe = pipeline.load_recipe(first, overrides)
-            used = given or pipeline.beside(out, None, "train", "--backbone")
+            recipe = load_recipe(first, overrides)
+            used = given or pipeline.finished_stage(out, None, "train", "--backbone")
             artifact = pipeline.embed_stage(recipe, used, out, mesh)
         else:
             settings = without_recipe.recipe_of("embed", first, overrides)
@@ -76,12 +77,13 @@ def graph(words: Sequence[str], out: Path, embeddings: Path | None) -> None:
     Without CONFIG, a recipe, a KEY is of the section graph, as in num_neighbours=40.
     """
     from facetrain import pipeline, without_recipe
+    from facetrain.recipe import load_recipe
 
     config, overrides = first_and_overrides(words)
     with job() as mesh:
         if config is not None:
-            recipe = pipeline.load_recipe(config, overrides)
-            used = pipeline.beside(out, embeddings, "embed", "--embeddings")
+            recipe = load_recipe(config, overrides)
+            used = pipeline.finished_stage(out, embeddings, "embed", "--embeddings")
             artifact = pipeline.graph_stage(recipe, used, out, mesh)
         elif embeddings is None:
             raise UserError("graph needs CONFIG, or --embeddings DIR or F.npz; got neither")
@@ -144,6 +146,7 @@ def clean(
     of the set itself.
     """
     from facetrain import pipeline, without_recipe
+    from facetrain.recipe import load_recipe, with_clean_files
 
     first, overrides = first_and_overrides(words)
     if target and (first or embeddings or graph or backbone):
@@ -158,14 +161,14 @@ def clean(
             files = (source, target, exclude)
             artifact = without_recipe.clean_features(*files, overrides, out, mesh)
         elif first is not None and without_recipe.is_recipe(first):
-            recipe = pipeline.load_recipe(first, overrides)
+            recipe = load_recipe(first, overrides)
             artifact = pipeline.clean_stage(
-                pipeline.naming(recipe, source, exclude),
-                pipeline.beside(out, embeddings, "embed", "--embeddings"),
-                pipeline.beside(out, graph, "graph", "--graph"),
+                with_clean_files(recipe, source, exclude),
+                pipeline.finished_stage(out, embeddings, "embed", "--embeddings"),
+                pipeline.finished_stage(out, graph, "graph", "--graph"),
                 out,
                 mesh,
-                given or pipeline.trained_beside(out),
+                given or pipeline.first_training(out),
             )
         else:
             if embeddings or graph:
@@ -201,7 +204,7 @@ def _packed(settings: "CleaningRecipe", out: Path) -> str:
 
 def _next_steps(out: Path) -> str:
     return (
-        f"\nlook through the answer: facetrain review {out}"
+        f"\nlook through the result: facetrain review {out}"
         f"\nas one page of pictures and numbers: facetrain report {out}"
         f"\nthe set as decided: facetrain write {out} --format folder --out CLEAN"
     )

@@ -32,7 +32,7 @@ def config(section: str | None, form: str) -> None:
     """
     from facetrain.core.config_reference import as_markdown, as_text, json_schema, keys
     from facetrain.core.errors import ConfigError
-    from facetrain.pipeline import Recipe
+    from facetrain.recipe import Recipe
 
     if form == "schema":
         say(json.dumps(json_schema(Recipe), indent=1, sort_keys=True))

@@ -107,7 +107,7 @@ def _plain_settings(
     """How to embed and count, for the ways that name their images by options of their own."""
     from facetrain.core.errors import ConfigError
     from facetrain.evaluate.evaluate import EvaluateConfig
-    from facetrain.pipeline import load_recipe
+    from facetrain.recipe import load_recipe
 
     taken = ("pairs", "landmarks", "folds", "flip", "attributes")
     other = [name for name, value in options.items() if value and name not in taken]
@@ -177,7 +177,7 @@ def evaluate_settings(
     from facetrain.core.errors import ConfigError
     from facetrain.data.paired_faces import FolderSet, rfw_sets
     from facetrain.evaluate.evaluate import EvaluateConfig, name_sources
-    from facetrain.pipeline import load_recipe
+    from facetrain.recipe import load_recipe
 
     config = load_recipe(path, overrides).evaluate if path else EvaluateConfig()
     kinds = [kind for kind in _FOLDERS if options[kind]]

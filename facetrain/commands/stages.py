@@ -35,9 +35,10 @@ def run(config: Path, out: Path, overrides: Sequence[str]) -> None:
     resumes.
     """
     from facetrain import pipeline
+    from facetrain.recipe import load_recipe
 
     with job() as mesh:
-        say(pipeline.run(pipeline.load_recipe(config, overrides), out, mesh), mesh)
+        say(pipeline.run(load_recipe(config, overrides), out, mesh), mesh)
 
 
 @click.command(short_help="Data set -> backbone.")
@@ -48,9 +49,10 @@ def train(config: Path, out: Path, overrides: Sequence[str]) -> None:
     Killed at any moment, the same command continues, also with another number of processes.
     """
     from facetrain import pipeline
+    from facetrain.recipe import load_recipe
 
     with job() as mesh:
-        artifact = pipeline.train_stage(pipeline.load_recipe(config, overrides), out, mesh)
+        artifact = pipeline.train_stage(load_recipe(config, overrides), out, mesh)
         say(value_lines(artifact.metrics), mesh)
 
 
@@ -71,8 +73,9 @@ def finetune(config: Path, out: Path, overrides: Sequence[str], trained: Path | 
     `train` leaves, and every image's margins in OUT/samples.
     """
     from facetrain import pipeline
+    from facetrain.recipe import load_recipe
 
     with job() as mesh:
-        recipe = pipeline.load_recipe(config, overrides)
-        folder = trained or pipeline.beside(out, None, "train", "--from")
+        recipe = load_recipe(config, overrides)
+        folder = trained or pipeline.finished_stage(out, None, "train", "--from")
         say(value_lines(pipeline.finetune_stage(recipe, folder, out, mesh).metrics), mesh)

@@ -1,7 +1,7 @@
 """Arrays on the disk whose rows many processes write, block by block, and which blocks are done.
 
 What an interrupted job finished stays finished, at any number of processes, and is verified before
-it is believed: beside each finished block stands a digest of its rows. Blocks are written as bytes,
+it is trusted: beside each finished block stands a digest of its rows. Blocks are written as bytes,
 not through a memory map, so that other machines see them.
 """
 

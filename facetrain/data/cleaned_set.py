@@ -48,7 +48,7 @@ class CleanedSet:
             dataset: the same, if it is open.
 
         Raises:
-            DataError: the data set, the answer or the truth cannot be read, or they do not fit.
+            DataError: the data set, the result or the truth cannot be read, or they do not fit.
         """
         if dataset is None:
             dataset = FaceDataset.open(data.path, data.overlay, on_corrupt=data.on_corrupt)

@@ -1,4 +1,4 @@
-"""What a cleaning says of a labelled set, image by image: the answer of the stage `clean`.
+"""What a cleaning says of a labelled set, image by image: the result of the stage `clean`.
 
 Written and read here and nowhere else. Labels are the given ones, as the set has them.
 """
@@ -80,7 +80,7 @@ class CleaningResult:
             DataError: not an `.npz`, an array missing, of another type or length, out of range.
         """
         path = Path(path)
-        arrays = read_npz(path, "the answer of a cleaning (.npz)")
+        arrays = read_npz(path, "the result of a cleaning (.npz)")
         names = [field.name for field in dataclasses.fields(cls)]
         if missing := [name for name in names if name not in arrays]:
             raise DataError(

@@ -166,7 +166,7 @@ def _counted_images(index: RecordIndex, buffer: memoryview) -> NDArray[np.int64]
     """Keys of the images that record 0 counts in the header layout; none where it cannot.
 
     Its labels are [num_images + 1, num_images + num_identities + 1]. A first number above the
-    second, or beyond float32's integers, is not believed.
+    second, or beyond float32's integers, is not trusted.
     """
     if len(index.keys) and index.keys[0] == 0:
         try:

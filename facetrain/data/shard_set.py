@@ -109,7 +109,7 @@ def image_positions(shard: ShardReader, table: RecordTable) -> tuple[str, NDArra
     """Layout of a shard, and the positions of its image records in key order.
 
     A flat shard whose first image has several labels also has flag > 0 in record 0; only a
-    header record is empty besides. Its count is believed below 2^24, as InsightFace does, unless
+    header record is empty besides. Its count is trusted below 2^24, as InsightFace does, unless
     records from there on hold images; else images are the records with content.
     """
     keys = shard.keys

@@ -10,9 +10,3 @@ def shard_range(total: int, rank: int, world_size: int) -> tuple[int, int]:
     assert 0 <= rank < world_size, (rank, world_size)
     size = -(-total // world_size)
     return min(rank * size, total), min((rank + 1) * size, total)
-
-
-def shard_sizes(total: int, world_size: int) -> list[int]:
-    """Number of rows on each rank; sums to `total`."""
-    ranges = (shard_range(total, rank, world_size) for rank in range(world_size))
-    return [stop - start for start, stop in ranges]

@@ -1,7 +1,6 @@
 """What a training run says while it runs: log lines, `log.jsonl`, TensorBoard, loss checks."""
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,16 +100,3 @@ def read_run_log(path: Path) -> list[dict[str, Any]]:
             except json.JSONDecodeError:
                 continue
     return entries
-
-
-class Stopwatch:
-    """Seconds since the last reading."""
-
-    def __init__(self) -> None:
-        self._last = time.perf_counter()
-
-    def lap(self) -> float:
-        """Seconds since the last lap (or since creation)."""
-        now = time.perf_counter()
-        elapsed, self._last = now - self._last, now
-        return elapsed

@@ -19,7 +19,8 @@ from facetrain.engine.loop import Evaluate, LoopConfig, Trainer
 from facetrain.engine.method import Method
 from facetrain.engine.optim import OptimizerConfig, Optimizers
 from facetrain.engine.schedule import ScheduleConfig
-from facetrain.heads.margin_head import HeadConfig, MarginHead
+from facetrain.heads.head_config import HeadConfig
+from facetrain.heads.margin_head import MarginHead
 from facetrain.models.backbone import TrainedModelConfig
 from facetrain.models.weights import BACKBONE_FILE, save_backbone
 

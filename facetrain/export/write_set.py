@@ -58,7 +58,7 @@ def write_set(
 
     Args:
         run_dir: a run with a finished stage `clean`, or that stage's folder.
-        out: a new folder; with the same answer in it, nothing is done.
+        out: a new folder; with the same result in it, nothing is done.
 
     Raises:
         DataError: no such run; an image that cannot be written; other content in `out`.
@@ -91,7 +91,7 @@ def write_set(
 
 
 def _finished(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The numbers of this same answer, if `out` holds it; None where it is new or empty."""
+    """The numbers of this same set, if `out` holds it; None where it is new or empty."""
     if not out.exists():
         return None
     if not out.is_dir():
@@ -104,8 +104,8 @@ def _finished(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     elif not any(out.iterdir()):
         return None
     raise DataError(
-        f"{out}: must be new or empty, but holds something else, perhaps an answer from before "
-        "another look; give another --out, or remove it"
+        f"{out}: must be new or empty, but holds something else, perhaps a set of "
+        "other decisions; give another --out, or remove it"
     )
 
 

@@ -30,7 +30,13 @@ from facetrain.engine.precision import autocast_dtype
 from facetrain.engine.schedule import learning_rate_factor
 from facetrain.engine.training import make_sampler, train_backbone
 from facetrain.finetune.margin_prior import class_margins, variation_margins
-from facetrain.finetune.meta_set import LevelBatch, MetaSet, check_other_people, known_people, tell
+from facetrain.finetune.meta_set import (
+    LevelBatch,
+    MetaSet,
+    check_other_people,
+    known_people,
+    log_contents,
+)
 from facetrain.finetune.mvcom import NUISANCES, Mvcom, PriorMargin, ResidualConfig
 from facetrain.finetune.settings import FinetuneStageConfig
 from facetrain.finetune.variation_heads import VariationHeads, fit_heads
@@ -170,7 +176,7 @@ def _method(
         stays = ~torch.isin(identity, torch.tensor(found, device=identity.device))
         embedding, level = embedding[stays], level[stays]
         logger.info("meta set: left out %d people who look like a trained class", len(found))
-    tell(meta)
+    log_contents(meta)
     heads = VariationHeads([len(names) for names in meta.names.values()], embedding.shape[1])
     heads.to(mesh.device)
     fit_heads(

@@ -217,7 +217,7 @@ def known_people(
     return np.asarray(people[nearest >= similarity].cpu().numpy(), np.int64)
 
 
-def tell(meta: MetaSet) -> None:
+def log_contents(meta: MetaSet) -> None:
     """One log line about what the set holds."""
     factors = ", ".join(f"{name} ({len(levels)})" for name, levels in meta.names.items())
     logger.info(

@@ -241,7 +241,7 @@ class Mvcom(PriorMargin):
                 embedding = self._embed(parameters, batch.image[part], self.dtype)
             leaf = embedding.detach().requires_grad_()
             given = (leaf, batch.label[part], self.margin[part])
-            with self.head.looking():
+            with self.head.frozen_statistics():
                 output = functional_call(self.head, centres, given)
             (slope,) = torch.autograd.grad(output.loss.sum(), leaf)
             probabilities.append(output.target_probability)

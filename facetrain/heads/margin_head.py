@@ -7,16 +7,12 @@ further labels. Second derivatives through the head are not supported.
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from facetrain.core.config import Config
 from facetrain.core.errors import DataError
 from facetrain.core.rng import torch_generator
 from facetrain.dist.collectives import all_gather_no_grad, all_gather_rows, all_reduce_sum
@@ -24,78 +20,13 @@ from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
 from facetrain.dist.sharded_rows import ShardedRows
 from facetrain.heads import margins
+from facetrain.heads.head_config import HeadConfig
+from facetrain.heads.initial_centres import initial_centres
 from facetrain.heads.nearest import largest, nearest_rows
 from facetrain.heads.negatives import position_in_sample, sample_classes
 from facetrain.heads.norm_statistics import NormStatistics
 from facetrain.heads.sharded_softmax import NO_CLASS, own_samples, sharded_cosines
 from facetrain.heads.sub_centres import Votes
-
-MarginKind = Literal["cosface", "arcface", "combined", "arcface_straight_through", "adaface"]
-
-_DEFAULT_MARGINS: dict[str, dict[str, float]] = {
-    "cosface": {"cosine_margin": 0.35},
-    "arcface": {"angular_margin": 0.5},
-    "arcface_straight_through": {"angular_margin": 0.5},
-    "combined": {"angular_factor": 1.0, "angular_margin": 0.0, "cosine_margin": 0.0},
-    "adaface": {"cosine_margin": 0.4, "norm_concentration": 0.333, "norm_memory": 0.99},
-}
-_CENTRE_STD = 0.01
-_INIT_BLOCK = 4096
-"""Classes drawn from one generator: a shard of any size starts with the same centres."""
-
-
-class HeadConfig(Config):
-    """The margin softmax.
-
-    The three margins are m1, m2, m3 of cos(m1 * theta + m2) - m3. CosFace has `cosine_margin`
-    alone (0.35 by default), ArcFace `angular_margin` alone (0.5), `combined` all three. AdaFace's
-    one margin is `cosine_margin` (0.4), given out by the norm of the embedding.
-    """
-
-    margin: MarginKind = "cosface"
-    """Which margin softmax."""
-    scale: float = Field(default=64.0, gt=0)
-    """s, what cosines are multiplied by to be logits."""
-    angular_factor: float | None = Field(default=None, ge=1)
-    """m1, of the angle."""
-    angular_margin: float | None = Field(default=None, ge=0, lt=3.14)
-    """m2 in radians."""
-    cosine_margin: float | None = Field(default=None, ge=0, lt=1)
-    """m3, of the cosine."""
-    norm_concentration: float | None = Field(default=None, gt=0)
-    """Of AdaFace, h: how far a norm's distance from the mean moves the margin; 0.333."""
-    norm_memory: float | None = Field(default=None, ge=0, lt=1)
-    """Of AdaFace: how much of the norms' running mean and deviation stays at a step; 0.99."""
-    num_centres: int = Field(default=1, ge=1, le=16)
-    """Sub-centres of a class, of which the nearest counts; 3 for noisy labels."""
-    filter_above: float | None = Field(default=None, gt=0, lt=1)
-    """A negative whose cosine is above this counts as cosine 0: it is likely the true class."""
-    chunk_size: int | None = Field(default=None, ge=1)
-    """Classes at a time on each rank; None holds the logits of all classes at once."""
-    sample_rate: float = Field(default=1.0, gt=0, le=1)
-    """Part of each rank's class centres that takes part in a step; 1 is the exact softmax."""
-
-    @model_validator(mode="after")
-    def _only_margins_of_the_kind(self) -> "HeadConfig":
-        known = _DEFAULT_MARGINS[self.margin]
-        for name in {name for names in _DEFAULT_MARGINS.values() for name in names}:
-            if getattr(self, name) is not None and name not in known:
-                raise ValueError(
-                    f"{self.margin} has {' and '.join(known)}, but {name} is set; "
-                    "remove it or take margin: combined"
-                )
-        return self
-
-    @property
-    def base_margin(self) -> float:
-        """The margin that a per-call `margin` replaces: radians for ArcFace, else of cosine."""
-        angular = self.margin in ("arcface", "arcface_straight_through")
-        return self.value_of("angular_margin" if angular else "cosine_margin")
-
-    def value_of(self, name: str) -> float:
-        """A margin as set, or the kind's default."""
-        value: float | None = getattr(self, name)
-        return _DEFAULT_MARGINS[self.margin][name] if value is None else value
 
 
 @dataclass(frozen=True)
@@ -162,7 +93,7 @@ class MarginHead(nn.Module):
         self.mesh = mesh
         self.start, self.stop = shard_range(num_classes, mesh.rank, mesh.world_size)
         centres = config.num_centres
-        initial = _initial_centres(self.start, self.stop, centres * embedding_size, seed)
+        initial = initial_centres(self.start, self.stop, centres * embedding_size, seed)
         if centres > 1:
             initial = initial.view(-1, centres, embedding_size)
         self.weight = nn.Parameter(initial.to(mesh.device))  # (C, D) or (C, K, D)
@@ -172,7 +103,7 @@ class MarginHead(nn.Module):
         self.norms = NormStatistics().to(mesh.device) if config.margin == "adaface" else None
         self._seed = seed
         self._step: int | None = None
-        self._looking = False
+        self._frozen = False
 
     def extra_repr(self) -> str:
         """Sizes, for people."""
@@ -183,13 +114,13 @@ class MarginHead(nn.Module):
         self._step = step
 
     @contextlib.contextmanager
-    def looking(self) -> Iterator[None]:
-        """Passes inside only look: running norms and sub-centres' votes stay as they are."""
-        before, self._looking = self._looking, True
+    def frozen_statistics(self) -> Iterator[None]:
+        """Running norms and sub-centres' votes stay as they are in passes inside."""
+        before, self._frozen = self._frozen, True
         try:
             yield
         finally:
-            self._looking = before
+            self._frozen = before
 
     def tensors(self) -> Mapping[str, Tensor | ShardedRows]:
         """What a checkpoint keeps, by name; filled in place when one is read."""
@@ -317,7 +248,7 @@ class MarginHead(nn.Module):
         label = all_gather_no_grad(label, self.mesh)  # (G,)
         row = torch.where((label >= self.start) & (label < self.stop), label - self.start, -1)
         unit = all_gather_no_grad(unit_embedding, self.mesh)
-        found = self.votes.dominant_cosine(unit, self.weight, row, learn=not self._looking)
+        found = self.votes.dominant_cosine(unit, self.weight, row, learn=not self._frozen)
         return all_reduce_sum(found, self.mesh)[own_samples(len(label), self.mesh)]
 
     def _quality(self, embedding: Tensor, label: Tensor) -> Tensor:
@@ -329,7 +260,7 @@ class MarginHead(nn.Module):
             self.mesh,
             concentration=self.config.value_of("norm_concentration"),
             memory=self.config.value_of("norm_memory"),
-            learn=not self._looking,
+            learn=not self._frozen,
         )
 
     def with_margin(
@@ -385,21 +316,3 @@ def _negative_logsumexp(rest: Tensor, logit: Tensor, target: Tensor) -> Tensor:
     terms = torch.where(counts, logit[:, None, :], NO_CLASS)  # (B, T, T)
     rest = rest[:, None, None].expand(-1, num_targets, 1)
     return torch.cat([rest, terms], dim=2).logsumexp(2)
-
-
-def _initial_centres(start: int, stop: int, embedding_size: int, seed: int) -> Tensor:
-    """Rows [start, stop) of the (num_classes, D) matrix that `seed` stands for."""
-    centres = torch.empty(stop - start, embedding_size)
-
-    def fill(block: int) -> None:
-        drawn = torch.empty(_INIT_BLOCK, embedding_size)
-        generator = torch_generator(seed, "class_centre", block)
-        drawn.normal_(0.0, _CENTRE_STD, generator=generator)
-        low, high = max(start, block * _INIT_BLOCK), min(stop, (block + 1) * _INIT_BLOCK)
-        offset = block * _INIT_BLOCK
-        centres[low - start : high - start] = drawn[low - offset : high - offset]
-
-    # A generator draws on one core; ten million centres take it half a minute.
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        list(threads.map(fill, range(start // _INIT_BLOCK, -(-stop // _INIT_BLOCK))))
-    return centres

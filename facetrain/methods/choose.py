@@ -18,7 +18,8 @@ from facetrain.data.trusted import TrustedImages
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.loop import LoopConfig
 from facetrain.engine.method import Method
-from facetrain.heads.margin_head import HeadConfig, MarginHead
+from facetrain.heads.head_config import HeadConfig
+from facetrain.heads.margin_head import MarginHead
 from facetrain.methods.correction import CorrectionConfig, CorrectionMethod
 from facetrain.methods.l2b import L2bConfig, L2bMethod
 from facetrain.methods.nal import NalConfig, NalMethod

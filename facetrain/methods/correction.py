@@ -27,7 +27,7 @@ class CorrectionConfig(Config):
 
 
 class CorrectionMethod(Method):
-    """The margin loss of the given label, or of the nearest class where that is beyond doubt."""
+    """The margin loss of the given label, or of the nearest class where its cosine is far above."""
 
     def __init__(self, config: CorrectionConfig, head: MarginHead, steps_per_epoch: int) -> None:
         super().__init__(head)
@@ -47,7 +47,7 @@ class CorrectionMethod(Method):
         label, margin = self.batch.label[part], self.batch.margin[part]
         cosine, nearest = self.head.nearest(embedding.detach(), 1)  # (b, 1)
         output = self.head(embedding, label, margin, nearest)
-        with torch.no_grad(), self.head.looking():
+        with torch.no_grad(), self.head.frozen_statistics():
             handicapped = self.head.with_margin(cosine, margin, embedding, label)[:, 0]
         other = nearest[:, 0] != label
         moved = (label >= 0) & other & (handicapped > output.target_cosine)

@@ -122,7 +122,7 @@ class L2bMethod(Method):
         parameters = {n: p for n, p in self.backbone.named_parameters() if p.requires_grad}
         with frozen_statistics(self.backbone), self._same_dropout():
             embedding = self.backbone(image)
-        with self.head.looking():
+        with self.head.frozen_statistics():
             loss = self.head(embedding, label, margin.expand(rows)).loss
         loss = loss.sum() / self.config.batch_size
         leaves = [*parameters.values(), self.head.weight]
@@ -166,7 +166,7 @@ class L2bMethod(Method):
             return torch.stack([output.loss, output.extra_loss[:, 0]])  # (2, B)
 
         off = torch.autocast(image.device.type, enabled=False)
-        with off, frozen_statistics(self.backbone), self.head.looking():
+        with off, frozen_statistics(self.backbone), self.head.frozen_statistics():
             raw = directional_derivative(losses, theta, self._direction, self._step_size)
         # Nobody must have no weight, also where the normalisation gives some to a value of 0.
         raw = torch.where(label >= 0, raw, -torch.inf)

@@ -76,14 +76,14 @@ class Run:
         """Images of each identity, by whose labels: as given, cleaned, reviewed, true."""
         if self.given is None or self.data is None:
             return {}
-        layers = {
+        files = {
             "after cleaning": self.folder / run_folder.CLEAN / run_folder.OVERLAY_FILE,
             "after the review": self.folder / run_folder.REVIEW / run_folder.OVERLAY_FILE,
         }
         views, overlay = {"as given": class_sizes(self.given.label)}, []
-        for name, layer in layers.items():
-            if layer.is_file() and LabelOverlay.load(layer).source.any():
-                overlay.append(layer)
+        for name, file in files.items():
+            if file.is_file() and LabelOverlay.load(file).source.any():
+                overlay.append(file)
                 after = self.dataset(self.data, overlay)
                 assert after is not None
                 views[name] = class_sizes(after.label)

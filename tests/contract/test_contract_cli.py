@@ -11,10 +11,12 @@ import pytest
 import torch
 from cli_parts import Call
 
-from facetrain import cli, pipeline
+from facetrain import cli
+from facetrain.core.config import load_config
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.overlay import LabelOverlay
 from facetrain.models.weights import load_backbone
+from facetrain.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +238,7 @@ def test_every_shipped_recipe_is_valid() -> None:
     configs = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
     assert len(configs) >= 4
     for path in configs:
-        pipeline.load_config(pipeline.Recipe, path)
+        load_config(Recipe, path)
         header = path.read_text().split("\nseed:")[0]
         for word in ("Data:", "Cost:", "Expected:", "Command:"):
             assert word in header, f"{path.name} says nothing of {word}"

@@ -9,7 +9,7 @@ from cli_parts import Call
 
 from facetrain.core.config_reference import keys
 from facetrain.core.recipe_file import parse_yaml
-from facetrain.pipeline import Recipe
+from facetrain.recipe import Recipe
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -14,6 +14,7 @@ LINES = (
     {"engine"},
     {"methods"},
     {"pretrain", "embedding", "clean", "evaluate", "export", "report", "finetune", "review"},
+    {"recipe"},
     {"pipeline", "api"},
     {"without_recipe", "label_cleaner"},
     {"demo"},

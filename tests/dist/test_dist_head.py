@@ -12,7 +12,8 @@ from torch import nn
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.parallel import wrap_ddp
 from facetrain.dist.shard import shard_range
-from facetrain.heads.margin_head import HeadConfig, MarginHead
+from facetrain.heads.head_config import HeadConfig
+from facetrain.heads.margin_head import MarginHead
 from facetrain.heads.row_optimizer import RowSGD
 
 SIZE, BATCH, SCALE = 8, 12, 16.0

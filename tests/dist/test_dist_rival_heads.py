@@ -12,7 +12,8 @@ from launch import Ranks
 from facetrain.dist.collectives import all_gather_no_grad
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
-from facetrain.heads.margin_head import HeadConfig, HeadOutput, MarginHead
+from facetrain.heads.head_config import HeadConfig
+from facetrain.heads.margin_head import HeadOutput, MarginHead
 from facetrain.heads.sub_centres import drop_beyond
 
 SIZE, BATCH, SCALE = 8, 12, 16.0
@@ -157,7 +158,7 @@ def votes(mesh: Mesh, passes: int) -> Any:
     embedding, label = data["embedding"][start:stop], data["label"][start:stop]
     for _ in range(passes):
         cosine = head(embedding, label).dominant_cosine
-    with head.looking():
+    with head.frozen_statistics():
         head(-embedding, label)  # only looks
     assert head.votes is not None
     padded = torch.zeros(7, 3, dtype=torch.float64)
@@ -216,7 +217,7 @@ def norms(mesh: Mesh) -> Any:
     embedding = F.normalize(problem(7, 1)["embedding"]) * torch.arange(1.0, 13)[:, None]
     label = problem(7, 1)["label"][start:stop]
     assert head.norms is not None
-    with head.looking():
+    with head.frozen_statistics():
         head(embedding[start:stop], label)
     before = head.norms.mean.item(), head.norms.deviation.item()
     head(embedding[start:stop], label)

@@ -15,6 +15,7 @@ from facetrain.clean import clean as clean_room
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.overlay import LabelOverlay
 from facetrain.dist.mesh import Mesh
+from facetrain.recipe import load_recipe
 
 
 def test_the_second_training_sees_what_was_kept(recipe: Path, finished: Path) -> None:
@@ -120,7 +121,7 @@ def test_interrupted_while_cleaning_it_goes_on_from_there(
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    settings = pipeline.load_recipe(recipe, ())
+    settings = load_recipe(recipe, ())
     with monkeypatch.context() as context:
         context.setattr(clean_room, "adapt", killed)
         with pytest.raises(KeyboardInterrupt):

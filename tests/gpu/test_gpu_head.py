@@ -10,7 +10,8 @@ from torch import Tensor
 from facetrain.core.rng import torch_generator
 from facetrain.dist.mesh import Mesh
 from facetrain.heads import margin_head
-from facetrain.heads.margin_head import HeadConfig, MarginHead
+from facetrain.heads.head_config import HeadConfig
+from facetrain.heads.margin_head import MarginHead
 from facetrain.heads.negatives import sample_classes
 
 pytestmark = pytest.mark.gpu

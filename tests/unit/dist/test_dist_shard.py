@@ -2,14 +2,13 @@
 
 import torch
 
-from facetrain.dist.shard import shard_range, shard_sizes
+from facetrain.dist.shard import shard_range
 
 
-def test_worked_sizes() -> None:
-    assert shard_sizes(7, 3) == [3, 3, 1]
-    assert shard_sizes(8, 5) == [2, 2, 2, 2, 0]  # ceil(8 / 5) = 2: the fifth rank is empty
-    assert shard_sizes(2, 3) == [1, 1, 0]
-    assert shard_sizes(0, 2) == [0, 0]
+def test_worked_ranges() -> None:
+    assert [shard_range(7, rank, 3) for rank in range(3)] == [(0, 3), (3, 6), (6, 7)]
+    assert shard_range(8, 4, 5) == (8, 8)  # ceil(8 / 5) = 2: the fifth rank is empty
+    assert [shard_range(0, rank, 2) for rank in range(2)] == [(0, 0)] * 2
 
 
 def test_ranges_are_those_of_torch_chunk() -> None:

@@ -254,7 +254,7 @@ def test_a_failure_leaves_nothing_and_other_content_is_left_alone(
     out.mkdir()
     first = write(run, out, format="folder")  # an empty folder is taken
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    assert write(run, out, format="folder") == first  # and the same answer is there already
+    assert write(run, out, format="folder") == first  # and the same set is there already
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
     for other in ({"format": "csv"}, {"format": "folder", "choices": {"merges": True}}):
         with pytest.raises(DataError, match="must be new or empty"):
@@ -263,7 +263,7 @@ def test_a_failure_leaves_nothing_and_other_content_is_left_alone(
         np.array([0] + [-1] * 7), np.array([False] + [True] * 7), source=np.eye(8)[0],
         source_names=("", "review"),
     ).save(run / "review/overlay.npz")  # fmt: skip
-    with pytest.raises(DataError, match="an answer from before another look"):
+    with pytest.raises(DataError, match="a set of other decisions"):
         write(run, out, format="folder")
     (tmp_path / "own").mkdir()
     (tmp_path / "own/thesis.txt").write_text("mine")

@@ -15,7 +15,8 @@ from torch import Tensor
 from facetrain.core.errors import DataError
 from facetrain.dist.mesh import Mesh
 from facetrain.heads import sharded_softmax
-from facetrain.heads.margin_head import HeadConfig, MarginHead
+from facetrain.heads.head_config import HeadConfig
+from facetrain.heads.margin_head import MarginHead
 
 MESH = Mesh.single()
 

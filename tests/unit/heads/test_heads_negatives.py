@@ -5,7 +5,8 @@ import torch
 
 from facetrain.core.rng import torch_generator
 from facetrain.dist.mesh import Mesh
-from facetrain.heads.margin_head import HeadConfig, MarginHead
+from facetrain.heads.head_config import HeadConfig
+from facetrain.heads.margin_head import MarginHead
 from facetrain.heads.negatives import position_in_sample, sample_classes
 from facetrain.heads.row_optimizer import RowSGD
 

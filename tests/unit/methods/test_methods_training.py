@@ -130,7 +130,7 @@ def test_superlosss_warm_up_and_dominant_sub_centre(tmp_path: Path) -> None:
     of_method(trainer, batch)
     assert trainer.method.per_sample()["weight"].tolist() == [1.0] * 6
     of_method(trainer, batch, step=1)
-    with trainer.head.looking():
+    with trainer.head.frozen_statistics():
         output = trainer.head(trainer.backbone(batch.image), batch.label, batch.margin)
     assert not torch.equal(output.dominant_cosine, output.target_cosine)
     plain = F.softplus(output.negative_logsumexp - SCALE * output.dominant_cosine)

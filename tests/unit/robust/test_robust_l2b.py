@@ -12,11 +12,10 @@ from torch.func import functional_call
 
 from facetrain.core.rng import torch_generator
 from facetrain.dist.mesh import Mesh
-from facetrain.dist.shard import shard_range
-from facetrain.heads.margin_head import HeadConfig, HeadOutput, MarginHead
+from facetrain.heads.head_config import HeadConfig
+from facetrain.heads.margin_head import HeadOutput, MarginHead
 from facetrain.robust.l2b import (
     Parameters,
-    classifier_rows,
     directional_derivative,
     directional_losses,
     meta_gradient,
@@ -190,64 +189,6 @@ def test_through_the_margin_head(margin: Literal["cosface", "arcface"]) -> None:
 
 
 SCALE = 6.0
-
-
-def cosines(x: Tensor, weight: Tensor) -> Tensor:
-    return F.normalize(x, dim=1) @ F.normalize(weight, dim=1).T
-
-
-def angular(cosine: Tensor) -> Tensor:
-    return torch.cos(cosine.acos() + 0.2)
-
-
-def cosine_margin(cosine: Tensor) -> Tensor:
-    return cosine - 0.35
-
-
-@pytest.mark.parametrize("margin", [cosine_margin, angular])
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_classifier_rows(margin: Callable[[Tensor], Tensor], world_size: int) -> None:
-    """The closed form, summed over shards of 6 centres, == inner products of autograd's rows."""
-    weight = draw(C, D, name="centres")
-
-    def loss_of(cosine: Tensor, label: Tensor) -> Tensor:
-        target = F.one_hot(label, C).bool()
-        return F.cross_entropy(
-            SCALE * torch.where(target, margin(cosine), cosine), label, reduction="none"
-        )
-
-    def losses(theta: Parameters) -> Tensor:
-        cosine = cosines(X, theta["weight"])
-        return torch.stack([loss_of(cosine, label) for label in (LABEL, PSEUDO_LABEL)])
-
-    def meta(theta: Parameters) -> Tensor:
-        return loss_of(cosines(META_X, theta["weight"]), META_LABEL).mean()
-
-    def error(x: Tensor, label: Tensor) -> Tensor:
-        cosine = cosines(x, weight).requires_grad_()
-        return torch.autograd.grad(loss_of(cosine, label).sum(), cosine)[0] / SCALE
-
-    errors = torch.stack([error(X, label) for label in (LABEL, PSEUDO_LABEL)])
-    if margin is cosine_margin:  # e = p - one_hot as it stands
-        cosine = cosines(X, weight)
-        shifted = SCALE * (cosine - 0.35 * F.one_hot(LABEL, C))
-        torch.testing.assert_close(errors[0], shifted.softmax(1) - F.one_hot(LABEL, C))
-    came = torch.zeros(2, B, dtype=torch.float64)
-    for rank in range(world_size):
-        start, stop = shard_range(C, rank, world_size)
-        came += classifier_rows(
-            errors[..., start:stop],
-            cosines(X, weight)[:, start:stop],
-            error(META_X, META_LABEL)[:, start:stop],
-            cosines(META_X, weight)[:, start:stop],
-            F.normalize(X, dim=1) @ F.normalize(META_X, dim=1).T,
-            weight[start:stop].norm(dim=1),
-            scale=SCALE,
-        )
-    expected = one_by_one(losses, meta, {"weight": weight})
-    torch.testing.assert_close(came, expected, rtol=1e-11, atol=1e-13)
-    agree = PSEUDO_LABEL == LABEL
-    assert torch.equal(came[0, agree], came[1, agree])
 
 
 def test_normalise_by_hand() -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from facetrain.core.errors import DataError
-from facetrain.heads.margin_head import HeadConfig
+from facetrain.heads.head_config import HeadConfig
 from facetrain.robust.nal import noise_attention_loss
 from facetrain.robust.superloss import confidence
 

@@ -7,7 +7,7 @@ from manifest_parts import plain_manifest
 
 from facetrain.core.artifact import write_sealed
 from facetrain.engine.checkpoint import Progress
-from facetrain.pretrain.earlier import make_way, trained_on
+from facetrain.pretrain.archive import archive_other_training, trained_on
 
 
 def finished(folder: Path, data: str) -> None:
@@ -42,13 +42,13 @@ def test_what_a_training_was_on(tmp_path: Path) -> None:
 def test_a_training_on_other_labels_steps_aside(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "retrain"
     finished(folder, "a") if kind == "finished" else interrupted(folder, (3, "a"))
-    make_way(folder, "a")
+    archive_other_training(folder, "a")
     assert folders(tmp_path) == {"retrain": "a"}  # the same labels: it is skipped, or goes on
-    make_way(folder, "b")
+    archive_other_training(folder, "b")
     assert folders(tmp_path) == {"retrain.previous-1": "a"}
-    make_way(folder, "b")  # killed before the first checkpoint, and again
+    archive_other_training(folder, "b")  # killed before the first checkpoint, and again
     interrupted(folder, (3, "b"))
-    make_way(folder, "c")
+    archive_other_training(folder, "c")
     assert folders(tmp_path) == {"retrain.previous-1": "a", "retrain.previous-2": "b"}
 
 
@@ -56,20 +56,20 @@ def test_one_that_was_on_these_labels_comes_back(tmp_path: Path) -> None:
     """Decide, train, undo, train: the first is there again, and the second is kept."""
     folder = tmp_path / "retrain"
     finished(folder, "a")
-    make_way(folder, "b")
+    archive_other_training(folder, "b")
     finished(folder, "b")
-    make_way(folder, "a")
+    archive_other_training(folder, "a")
     assert folders(tmp_path) == {"retrain": "a", "retrain.previous-2": "b"}
-    make_way(folder, "b")
+    archive_other_training(folder, "b")
     assert folders(tmp_path) == {"retrain": "b", "retrain.previous-1": "a"}
 
 
 def test_a_folder_that_was_only_begun_is_no_obstacle(tmp_path: Path) -> None:
     folder = tmp_path / "retrain"
     finished(folder, "a")
-    make_way(folder, "b")
+    archive_other_training(folder, "b")
     folder.mkdir()
     (folder / "log.jsonl").write_text("")
-    make_way(folder, "a")
+    archive_other_training(folder, "a")
     assert folders(tmp_path) == {"retrain": "a"}
     assert not (folder / "log.jsonl").exists()

@@ -31,7 +31,7 @@ def trained_on(folder: Path) -> str | None:
     return None
 
 
-def make_way(folder: Path, data: str) -> None:
+def archive_other_training(folder: Path, data: str) -> None:
     """Have `folder` hold a training on the labels `data`, or none.
 
     One on other labels becomes `<folder>.previous-1` (or -2, ...). Where one of these was on
