@@ -1,7 +1,7 @@
 """The command line: its commands in order, and how an error ends: one message, one exit status."""
 
-import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -18,15 +18,10 @@ from facetrain.commands import (
     review,
     stages,
 )
-from facetrain.core.errors import BAD_INPUT, INTERRUPTED, NOT_WRITABLE, UserError
+from facetrain.core.errors import BAD_INPUT, INTERRUPTED, UserError
+from facetrain.core.system_error import as_user_error
 from facetrain.core.text import printable_lines
 from facetrain.core.threads import wait_asleep
-
-_OUTPUT_ERRORS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
-    # a file where a folder should be, or a folder where a file
-    errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
-)  # fmt: skip
 
 
 class _Commands(click.Group):
@@ -95,26 +90,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt) as error:
         if isinstance(error.__cause__, EOFError):  # click takes one for the end of a terminal
             raise error.__cause__ from None
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would only cut this short
         _end("interrupted; the same command continues where this one stopped", INTERRUPTED)
     except UserError as error:
         _end(str(error), error.exit_status)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):  # torch reports one that dies by a signal
+    except Exception as error:
+        known = as_user_error(error)
+        if known is None:
             raise
-        _end(
-            f"every loader worker must live as long as the run, but one died: {error}; when it "
-            "was killed for memory, lower data.workers; run the same command to continue",
-            BAD_INPUT,
-        )
-    except OSError as error:
-        if error.errno not in _OUTPUT_ERRORS:
-            raise
-        path = error.filename2 or error.filename or "output"  # of a renaming, what it should become
-        _end(
-            f"{path}: must be writable, but {error.strerror}; free space or choose another --out, "
-            "then run the same command again: finished work is kept",
-            NOT_WRITABLE,
-        )
+        _end(str(known), known.exit_status)
     sys.exit(status if isinstance(status, int) else 0)  # --help and --version give a number
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from facetrain.core.text import printable_lines
+
 if TYPE_CHECKING:  # importing torch takes seconds; `--help` must not
     from facetrain.dist.mesh import Mesh
     from facetrain.models.weights import BackboneSource
@@ -102,4 +104,4 @@ def value_lines(numbers: Mapping[str, Any]) -> str:
 def say(text: str, mesh: "Mesh | None" = None) -> None:
     """Print a result, once for all ranks."""
     if text and (mesh is None or mesh.is_main):
-        click.echo(text)
+        click.echo(printable_lines(text))

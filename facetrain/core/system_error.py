@@ -1,0 +1,69 @@
+"""What the system refused, as a message for whoever can do something about it."""
+
+import errno
+import os
+
+from facetrain.core.errors import OutputError, UserError
+from facetrain.core.text import printable
+
+_OUTPUT = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
+    # a file where a folder should be, or a folder where a file
+    errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+)  # fmt: skip
+_AGAIN = "then run the same command again: finished work is kept"
+
+
+def as_user_error(error: BaseException) -> UserError | None:
+    """The message of an error that the system caused; None for any other, a fault of ours.
+
+    Readers and writers name their file themselves. This is for what passes them by: limits on
+    processes, files and memory, and writes between them.
+    """
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError):
+        return UserError(
+            f"there must be memory for what is read, but {error or 'there was not'}; lower the "
+            f"batch size or data.workers, or raise the limit, {_AGAIN}"
+        )
+    if isinstance(error, RuntimeError) and "DataLoader worker" in text:
+        return UserError(
+            f"every loader worker must live as long as the run, but one died: {error}; killed for "
+            "memory: lower data.workers; by a bus error: a shard was cut short while it was read, "
+            "or a container has too little /dev/shm (docker run --shm-size=8g, or data.workers=0);"
+            " run the same command to continue"
+        )
+    if isinstance(error, RuntimeError) and ("shm" in text or "shared memory" in text):
+        return UserError(
+            f"there must be room in /dev/shm for what processes share, but {error}; give the "
+            f"container more (docker run --shm-size=8g) or set data.workers=0, {_AGAIN}"
+        )
+    code = error.errno if isinstance(error, OSError) else None
+    path = _path(error) if isinstance(error, OSError) else ""
+    if code in (errno.EMFILE, errno.ENFILE) or os.strerror(errno.EMFILE) in text:
+        return UserError(
+            f"{path or 'a file'}: must be open beside what is open already, but the limit is "
+            f"reached ({os.strerror(code or errno.EMFILE)}); raise it with ulimit -n, or lower "
+            f"data.workers, {_AGAIN}"
+        )
+    if code in (errno.EAGAIN, errno.ENOMEM):
+        return UserError(
+            f"there must be room for one more process or file, but {os.strerror(code)}; raise "
+            f"ulimit -u, free memory, or lower data.workers, {_AGAIN}"
+        )
+    if code in _OUTPUT:
+        return OutputError(
+            f"{path or 'output'}: must be writable, but {os.strerror(code)}; free space or choose "
+            f"another --out, {_AGAIN}"
+        )
+    if code is not None and path:
+        return UserError(f"{path}: must be a readable file, but {os.strerror(code)}; check it")
+    return None
+
+
+def _path(error: OSError) -> str:
+    """What it is about: of a renaming, what it should become."""
+    path = error.filename2 or error.filename
+    return (
+        "" if path is None else printable(os.fsdecode(path) if not isinstance(path, int) else path)
+    )

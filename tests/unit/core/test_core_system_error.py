@@ -1,0 +1,49 @@
+"""What the system refuses is a message with its status; a fault of ours stays an exception."""
+
+import errno
+import os
+
+import pytest
+
+from facetrain.core.errors import BAD_INPUT, NOT_WRITABLE
+from facetrain.core.system_error import as_user_error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space", "a/b"), NOT_WRITABLE, "a/b: must be writable, but No"),
+        (OSError(errno.EFBIG, "too large"), NOT_WRITABLE, "output: must be writable, but File too"),
+        (OSError(errno.EROFS, "ro", "t", None, "p/m.json"), NOT_WRITABLE, "p/m.json: must be wr"),
+        (OSError(errno.EMFILE, "Too many open files", "s.rec"), BAD_INPUT, "ulimit -n"),
+        (ImportError("x.so: cannot open: Too many open files"), BAD_INPUT, "ulimit -n"),
+        (BlockingIOError(errno.EAGAIN, "unavailable"), BAD_INPUT, "ulimit -u"),
+        (OSError(errno.ENOMEM, "no memory"), BAD_INPUT, "lower data.workers"),
+        (OSError(errno.EIO, "Input/output error", "d/x"), BAD_INPUT, "d/x: must be a readable fi"),
+        (OSError(errno.ELOOP, "links", "a\x1bb"), BAD_INPUT, r"a\x1bb: must be a readable file"),
+        (MemoryError(), BAD_INPUT, "there must be memory"),
+        (RuntimeError("unable to mmap: No space left: /torch_1 shm"), BAD_INPUT, "--shm-size"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."), BAD_INPUT,
+         "a shard was cut short"),
+    ],
+)  # fmt: skip
+def test_each_says_what_to_do(error: BaseException, status: int, words: str) -> None:
+    found = as_user_error(error)
+    assert found is not None
+    assert words in str(found)
+    assert found.exit_status == status
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shape mismatch"), KeyError("x"), OSError("no number"), ValueError()]
+)
+def test_faults_of_ours_are_not_dressed_up(error: BaseException) -> None:
+    assert as_user_error(error) is None
+
+
+def test_a_real_refusal(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(FileNotFoundError) as caught:
+        os.open(tmp_path / "no" / "file", os.O_RDONLY)
+    assert f"{tmp_path}/no/file: must be a readable file, but No such" in str(
+        as_user_error(caught.value)
+    )
