@@ -1,5 +1,6 @@
 """The command `evaluate`: which sets, with which options, and what is left and said."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,7 @@ def evaluate(
     of the gallery; --embeddings F.npz --pairs LIST scores embeddings of any origin.
     """
     from facetrain.core.artifact import write_json
+    from facetrain.dist.stage import job_lock
     from facetrain.report.tables import evaluation_text
 
     given = backbone_source(backbone, input_range, channel_order)
@@ -95,7 +97,8 @@ def evaluate(
                 numbers = _identify(settings, given, gallery, probe, landmarks, mesh)
         else:
             settings = evaluate_settings(config, overrides, options)
-            numbers = _evaluate(settings, given, out, mesh)
+            with job_lock(out, mesh) if out else contextlib.nullcontext():  # its pictures too
+                numbers = _evaluate(settings, given, out, mesh)
         if json_path and mesh.is_main:
             write_json(json_path, numbers)
         say(evaluation_text(numbers), mesh)

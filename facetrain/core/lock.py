@@ -24,19 +24,17 @@ from facetrain.core.log import logger
 from facetrain.core.text import printable
 
 _LOCK = ".lock"
+_OWNED = (_LOCK, "manifest.json", "journal.jsonl")  # another job's, a finished stage, a review
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # what `atomic_path` names its temporaries
 _held: dict[Path, int] = {}  # lock file -> the thread of this process that has it
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path, *, sweep: bool = True) -> Iterator[None]:
+def folder_lock(folder: Path) -> Iterator[None]:
     """Create `folder` if need be and be its only writer inside the block.
 
-    Taken again by the same thread, it is simply held. What killed writers left half-written
-    directly in the folder is removed first.
-
-    Args:
-        sweep: False leaves such leftovers alone.
+    Taken again by the same thread, it is simply held. What killed writers left half-written in the
+    folder is removed first, but in folders below that belong to other stages.
 
     Raises:
         UserError: another process has it; says which, on which machine, since when.
@@ -47,8 +45,7 @@ def folder_lock(folder: Path, *, sweep: bool = True) -> Iterator[None]:
     except OSError as error:
         raise not_writable(folder, error) from None
     with _locked(folder / _LOCK, folder):
-        if sweep:
-            _sweep(folder, "")
+        _sweep(folder, below=True)
         yield
 
 
@@ -60,34 +57,26 @@ def file_lock(path: Path) -> Iterator[None]:
     except OSError as error:
         raise not_writable(path.parent, error) from None
     with _locked(path.with_name(f".{path.name}{_LOCK}"), path):
-        _sweep(path.parent, f".{path.name}.")
+        _sweep(path.parent, f".{path.name}.", below=False)
         yield
 
 
-def sweep_below(folder: Path) -> None:
-    """Remove what killed writers left half-written anywhere below a stage's folder.
-
-    Folders with a lock or a manifest of their own belong to other stages and are left alone.
-    """
+def _sweep(folder: Path, prefix: str = "", *, below: bool) -> None:
+    """Remove leftovers whose name begins so; below too, but not in what has an owner of its own."""
     for child in list(folder.iterdir()):
-        own = child.is_dir() and not child.is_symlink()
-        if own and not any((child / name).exists() for name in (_LOCK, "manifest.json")):
-            _sweep(child, "")
-            sweep_below(child)
-
-
-def _sweep(folder: Path, prefix: str) -> None:
-    for child in list(folder.iterdir()):
+        is_folder = child.is_dir() and not child.is_symlink()
         if _LEFTOVER.fullmatch(child.name) and child.name.startswith(prefix):
-            if child.is_dir() and not child.is_symlink():
+            if is_folder:
                 shutil.rmtree(child, ignore_errors=True)
             else:
                 child.unlink(missing_ok=True)
+        elif below and is_folder and not any((child / name).exists() for name in _OWNED):
+            _sweep(child, below=True)
 
 
 @contextlib.contextmanager
 def _locked(lock: Path, what: Path) -> Iterator[None]:
-    key = lock.resolve()
+    key = Path(os.path.realpath(lock))
     if _held.get(key) == threading.get_ident():
         yield
         return

@@ -6,7 +6,7 @@ import numpy as np
 
 from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import ConfigError, DataError
-from facetrain.core.lock import file_lock, folder_lock
+from facetrain.core.lock import file_lock
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.features import Features, load_features, save_features
 from facetrain.data.noise import NoiseConfig, PlantedNoise, plant
@@ -49,7 +49,7 @@ def corrupt(source: Path, out: Path, config: NoiseConfig) -> dict[str, int]:
             return _corrupt_features(source, target, config)
     if target.name == "truth.npz":
         raise ConfigError(f"--out {target}: truth.npz holds the truth; name the overlay otherwise")
-    with folder_lock(target.parent, sweep=False):  # overlay and truth are a pair
+    with file_lock(target.with_name("truth.npz")), file_lock(target):
         return _corrupt_dataset(source, target, config)
 
 

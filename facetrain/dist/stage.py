@@ -1,6 +1,7 @@
 """What every stage does around its work: skip when finished, own its folder, mark when done."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from facetrain.core.artifact import (
 )
 from facetrain.core.config import Config
 from facetrain.core.errors import UserError
-from facetrain.core.lock import folder_lock, sweep_below
+from facetrain.core.lock import folder_lock
 from facetrain.core.log import logger
 from facetrain.core.text import printable
 from facetrain.dist.collectives import any_rank, gather_objects
@@ -69,17 +70,17 @@ def run_stage(
     Raises:
         UserError: another job is writing there, or what `work` raises.
     """
-    # Looked at before the lock too: a finished stage may lie where nobody can write.
-    done = _finished(stage, config, inputs, out_dir, mesh)
-    if done is not None:
-        return done
+    read_only = mesh.is_main and out_dir.is_dir() and not os.access(out_dir, os.W_OK)
+    if any_rank(read_only, mesh):  # a finished stage may lie where nobody can take a lock
+        done = _finished(stage, config, inputs, out_dir, mesh)
+        if done is not None:
+            return done
     with job_lock(out_dir, mesh):
         done = _finished(stage, config, inputs, out_dir, mesh)
-        if done is not None:  # another job wrote it meanwhile
+        if done is not None:
             return done
         started = time.time()
         if mesh.is_main:
-            sweep_below(out_dir)
             (out_dir / MANIFEST).unlink(missing_ok=True)
         mesh.barrier()
         metrics = work()
