@@ -90,6 +90,8 @@ def read_json(path: Path) -> Any:
     Raises:
         DataError: missing or not JSON.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise DataError(f"{printable(path)}: must be a readable JSON file, but is no file")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -246,29 +248,42 @@ def read_artifact(out_dir: Path) -> Artifact | None:
         raise DataError(f"{error}; run the stage that writes it again") from None
 
 
-def finished(
+def made_by(
     out_dir: Path, stage: str, config: Config, inputs: Mapping[str, str]
 ) -> Artifact | None:
     """The artifact in `out_dir` when it came from this stage, config and inputs; else None.
 
-    One that is damaged counts as unfinished, with a warning.
+    Its files are not looked at. A damaged manifest counts as none, with a warning.
     """
     try:
         artifact = read_artifact(out_dir)
-        if artifact is None:
-            return None
-        manifest = artifact.manifest
-        same = (
-            manifest["stage"] == stage
-            and manifest["config_digest"] == config_digest(config)
-            and manifest["inputs"] == dict(inputs)
-        )
-        if same:
-            artifact.verify()
     except DataError as error:
         logger.warning("%s", error)
         return None
+    if artifact is None:
+        return None
+    manifest = artifact.manifest
+    same = (
+        manifest["stage"] == stage
+        and manifest["config_digest"] == config_digest(config)
+        and manifest["inputs"] == dict(inputs)
+    )
     return artifact if same else None
+
+
+def finished(
+    out_dir: Path, stage: str, config: Config, inputs: Mapping[str, str]
+) -> Artifact | None:
+    """As `made_by`, when all its files are as they were left; a damaged one warns and is None."""
+    artifact = made_by(out_dir, stage, config, inputs)
+    if artifact is None:
+        return None
+    try:
+        artifact.verify()
+    except DataError as error:
+        logger.warning("%s", error)
+        return None
+    return artifact
 
 
 def _commit() -> str | None:

@@ -7,6 +7,7 @@ who forges a file on purpose.
 
 import functools
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ def file_digest(path: Path) -> str:
     """
     try:
         state = path.stat()
+        if not stat.S_ISREG(state.st_mode):  # a pipe or a device might never end
+            raise DataError(f"{printable(path)}: must be a readable file, but is none")
         return _file_digest(path.absolute(), state.st_ino, state.st_size, state.st_mtime_ns)
     except OSError as error:
         raise DataError(

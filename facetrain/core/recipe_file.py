@@ -107,10 +107,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def _read_based(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    if not path.is_file():  # also a link to itself, which `resolve` cannot follow
+        raise ConfigError(f"{path}: must be a YAML recipe, but there is no such file")
     if path.resolve() in above:
         raise ConfigError(f"{path}: a recipe must not be based on itself; remove a `base`")
-    if not path.is_file():
-        raise ConfigError(f"{path}: must be a YAML recipe, but there is no such file")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from facetrain.core.artifact import (
+    MANIFEST,
     Artifact,
     atomic_path,
     finished,
+    made_by,
     write_json,
     write_manifest,
     write_sealed,
@@ -129,6 +131,9 @@ def _pack(
         if done is not None:
             remove_state(out)
             return done
+        if made_by(out, "pack", config, inputs) is not None:  # this very pack, damaged since
+            for path in (out / MANIFEST, *out.glob("*.rec")):
+                path.unlink()
         tasks = tasks_for(listing.images, listing.around, aligned)
         if config.num_shards > len(tasks):
             raise ConfigError(f"pack: num_shards={config.num_shards}, but only {len(tasks)} images")

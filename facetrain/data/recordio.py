@@ -159,6 +159,8 @@ class ShardReader:
 
     def _map(self) -> tuple[NDArray[np.uint32], memoryview]:
         """The shard as words and bytes, mapped for as long as the caller holds them."""
+        if self.path.exists() and not self.path.is_file():  # a pipe would be waited for
+            raise DataError(f"{self.path}: must be a .rec file, but is none")
         try:
             with open(self.path, "rb") as file:
                 buffer = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from facetrain.core.artifact import atomic_path
 from facetrain.core.log import logger
 from facetrain.engine.trackers import TensorBoardTracker, Tracker
@@ -90,13 +92,35 @@ class RunLog:
             tracker.close()
 
 
+class _Window(BaseModel):
+    """A line about steps of training."""
+
+    step: int
+    epoch: float
+    loss: float
+    learning_rate: float
+
+
+class _Accuracy(BaseModel):
+    accuracy: float | None
+
+
+class _Evaluation(BaseModel):
+    """A line about an evaluation."""
+
+    step: int
+    evaluation: dict[str, _Accuracy]
+
+
 def read_run_log(path: Path) -> list[dict[str, Any]]:
-    """The entries of a `log.jsonl`; a line cut short by a kill is left out."""
+    """The entries of a `log.jsonl`; a line cut short by a kill, or damaged, is left out."""
     entries: list[dict[str, Any]] = []
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                entries.append(json.loads(line))
-            except json.JSONDecodeError:
+                entry = json.loads(line)
+                (_Evaluation if "evaluation" in entry else _Window).model_validate(entry)
+            except (ValueError, TypeError, RecursionError):
                 continue
+            entries.append(entry)
     return entries

@@ -87,6 +87,9 @@ def _read(folder: Path, run_dir: Path) -> Stage | None:
     name = "" if folder == run_dir else folder.relative_to(run_dir).as_posix()
     if artifact is not None:
         kind = str(artifact.manifest["stage"])
+        read_here = [name for name in artifact.manifest["files"] if name.endswith(".npz")]
+        if read_here:
+            artifact.verify(*read_here)
         return Stage(folder, name or kind, kind, artifact)
     trains = (folder / run_folder.LOG_FILE).is_file() or (folder / run_folder.CHECKPOINTS).is_dir()
     if not trains and (folder == run_dir or folder.name not in run_folder.STAGE_OF_FOLDER):

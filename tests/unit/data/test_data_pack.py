@@ -410,3 +410,15 @@ def test_real_faces_align_onto_the_packed_crops(lfw: Path, tmp_path: Path) -> No
     assert np.median(alike) > 0.98
     assert np.median(unlike) < 0.7
     assert decode_image(ours.encoded(0), "first").shape == (112, 112, 3)
+
+
+def test_a_finished_pack_that_was_damaged_is_packed_again(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(folder, out, num_shards=2)
+    wanted = files(out)
+    path = out / "train-00001.rec"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    run(folder, out, num_shards=2)
+    assert files(out) == wanted

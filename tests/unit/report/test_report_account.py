@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from manifest_parts import change_manifest
 from report_parts import CLASS_IDS, LABEL, RESULT, opened, write_run
 
+from facetrain.core.digest import file_digest
 from facetrain.core.rng import numpy_generator
 from facetrain.data.cleaning_result import CleaningResult
 from facetrain.data.overlay import LabelOverlay
@@ -131,7 +133,10 @@ def test_the_page_shows_sizes_before_and_after(run_dir: Path) -> None:
     kept = LabelOverlay.make(
         CLASS_IDS[LABEL], RESULT.kept, source=np.ones(12), source_names=("", "clean")
     )
-    kept.save(run_dir / "clean" / "overlay.npz")
+    path = run_dir / "clean" / "overlay.npz"
+    kept.save(path)
+    digest = {path.name: file_digest(path)}
+    change_manifest(run_dir / "clean", lambda manifest: manifest["files"].update(digest))
     page = write_report(run_dir).read_text()
     rows = re.findall(r"<tr><td>(as given|after cleaning)</td>(.*?)</tr>", page)
     cells = {name: re.findall(r"<td>(.*?)</td>", rest) for name, rest in rows}

@@ -159,7 +159,9 @@ def test_wrong_pairs_are_marked(tmp_path: Path) -> None:
 
 def make_run(run: Path) -> None:
     (run / "train").mkdir(parents=True)
-    entries = [{"step": s, "loss": 9.0 - s, "learning_rate": 0.1} for s in (1, 2, 3)]
+    entries = [
+        {"step": s, "epoch": s / 2, "loss": 9.0 - s, "learning_rate": 0.1} for s in (1, 2, 3)
+    ]
     lines = [json.dumps(entry) + "\n" for entry in entries]
     (run / "train" / "log.jsonl").write_text("".join(lines) + '{"step": 4, "lo')
     metrics = {"loss": 1.5, "num_images": 8309, "num_classes": 3802}
