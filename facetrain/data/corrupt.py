@@ -94,6 +94,7 @@ def _counts(planted: PlantedNoise, num_identities: int, num_unreadable: int) -> 
     return {
         "num_images": len(planted.label),
         "num_identities": num_identities,
+        "num_unreadable": num_unreadable,
         **planted.counts(),
-        "dropped": int(np.count_nonzero(~planted.kept)) + num_unreadable,
+        "dropped": int(np.count_nonzero(~planted.kept)),
     }

@@ -44,6 +44,7 @@ def test_an_overlay_with_its_truth(shards: Path, tmp_path: Path) -> None:
     assert counts == {
         "num_images": 20,
         "num_identities": 4,
+        "num_unreadable": 0,
         "clean": 13,
         "flip": 5,
         "outlier": 1,
@@ -123,7 +124,7 @@ def test_unreadable_records_take_no_part(shards: Path, tmp_path: Path) -> None:
         file.write(b"????")  # where the magic was
     row = 10 + int(second.split("\t")[0]) - 1
     counts = corrupt(shards, tmp_path / "o", NoiseConfig(flip=0.2))
-    assert (counts["num_images"], counts["dropped"]) == (19, 1)
+    assert (counts["num_images"], counts["num_unreadable"], counts["dropped"]) == (19, 1, 0)
     truth = np.load(tmp_path / "o" / "truth.npz")
     assert truth["true_label"][row] == -1
     assert not truth["is_clean"][row]

@@ -1,0 +1,1 @@
+"""A seeded campaign of damage, signals, limits and hostile input against every command."""
