@@ -166,7 +166,7 @@ def tune(
 
 def learned_margins(tuned: Path, data: Path) -> dict[str, dict[str, NDArray[np.float64]]]:
     """Factor -> mean residual and share of each level of the training images."""
-    residual = np.nanmean(read_samples(tuned)["residual"], axis=0)  # (N,)
+    residual = np.nanmean(read_samples(tuned)["residual"].values, axis=0)  # (N,)
     dataset = FaceDataset.open(data)
     variations = load_variations(data / VARIATION_FILE, dataset.num_rows).take(dataset.row)
     found = {}

@@ -19,8 +19,8 @@ from facetrain.data.variation import (
     save_variations,
 )
 from facetrain.data.variation_plant import (
-    BLUR_NAMES,
-    OCCLUSION_NAMES,
+    PLANTED_BLURS,
+    PLANTED_OCCLUSIONS,
     PlantConfig,
     draw_planted,
     planted,
@@ -133,6 +133,6 @@ def _write_planted(
         out / VARIATION_FILE,
         Variations(
             {"blur": column[:, 0], "occlusion": column[:, 1]},
-            {"blur": BLUR_NAMES, "occlusion": OCCLUSION_NAMES},
+            {"blur": PLANTED_BLURS, "occlusion": PLANTED_OCCLUSIONS},
         ),
     )

@@ -17,7 +17,7 @@ class Attribute(NamedTuple):
     """One column of the CSV.
 
     Attributes:
-        levels: the categories by name, sorted.
+        levels: the categories by name, sorted; by value where they are numbers.
         level: (N,) of each image; -1 where it is unknown.
     """
 
@@ -25,22 +25,27 @@ class Attribute(NamedTuple):
     level: NDArray[np.int64]
 
 
-def read_attributes(path: Path, images: Sequence[str] | int) -> dict[str, Attribute]:
+def read_attributes(
+    path: Path, images: Sequence[str] | int, *, only_these: bool = False
+) -> dict[str, Attribute]:
     """Column name -> categories of N images.
 
     The header names the columns. The first column holds image names or, where none of its cells is
     one, rows counted from 0. An empty cell or -1 is unknown, and so is an image without
-    a line; lines about other images do not matter.
+    a line; lines about other images do not matter, unless `only_these` are to be in it.
 
     Args:
         path: the CSV.
         images: the N images' names; or N, where images have none.
+        only_these: every line must be about one of the images, under the header `image,...`.
 
     Raises:
-        DataError: no such file, no columns, a line of another length, or no line that is about
-            one of the images.
+        DataError: no such file, no columns, a line of another length, two lines about an image
+            that differ, or no line (with `only_these`: not every line) about one of the images.
     """
     header, lines = csv_table(path, "attributes")
+    if only_these and header[0] not in ("image", "path"):
+        raise DataError(f"{path}: must begin with the line image,<factor>,...; got {header}")
     keys = [row[0].strip().removeprefix("./") for row in lines]
     names = [] if isinstance(images, int) else images
     num_images = images if isinstance(images, int) else len(images)
@@ -55,6 +60,15 @@ def read_attributes(path: Path, images: Sequence[str] | int) -> dict[str, Attrib
             f"{path}: the first column must name images of the set, as {example!r}, or their rows "
             f"from 0 to {num_images - 1}, but none of its {len(keys)} lines does ({keys[0]!r})"
         )
+    cells: dict[str, list[str]] = {}
+    for key, row in zip(keys, lines, strict=True):
+        if only_these and key not in places:
+            raise DataError(
+                f"{path}: every image must be one of the {num_images} of the data set, but {key!r} "
+                "is none; give rows from 0 up, or names with --list"
+            )
+        if key in places and cells.setdefault(key, row[1:]) != row[1:]:
+            raise DataError(f"{path}: must have one line an image, but {key!r} has two that differ")
     return {
         name: _column(keys, [row[column].strip() for row in lines], places, num_images)
         for column, name in enumerate(header[1:], 1)
@@ -64,9 +78,16 @@ def read_attributes(path: Path, images: Sequence[str] | int) -> dict[str, Attrib
 def _column(
     keys: Sequence[str], cells: Sequence[str], places: dict[str, list[int]], num_images: int
 ) -> Attribute:
-    levels = sorted(set(cells) - {"", str(UNKNOWN)})
+    levels = sorted(set(cells) - {"", str(UNKNOWN)}, key=_number_or_name)
     number = {name: place for place, name in enumerate(levels)}
     level = np.full(num_images, UNKNOWN, np.int64)
     for key, cell in zip(keys, cells, strict=True):
         level[places.get(key, [])] = number.get(cell, UNKNOWN)
     return Attribute(levels, level)
+
+
+def _number_or_name(value: str) -> tuple[float, str]:
+    try:
+        return float(value), value
+    except ValueError:
+        return float("inf"), value

@@ -10,9 +10,9 @@ from facetrain.core.progress import progress
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.variation import UNKNOWN, VARIATION_FILE, Variations, save_variations
 from facetrain.data.variation_sources import (
-    BLUR_NAMES,
+    SHARPNESS_NAMES,
+    attribute_variations,
     blur_levels,
-    read_attributes,
     read_poses,
     sharpness,
     synthetic_variations,
@@ -55,7 +55,7 @@ def build_variations(
     if blur:
         parts.append(_measured_blur(dataset))
     if attributes is not None:
-        parts.append(read_attributes(attributes, names, dataset.num_rows))
+        parts.append(attribute_variations(attributes, names, dataset.num_rows))
     if not parts and (folder / _LABELS).is_file():
         parts.append(synthetic_variations(folder / _LABELS))
     if not parts:
@@ -79,7 +79,7 @@ def _measured_blur(dataset: FaceDataset) -> Variations:
     images = progress(range(dataset.num_images), "sharpness", total=dataset.num_images, unit="img")
     sharp = np.array([sharpness(dataset.decode(index, _SIZE)) for index in images])
     level[dataset.row] = blur_levels(sharp)
-    return Variations({"blur": level}, {"blur": BLUR_NAMES})
+    return Variations({"blur": level}, {"blur": SHARPNESS_NAMES})
 
 
 def _listed_names(path: Path, num_rows: int) -> list[str]:

@@ -14,12 +14,12 @@ from facetrain.core.config import Config
 from facetrain.core.rng import torch_generator
 from facetrain.data.augment import AugmentParameters
 
-OCCLUSION_NAMES = ("none", "eyes", "mouth", "left half", "right half")
+PLANTED_OCCLUSIONS = ("none", "eyes", "mouth", "left half", "right half")
 OCCLUSION_BOXES = ((0.0, 0.0, 0.0, 0.0), (0.3, 0.0, 0.24, 1.0), (0.6, 0.0, 0.4, 1.0),
                    (0.0, 0.0, 1.0, 0.45), (0.0, 0.55, 1.0, 0.45))  # fmt: skip
 """Top, left, height, width as parts of a face crop aligned to ArcFace's points."""
-BLUR_NAMES = ("none", "light", "medium", "heavy")
-BLUR_SIGMAS = (0.0, 0.012, 0.024, 0.04)
+PLANTED_BLURS = ("none", "light", "medium", "heavy")
+PLANTED_BLUR_SIGMAS = (0.0, 0.012, 0.024, 0.04)
 """Of the side: 1.3, 2.7 and 4.5 pixels of 112, kernels of about 3 to 11 pixels (URFace's)."""
 
 Share = Annotated[float, Field(ge=0)]
@@ -56,7 +56,7 @@ def planted(level: Tensor, size: int) -> AugmentParameters:
 
     A box is filled with middle grey.
     """
-    sigma = torch.tensor(BLUR_SIGMAS)[level[:, 0]] * size  # (B,)
+    sigma = torch.tensor(PLANTED_BLUR_SIGMAS)[level[:, 0]] * size  # (B,)
     box = torch.tensor(OCCLUSION_BOXES)[level[:, 1]]  # (B, 4)
     return AugmentParameters(
         blur_sigma=sigma, erase_box=box, erase_colour=torch.zeros(len(level), 3)

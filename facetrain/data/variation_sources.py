@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
-from facetrain.data.csv_file import csv_table
+from facetrain.data.attributes import read_attributes
 from facetrain.data.images import Image
 from facetrain.data.landmarks import read_landmarks
 from facetrain.data.synthetic import BLUR_SIGMAS, OCCLUSIONS, POSE_EDGES, read_labels
@@ -16,7 +16,7 @@ from facetrain.data.variation import UNKNOWN, Variations
 
 POSE_NAMES = ("<-60", "-60..-35", "-35..-15", "-15..15", "15..35", "35..60", ">60")
 """Degrees of yaw; a positive one turns the nose to the image's right."""
-BLUR_NAMES = ("sharp", "light", "medium", "heavy")
+SHARPNESS_NAMES = ("sharp", "light", "medium", "heavy")
 SHARPNESS_EDGES = (0.064, 0.0195, 0.0103)
 """Falling edges between the blur levels: midway (in logarithm) between the medians of rendered
 faces whose blur is known; see docs/finetune.md. Another kind of image wants edges of its own."""
@@ -111,42 +111,32 @@ def blur_levels(
     return np.searchsorted(-np.asarray(edges), -np.asarray(sharp), side="right").astype(np.int8)
 
 
-def read_attributes(path: Path, names: Sequence[str] | None, num_rows: int) -> Variations:
-    """Any attributes from a CSV with the header `image,<factor>,...`, one line an image.
-
-    The levels of a factor are its distinct values, sorted (as numbers where all are); an empty
-    value is unknown, and so is an image without a line.
+def attribute_variations(path: Path, names: Sequence[str] | None, num_rows: int) -> Variations:
+    """Any factors from a CSV with the header `image,<factor>,...`, one line an image.
 
     Args:
-        path: the CSV.
+        path: see `read_attributes`; every line must be about an image of the data set.
         names: image names in the data set's order; None where `image` is the row's number.
         num_rows: images of the data set.
 
     Raises:
-        DataError: no such file, no factor, or an image that the data set does not have.
+        DataError: as `read_attributes`, or a factor of more than 127 levels.
     """
-    header, lines = csv_table(path, "attributes")
-    if header[0] not in ("image", "path"):
-        raise DataError(f"{path}: must begin with the line image,<factor>,...; got {header}")
-    row_of = None if names is None else {name: row for row, name in enumerate(names)}
-    rows = np.array([_row(path, line[0], row_of, num_rows) for line in lines], np.int64)
-    level, levels = {}, {}
-    for column, factor in enumerate(header[1:], 1):
-        values = [line[column].strip() for line in lines]
-        levels[factor] = tuple(sorted({value for value in values if value}, key=_number_or_name))
-        number = {value: place for place, value in enumerate(levels[factor])}
-        if len(number) > 127:
-            raise DataError(f"{path}: {factor!r} must have at most 127 levels, has {len(number)}")
-        level[factor] = np.full(num_rows, UNKNOWN, np.int8)
-        level[factor][rows] = [number.get(value, UNKNOWN) for value in values]
-    return Variations(level, levels)
+    found = read_attributes(path, num_rows if names is None else names, only_these=True)
+    for factor, (levels, _) in found.items():
+        if len(levels) > 127:
+            raise DataError(f"{path}: {factor!r} must have at most 127 levels, has {len(levels)}")
+    return Variations(
+        {factor: level.astype(np.int8) for factor, (_, level) in found.items()},
+        {factor: tuple(levels) for factor, (levels, _) in found.items()},
+    )
 
 
 def read_poses(path: Path, names: Sequence[str] | None, num_rows: int) -> Variations:
     """Pose levels from a CSV `image,x1,y1,...,x5,y5`, as `pack --landmarks` takes it.
 
     Raises:
-        DataError: as `read_attributes`, or other than ten numbers an image.
+        DataError: an image that the data set does not have, or other than ten numbers an image.
     """
     points = read_landmarks(path).points
     row_of = None if names is None else {name: row for row, name in enumerate(names)}
@@ -168,10 +158,3 @@ def _row(path: Path, image: str, row_of: Mapping[str, int] | None, num_rows: int
             "none; give rows from 0 up, or names with --list"
         )
     return row
-
-
-def _number_or_name(value: str) -> tuple[float, str]:
-    try:
-        return float(value), value
-    except ValueError:
-        return float("inf"), value

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facetrain.core.artifact import atomic_path
+from facetrain.core.run_folder import SAMPLES
 from facetrain.dist.collectives import all_reduce_sum
 from facetrain.dist.mesh import Mesh
-
-SAMPLES = "samples"
 
 
 class SampleRecord:
@@ -61,12 +60,29 @@ class SampleRecord:
         self._seen.zero_()
 
 
-def read_samples(out_dir: Path) -> dict[str, NDArray[np.float32]]:
-    """Name -> (epochs, N) of everything that a training kept of its samples; {} without any."""
+class SampleHistory(NamedTuple):
+    """One thing that was kept of every image, over epochs."""
+
+    epochs: NDArray[np.int64]  # (E,) counted from 1
+    values: NDArray[np.float32]  # (E, N), NaN where an epoch did not visit the image
+
+
+def read_samples(out_dir: Path, most_epochs: int | None = None) -> dict[str, SampleHistory]:
+    """Name -> what a training kept of its images; {} without any.
+
+    Args:
+        out_dir: the stage's folder.
+        most_epochs: of more epochs, so many are read, evenly spread.
+    """
     files = sorted((out_dir / SAMPLES).glob("epoch_*.npz"))
-    found: dict[str, list[NDArray[np.float32]]] = {}
-    for path in files:
+    count = min(most_epochs or len(files), len(files))
+    spread = np.linspace(0, len(files) - 1, count).round().astype(int)
+    found: dict[str, list[tuple[int, NDArray[np.float32]]]] = {}
+    for path in (files[place] for place in spread):
         with np.load(path, allow_pickle=False) as arrays:
             for name in arrays.files:
-                found.setdefault(name, []).append(arrays[name])
-    return {name: np.stack(epochs) for name, epochs in found.items()}
+                found.setdefault(name, []).append((int(path.stem[6:]), arrays[name]))
+    return {
+        name: SampleHistory(np.array([e for e, _ in kept]), np.stack([v for _, v in kept]))
+        for name, kept in found.items()
+    }

@@ -17,7 +17,12 @@ from facetrain.data.dataset import FaceDataset
 from facetrain.data.loader import Batch, OrderedLoader
 from facetrain.data.meta_sampler import MetaLoader, MetaSampler
 from facetrain.data.variation import Variations
-from facetrain.data.variation_plant import BLUR_NAMES, OCCLUSION_NAMES, PlantConfig, draw_planted
+from facetrain.data.variation_plant import (
+    PLANTED_BLURS,
+    PLANTED_OCCLUSIONS,
+    PlantConfig,
+    draw_planted,
+)
 from facetrain.data.variation_plant import planted as plant_parameters
 from facetrain.dist.collectives import all_gather_no_grad
 from facetrain.dist.mesh import Mesh
@@ -88,7 +93,7 @@ class MetaSet:
         names = {n: stored.names[n] for n in stored.factors if not (plant and n in _PLANTED)}
         self._stored = Variations({n: stored.level[n] for n in names}, names)
         if plant:
-            names = {**names, "blur": BLUR_NAMES, "occlusion": OCCLUSION_NAMES}
+            names = {**names, "blur": PLANTED_BLURS, "occlusion": PLANTED_OCCLUSIONS}
         self.names: dict[str, tuple[str, ...]] = names
 
     @property

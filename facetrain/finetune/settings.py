@@ -14,7 +14,7 @@ from facetrain.finetune.margin_prior import Prior
 from facetrain.finetune.mvcom import ResidualConfig
 
 
-class MetaConfig(DataConfig):
+class MetaSetConfig(DataConfig):
     """The meta set: other people, with variation labels."""
 
     variation: Path | None = None
@@ -41,7 +41,7 @@ class FinetuneConfig(Config):
     """Bound on a sample's whole margin, whose other bound is 0."""
     residual: ResidualConfig = ResidualConfig()
     """The sample's part of the margin."""
-    meta: MetaConfig | None = None
+    meta: MetaSetConfig | None = None
     """The meta set; needed by `mvcom`."""
     variation: Path | None = None
     """The training set's variation file; by default `variation.npz` beside the shards."""

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from facetrain.core.run_folder import LOG_FILE, SAMPLES
+from facetrain.core.run_folder import LOG_FILE
 from facetrain.data.cleaned_set import Bools, Ints, class_place, data_of_stage
 from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.variation import VARIATION_FILE, Variations, load_variations
 from facetrain.engine.meter import read_run_log
+from facetrain.engine.sample_record import SampleHistory, read_samples
 from facetrain.report.margin_figures import (
     long_tails_figure,
     margin_by_level_figure,
@@ -59,28 +60,6 @@ _CAPTIONS = {
 }
 
 
-class Record(NamedTuple):
-    """One thing that was kept of every image, over epochs."""
-
-    epochs: Ints  # (E,) counted from 1
-    values: NDArray[np.float32]  # (E, N), NaN where an epoch did not visit the image
-
-
-def read_records(stage: Path) -> dict[str, Record]:
-    """Name -> what a training kept of its images, of twelve epochs at most, evenly spread."""
-    files = sorted((stage / SAMPLES).glob("epoch_*.npz"))
-    spread = np.linspace(0, len(files) - 1, min(_MOST_EPOCHS, len(files))).round().astype(int)
-    found: dict[str, list[tuple[int, NDArray[np.float32]]]] = {}
-    for path in (files[place] for place in spread):
-        with np.load(path, allow_pickle=False) as arrays:
-            for name in arrays.files:
-                found.setdefault(name, []).append((int(path.stem[6:]), arrays[name]))
-    return {
-        name: Record(np.array([e for e, _ in kept]), np.stack([values for _, values in kept]))
-        for name, kept in found.items()
-    }
-
-
 class _Training:
     """Draws what one training left.
 
@@ -104,7 +83,7 @@ class _Training:
         """Its curves, and what its method gave to every image."""
         curves = training_curves_figure(read_run_log(self.stage.path / LOG_FILE))
         self.add("training", curves, width="half")
-        records = read_records(self.stage.path)
+        records = read_samples(self.stage.path, _MOST_EPOCHS)
         if not records:
             return
         # An unfinished training does not say what it trains on.
@@ -119,7 +98,10 @@ class _Training:
             self.draw_margins(records, data, dataset)
 
     def draw_weights(
-        self, records: dict[str, Record], dataset: FaceDataset | None, true_label: Ints | None
+        self,
+        records: dict[str, SampleHistory],
+        dataset: FaceDataset | None,
+        true_label: Ints | None,
     ) -> None:
         """The weights, estimated labels and two-fold weights that a robust loss kept."""
         is_clean: Bools | None = None
@@ -146,7 +128,10 @@ class _Training:
             self.add("superloss", confidence_figure(robust["lam"]), width="wide")
 
     def draw_margins(
-        self, records: dict[str, Record], data: DataConfig | None, dataset: FaceDataset | None
+        self,
+        records: dict[str, SampleHistory],
+        data: DataConfig | None,
+        dataset: FaceDataset | None,
     ) -> None:
         """The margins of a fine-tuning, and by what they vary where that is known."""
         margin, residual = records["margin"], records["residual"]

@@ -83,7 +83,7 @@ def directional_losses(
             none (see `directional_derivative`).
         distance: of `difference`.
     """
-    direction = meta_gradient(meta_loss, parameters)
+    direction = gradient_of_meta_loss(meta_loss, parameters)
     values = {name: value.detach() for name, value in parameters.items()}
     if how == "jvp":
         along: Tensor = torch.func.jvp(losses, (values,), (direction,))[1]
@@ -91,7 +91,9 @@ def directional_losses(
     return directional_derivative(losses, values, direction, step_size(direction, distance))
 
 
-def meta_gradient(meta_loss: Callable[[Parameters], Tensor], parameters: Parameters) -> Parameters:
+def gradient_of_meta_loss(
+    meta_loss: Callable[[Parameters], Tensor], parameters: Parameters
+) -> Parameters:
     """Gradient of the meta loss by name; zero for a parameter that it does not depend on.
 
     Args:

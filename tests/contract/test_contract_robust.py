@@ -53,11 +53,11 @@ def test_a_robust_training_leaves_a_backbone_and_its_weights_by_image(
     assert (tmp_path / "train" / "backbone.safetensors").is_file()
     samples = read_samples(tmp_path / "train")
     assert samples.keys() == kept
-    for values in samples.values():
+    for _, values in samples.values():
         assert values.shape[1] == 48
         assert np.isfinite(values[-1]).all()  # 48 images are four whole batches of twelve
     if "alpha" in kept:  # 16 of the 48 are trusted, so not trained on
-        assert (samples["alpha"][-1] + samples["beta"][-1] == 0).sum() >= 16
+        assert (samples["alpha"].values[-1] + samples["beta"].values[-1] == 0).sum() >= 16
     manifest = json.loads((tmp_path / "train" / "manifest.json").read_text())
     assert manifest["config"]["robust"]["name"] in settings[0]
 

@@ -20,9 +20,9 @@ from facetrain.data.variation import Variations, load_variations, save_variation
 from facetrain.data.variation_build import build_variations
 from facetrain.data.variation_plant import PlantConfig, draw_planted, planted
 from facetrain.data.variation_sources import (
+    attribute_variations,
     blur_levels,
     pose_levels,
-    read_attributes,
     read_poses,
     sharpness,
     synthetic_variations,
@@ -138,13 +138,19 @@ def test_sharpness_falls_with_blur_and_not_with_light() -> None:
 def test_attributes_from_a_table(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("image,age,hat\nc.jpg,30,yes\na.jpg,4,\n")
-    found = read_attributes(path, ["a.jpg", "b.jpg", "c.jpg"], 3)
+    found = attribute_variations(path, ["a.jpg", "b.jpg", "c.jpg"], 3)
     assert found.names == {"age": ("4", "30"), "hat": ("yes",)}
     np.testing.assert_array_equal(found.table(), [[0, -1], [-1, -1], [1, 0]])
     path.write_text("image,age\n2,30\n")
-    np.testing.assert_array_equal(read_attributes(path, None, 3).table(), [[-1], [-1], [0]])
+    np.testing.assert_array_equal(attribute_variations(path, None, 3).table(), [[-1], [-1], [0]])
+    with pytest.raises(DataError, match=r"or their rows from 0 to 0, but none of its 1 lines does"):
+        attribute_variations(path, ["a.jpg"], 1)
+    path.write_text("image,age\na.jpg,30\n2,30\n")
     with pytest.raises(DataError, match="'2' is none; give rows from 0 up, or names with --list"):
-        read_attributes(path, ["a.jpg"], 1)
+        attribute_variations(path, ["a.jpg"], 1)
+    path.write_text("image,age\na.jpg,30\na.jpg,31\n")
+    with pytest.raises(DataError, match=r"one line an image, but 'a.jpg' has two that differ"):
+        attribute_variations(path, ["a.jpg"], 1)
 
 
 def test_poses_from_a_landmark_table(faces: Path, tmp_path: Path) -> None:

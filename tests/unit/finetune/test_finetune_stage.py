@@ -93,11 +93,11 @@ def test_starts_from_the_backbone_and_its_classifier(root: Path, tmp_path: Path)
 def test_every_image_has_its_margin_and_residual(root: Path, tmp_path: Path) -> None:
     out = run(root, tmp_path / "mvcom")
     samples = read_samples(out)
-    assert samples["margin"].shape == samples["residual"].shape == (2, 36)
-    residual = samples["residual"]
+    assert samples["margin"].values.shape == samples["residual"].values.shape == (2, 36)
+    residual = samples["residual"].values
     assert float(np.nanmax(np.abs(residual))) == pytest.approx(0.1)  # the largest of its batch
     # Equal classes: the prior is the head's margin, and the margin is prior plus residual.
-    np.testing.assert_allclose(samples["margin"] - residual, 0.2, atol=1e-6)
+    np.testing.assert_allclose(samples["margin"].values - residual, 0.2, atol=1e-6)
     prior = run(root, tmp_path / "prior", finetune={"method": "class_margin"})
     assert not torch.allclose(weights(out), weights(prior))
 
@@ -109,7 +109,7 @@ def test_the_variation_prior_gives_rare_levels_more(root: Path, tmp_path: Path) 
     dataset = FaceDataset.open(root / "data")
     level = load_variations(root / "data" / VARIATION_FILE, dataset.num_rows).take(dataset.row)
     expected = variation_margins(level.table(), 0.2, 0.1, 0.6)
-    margin = read_samples(out)["margin"]
+    margin = read_samples(out)["margin"].values
     np.testing.assert_allclose(margin[0][np.isfinite(margin[0])], expected[np.isfinite(margin[0])],
                                rtol=1e-5)  # fmt: skip
     assert expected.max() - expected.min() > 0.1
@@ -123,13 +123,13 @@ def test_resumes_to_the_same_bits(root: Path, tmp_path: Path, residual: dict[str
     parts = run(root, tmp_path / "parts", finetune=kept)
     assert torch.equal(weights(whole), weights(parts))
     np.testing.assert_array_equal(
-        read_samples(whole)["residual"][1], read_samples(parts)["residual"][1]
+        read_samples(whole)["residual"].values[1], read_samples(parts)["residual"].values[1]
     )
 
 
 def test_planted_levels_need_no_labels(root: Path, tmp_path: Path) -> None:
     out = run(root, tmp_path / "planted", finetune={"plant": {}, "sampling": "none"})
-    assert np.isfinite(read_samples(out)["residual"]).all()
+    assert np.isfinite(read_samples(out)["residual"].values).all()
 
 
 def test_the_meta_set_must_have_other_people(root: Path, tmp_path: Path) -> None:

@@ -75,9 +75,9 @@ def test_stopped_and_resumed_is_undisturbed(tmp_path: Path, name: str) -> None:
         assert torch.equal(weight, expected)
     kept, expected_kept = read_samples(tmp_path / "parts"), read_samples(tmp_path / "whole")
     assert kept.keys() == expected_kept.keys()
-    for key, values in kept.items():
+    for key, (_, values) in kept.items():
         assert values.shape[1] == NUM_IMAGES
-        np.testing.assert_array_equal(values[-1], expected_kept[key][-1])
+        np.testing.assert_array_equal(values[-1], expected_kept[key].values[-1])
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -8,10 +8,11 @@ from manifest_parts import change_manifest, plain_manifest
 from report_parts import LABEL, write_run
 
 from facetrain.data.variation import VARIATION_FILE, Variations, save_variations
+from facetrain.engine.sample_record import read_samples
 from facetrain.report.run import Run
 from facetrain.report.stages import Stage
 from facetrain.report.style import Gallery, Picture
-from facetrain.report.training_gallery import draw_training, read_records
+from facetrain.report.training_gallery import draw_training
 
 
 def write_samples(stage: Path, epochs: range, **values: np.ndarray) -> None:
@@ -33,18 +34,18 @@ def with_method(run: Path, **robust: object) -> None:
 
 def test_at_most_twelve_epochs_are_read_the_first_and_the_last_among_them(tmp_path: Path) -> None:
     write_samples(tmp_path, range(3, 33), weight=np.zeros(4))
-    epochs, values = read_records(tmp_path)["weight"]
+    epochs, values = read_samples(tmp_path, 12)["weight"]
     assert len(epochs) == 12
     assert (epochs[0], epochs[-1]) == (3, 32)
     assert (np.diff(epochs) >= 2).all()
     np.testing.assert_allclose(values, np.repeat(epochs[:, None] / 1000, 4, axis=1), rtol=1e-6)
-    assert read_records(tmp_path / "none") == {}
+    assert read_samples(tmp_path / "none") == {}
 
 
 def test_what_began_later_has_fewer_epochs(tmp_path: Path) -> None:
     write_samples(tmp_path, range(1, 3), weight=np.zeros(4))
     write_samples(tmp_path, range(3, 5), weight=np.zeros(4), estimated_label=np.zeros(4))
-    records = read_records(tmp_path)
+    records = read_samples(tmp_path, 12)
     assert records["weight"].epochs.tolist() == [1, 2, 3, 4]
     assert records["estimated_label"].epochs.tolist() == [3, 4]
 

@@ -18,7 +18,7 @@ from facetrain.robust.l2b import (
     Parameters,
     directional_derivative,
     directional_losses,
-    meta_gradient,
+    gradient_of_meta_loss,
     normalise,
     step_size,
 )
@@ -162,7 +162,7 @@ def test_parameters_stay_as_they_were() -> None:
     assert not came.requires_grad
     assert all(value.grad is None for value in theta.values())
     assert all(torch.equal(value, tiny_parameters()[name]) for name, value in theta.items())
-    assert not meta_gradient(meta_loss, theta)["unused"].any()
+    assert not gradient_of_meta_loss(meta_loss, theta)["unused"].any()
 
 
 @pytest.mark.parametrize("margin", ["cosface", "arcface"])
