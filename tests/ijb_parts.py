@@ -1,29 +1,19 @@
 """Template benchmarks for tests, and IJB's protocols worked out one template at a time."""
 
-import importlib.util
 import math
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
-TOOLS = Path(__file__).parents[1] / "tools"
+from facetrain.data.align import ARCFACE_POINTS
+from facetrain.data.landmarks import read_landmarks
+from facetrain.data.synthetic import SyntheticConfig, all_samples, draw_nuisance, render
+from facetrain.data.template_benchmark import LooseFace
+
 SIZE, D = 16, 12
-
-
-def load_tool(name: str) -> ModuleType:
-    """The module of tools/<name>.py."""
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 class Linear:
@@ -44,7 +34,7 @@ class Linear:
         return image.flatten(1) @ self.matrix
 
 
-def random_faces(tool: ModuleType, num_images: int, num_subjects: int, seed: int = 0) -> list[Any]:
+def random_faces(num_images: int, num_subjects: int, seed: int = 0) -> list[LooseFace]:
     """Noise images, alike within a subject, with points near the template."""
     generator = np.random.default_rng(seed)
     own = generator.integers(0, 256, (num_subjects, 40, 40, 3))
@@ -53,9 +43,37 @@ def random_faces(tool: ModuleType, num_images: int, num_subjects: int, seed: int
         subject = int(generator.integers(num_subjects))
         noise = generator.integers(0, 256, own[0].shape)
         image = ((own[subject] + noise) // 2).astype(np.uint8)
-        points = tool.ARCFACE_POINTS * 40 / 112 + generator.normal(0, 0.7, (5, 2))
-        faces.append(tool.LooseFace(subject, cv2.imencode(".png", image)[1].tobytes(), points))
+        points = ARCFACE_POINTS * 40 / 112 + generator.normal(0, 0.7, (5, 2))
+        faces.append(LooseFace(subject, cv2.imencode(".png", image)[1].tobytes(), points))
     return faces
+
+
+def synthetic_faces(config: SyntheticConfig) -> list[LooseFace]:
+    """Rendered faces with their exact landmarks."""
+    faces = []
+    for sample in all_samples(config):
+        state = draw_nuisance(config, sample.identity, sample.sample)
+        image, labels = render(config, sample.identity, sample.sample, state)
+        points = np.asarray(labels.landmarks, np.float64)
+        faces.append(
+            LooseFace(
+                sample.identity - config.first_identity,
+                cv2.imencode(".jpg", image[..., ::-1])[1].tobytes(),
+                points,
+            )
+        )
+    return faces
+
+
+def folder_faces(folder: Path, landmarks: Path) -> list[LooseFace]:
+    """The images of a folder of folders that have landmarks."""
+    points = read_landmarks(landmarks).points
+    paths = sorted(path for path in points if (folder / path).is_file())
+    people = sorted({Path(path).parent for path in paths})
+    return [
+        LooseFace(people.index(Path(path).parent), (folder / path).read_bytes(), points[path])
+        for path in paths
+    ]
 
 
 def _rows(path: Path) -> list[list[str]]:

@@ -18,41 +18,60 @@ from facetrain.commands.options import ReadablePath, alignment_options, say, val
     "--pairs", type=ReadablePath, metavar="LIST", help="Write these pairs of SOURCE as OUT.bin."
 )
 @click.option(
+    "--templates",
+    type=click.Choice(["ijbb", "ijbc"]),
+    help="Write SOURCE as templates and pairs in IJB's layout.",
+)
+@click.option(
     "--workers", default=0, type=click.IntRange(0, 256), help="Processes; 0 means one a core."
 )
-def pack(source: Path, out: Path, shards: int, pairs: Path | None, **options: Any) -> None:
+def pack(
+    source: Path, out: Path, shards: int, pairs: Path | None, templates: Any, **options: Any
+) -> None:
     """Pack SOURCE (a folder per identity, a .lst or a .tar) into RecordIO shards in OUT.
 
     Every file of SOURCE is packed or named in OUT: in skipped.txt, or, if it is no image, in
     ignored.txt. --detector writes what it finds to OUT/landmarks.csv, for --landmarks. With
-    --pairs LIST (lines `path path 0|1`, or LFW's pairs.txt) OUT is a verification set, F.bin.
+    --pairs LIST (lines `path path 0|1`, or LFW's pairs.txt) OUT is a verification set, F.bin;
+    with --templates a benchmark of templates, for `evaluate --ijb OUT`.
     """
     from facetrain.core.errors import ConfigError
     from facetrain.core.log import configure_logging
     from facetrain.data.pack import pack as run_pack
     from facetrain.data.pack_pairs import pack_pairs
+    from facetrain.data.pack_templates import pack_templates
 
     configure_logging()
     options["workers"] = options["workers"] or None
-    if pairs is None:
+    if pairs is None and templates is None:
         say(value_lines(run_pack(source, out, num_shards=shards, **options).metrics))
         return
     if shards != 1:
-        raise ConfigError("--shards is for shards; with --pairs OUT is one .bin")
-    say(value_lines(pack_pairs(source, out, pairs, **options)))
+        raise ConfigError("--shards is for shards; with --pairs and --templates OUT has none")
+    if pairs is not None and templates is not None:
+        raise ConfigError("--pairs and --templates are two kinds of benchmark; give one")
+    if templates is not None:
+        say(value_lines(pack_templates(source, out, templates, **options)))
+    else:
+        assert pairs is not None
+        say(value_lines(pack_pairs(source, out, pairs, **options)))
 
 
 @click.command(short_help="What a data set holds, and what cannot be read.")
 @click.argument("data", type=ReadablePath)
 @click.option("--json", "json_path", type=ReadablePath, help="Write the numbers here.")
-def inspect(data: Path, json_path: Path | None) -> None:
+@click.option("--sheet", type=ReadablePath, help="Draw faces here (.png, .jpg), a row an identity.")
+def inspect(data: Path, json_path: Path | None, sheet: Path | None) -> None:
     """Count DATA (a .rec file or a folder of shards) and name every record that cannot be read."""
     from facetrain.core.artifact import write_json
+    from facetrain.data.contact_sheet import write_contact_sheet
     from facetrain.data.inspection import inspect as run_inspect
 
     numbers = run_inspect(data)
     if json_path:
         write_json(json_path, numbers)
+    if sheet:
+        write_contact_sheet(data, sheet)
     say(value_lines(numbers))
 
 
@@ -93,11 +112,10 @@ def variations(
 @click.option(
     "--structured", default=0.0, help="Share given so that one or two people make a class's noise."
 )
+@click.option("--shuffle", is_flag=True, help="Shuffle all labels: the control of a training.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", required=True, type=ReadablePath, help="An .npz, or a folder for it.")
-def corrupt(
-    data: Path, flip: float, outlier: float, structured: float, seed: int, out: Path
-) -> None:
+def corrupt(data: Path, out: Path, **rates: Any) -> None:
     """Plant noise into the labels of DATA (a .rec file, a folder of shards, or features .npz).
 
     A data set gets a label overlay and truth.npz (is_clean, true_label) beside it; features get
@@ -108,5 +126,4 @@ def corrupt(
     from facetrain.data.corrupt import corrupt as run_corrupt
     from facetrain.data.noise import NoiseConfig
 
-    rates = {"flip": flip, "outlier": outlier, "structured": structured, "seed": seed}
     say(value_lines(run_corrupt(data, out, parse_config(NoiseConfig, rates, "corrupt"))))

@@ -29,6 +29,9 @@ class NoiseConfig(Config):
     """Open-set noise: images of identities that are held out, the smallest first."""
     structured: float = Field(0.0, ge=0, lt=1)
     """Closed-set noise where one or two other identities supply all of a class's noise."""
+    shuffle: bool = False
+    """Shuffle all labels instead; identities keep their number of images. What still learns to
+    verify on such labels learned nothing from the labels: the control of a training."""
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
@@ -36,6 +39,8 @@ class NoiseConfig(Config):
         total = self.flip + self.outlier + self.structured
         if total >= 1:
             raise ValueError(f"flip, outlier and structured must sum to less than 1, got {total:g}")
+        if self.shuffle and total > 0:
+            raise ValueError("shuffle leaves no label to plant other noise into; give it alone")
         return self
 
 
@@ -89,6 +94,8 @@ def plant(
     rows = np.arange(len(label)) if eligible is None else np.flatnonzero(eligible)
     if len(rows) == 0:
         raise DataError("planting noise needs at least one image, got none")
+    if config.shuffle:
+        return _shuffled(label.astype(np.int64), rows, config.seed)
     class_ids, identity = np.unique(label[rows], return_inverse=True)
     identity = identity.astype(np.int64)
     try:
@@ -100,6 +107,14 @@ def plant(
     noisy[rows], all_kept[rows], all_kinds[rows] = class_ids[destination], kept, kind
     true_label = label.astype(np.int64)
     return PlantedNoise(noisy, true_label, noisy == true_label, all_kept, all_kinds)
+
+
+def _shuffled(label: NDArray[np.int64], rows: NDArray[np.int64], seed: int) -> PlantedNoise:
+    noisy = label.copy()
+    noisy[rows] = numpy_generator(seed, "shuffled labels").permutation(label[rows])
+    is_clean = noisy == label
+    kind = np.where(is_clean, CLEAN, FLIP).astype(np.uint8)
+    return PlantedNoise(noisy, label, is_clean, np.ones(len(label), np.bool_), kind)
 
 
 def _plant(

@@ -73,3 +73,19 @@ def test_bad_input_is_one_message_and_exit_2(
     assert message in err
     assert "Traceback" not in err
     assert not (tmp_path / "o.npz").exists()
+
+
+def test_shuffled_labels(faces: Path, tmp_path: Path, call: Call) -> None:
+    """The control: every identity keeps its number of images, and few of its own."""
+    code, out, _ = call("corrupt", faces, "--shuffle", "--out", tmp_path / "o.npz")
+    assert code == 0
+    clean, shuffled = FaceDataset.open(faces), FaceDataset.open(faces, [tmp_path / "o.npz"])
+    assert np.array_equal(np.sort(clean.label), np.sort(shuffled.label))
+    moved = int((clean.label != shuffled.label).sum())
+    assert f"flip: {moved}" in out.splitlines()
+    assert moved > 30  # of 48; one in eight stays by chance, 6 on average
+    with np.load(tmp_path / "truth.npz") as truth:
+        assert (~truth["is_clean"]).sum() == moved
+    code, _, err = call("corrupt", faces, "--shuffle", "--flip", 0.1, "--out", tmp_path / "p.npz")
+    assert code == 2
+    assert "shuffle leaves no label to plant other noise into" in err

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from cli_parts import Call
-from ijb_parts import load_tool, random_faces
+from ijb_parts import random_faces
 from pair_parts import write_lfw
 
 import facetrain
@@ -15,6 +15,7 @@ from facetrain.data.align import align
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.images import decode_image
 from facetrain.data.landmarks import read_landmarks
+from facetrain.data.template_benchmark import write_template_benchmark
 from facetrain.data.verification_bin import VerificationSet, write_bin
 from facetrain.models.backbone import ModelConfig, build_backbone
 from facetrain.models.weights import load_backbone, save_backbone
@@ -34,8 +35,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def protocol(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A template benchmark in IJB-C's layout."""
     root = tmp_path_factory.mktemp("ijb")
-    tool = load_tool("make_ijb")
-    tool.write_ijb(root, "ijbc", random_faces(tool, 120, 24), num_impostor_pairs=500)
+    write_template_benchmark(root, "ijbc", random_faces(120, 24), num_impostor_pairs=500)
     return root
 
 

@@ -5,10 +5,11 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from ijb_parts import Linear, load_tool, random_faces
+from ijb_parts import Linear, random_faces
 from launch import Ranks
 
 from facetrain.core.errors import DataError
+from facetrain.data.template_benchmark import write_template_benchmark
 from facetrain.dist.mesh import Mesh
 from facetrain.evaluate import ijb, template_embedding
 from facetrain.evaluate.ijb import IjbConfig
@@ -17,8 +18,7 @@ from facetrain.evaluate.ijb import IjbConfig
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ijb")
-    tool = load_tool("make_ijb")
-    tool.write_ijb(folder, "ijbb", random_faces(tool, 150, 30), num_impostor_pairs=900)
+    write_template_benchmark(folder, "ijbb", random_faces(150, 30), num_impostor_pairs=900)
     return folder
 
 

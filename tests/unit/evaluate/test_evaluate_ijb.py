@@ -7,16 +7,21 @@ import pytest
 from ijb_parts import (
     D,
     Linear,
-    load_tool,
+    folder_faces,
     random_faces,
     slow_features,
     slow_identification,
     slow_templates,
     slow_verification,
+    synthetic_faces,
 )
 from sklearn.metrics import roc_curve
 
 from facetrain.core.errors import ConfigError, DataError
+from facetrain.data.align import ARCFACE_POINTS
+from facetrain.data.features import load_features
+from facetrain.data.synthetic import SyntheticConfig
+from facetrain.data.template_benchmark import LooseFace, write_template_benchmark
 from facetrain.dist.mesh import Mesh
 from facetrain.evaluate import ijb, template_embedding
 from facetrain.evaluate.ijb import IjbConfig, evaluate_ijb
@@ -25,16 +30,11 @@ WEIGHTINGS = [(True, True), (True, False), (False, True), (False, False)]
 
 
 @pytest.fixture(scope="module")
-def tool():
-    return load_tool("make_ijb")
-
-
-@pytest.fixture(scope="module")
-def noise(tool, tmp_path_factory):
+def noise(tmp_path_factory):
     """230 noise images of 40 subjects."""
     root = tmp_path_factory.mktemp("noise")
-    faces = random_faces(tool, 230, 40)
-    tool.write_ijb(root, "ijbb", faces, num_impostor_pairs=2000)
+    faces = random_faces(230, 40)
+    write_template_benchmark(root, "ijbb", faces, num_impostor_pairs=2000)
     return root
 
 
@@ -103,18 +103,18 @@ def test_images_of_noise(noise, norm_weighting, detector_score):
     assert 0.02 < numbers["tar_at_far"]["1e-2"] < 0.9
 
 
-def test_synthetic_faces(tool, tmp_path):
-    config = tool.SyntheticConfig(num_identities=24, min_images=3, max_images=9, size=48)
-    tool.write_ijb(tmp_path, "ijbc", tool.synthetic_faces(config), num_impostor_pairs=1500)
+def test_synthetic_faces(tmp_path):
+    config = SyntheticConfig(num_identities=24, min_images=3, max_images=9, size=48)
+    write_template_benchmark(tmp_path, "ijbc", synthetic_faces(config), num_impostor_pairs=1500)
     options = IjbConfig(path=tmp_path, flip=False, batch_size=50, workers=0, bootstrap=0)
     numbers = evaluate_ijb(options, Linear(), Mesh.single())["ijbc"]
     features = slow_features(tmp_path, "ijbc", flip=False)
     check(tmp_path, "ijbc", numbers, slow_templates(tmp_path, "ijbc", features))
 
 
-def test_real_faces_with_detected_landmarks(tool, lfw, tmp_path):
-    faces = tool.folder_faces(lfw / "folder", lfw / "folder_5pts.csv")
-    tool.write_ijb(tmp_path, "ijbc", faces, num_impostor_pairs=2000)
+def test_real_faces_with_detected_landmarks(lfw, tmp_path):
+    faces = folder_faces(lfw / "folder", lfw / "folder_5pts.csv")
+    write_template_benchmark(tmp_path, "ijbc", faces, num_impostor_pairs=2000)
     options = IjbConfig(path=tmp_path, batch_size=50, workers=0, bootstrap=0)
     numbers = evaluate_ijb(options, Linear(), Mesh.single())["ijbc"]
     check(
@@ -122,15 +122,19 @@ def test_real_faces_with_detected_landmarks(tool, lfw, tmp_path):
     )
 
 
-def test_real_features(tool, lfw, tmp_path):
-    faces, embedding = tool.feature_faces(lfw / "features_mobilefacenet.npz")
+def test_real_features(lfw, tmp_path):
+    features = load_features(lfw / "features_mobilefacenet.npz")
+    embedding = features.embedding
+    faces = [LooseFace(int(one), None, ARCFACE_POINTS) for one in features.label]
     own = [i for i, face in enumerate(faces) if face.subject % 8 < 2]
-    order = tool.write_ijb(tmp_path, "ijbc", [faces[i] for i in own], num_impostor_pairs=20_000)
+    order = write_template_benchmark(
+        tmp_path, "ijbc", [faces[i] for i in own], num_impostor_pairs=20_000
+    )
     path = tmp_path / "features.npy"
     np.save(path, embedding[np.array(own)[order]])
     config = IjbConfig(path=tmp_path, features=path, bootstrap=0)
     numbers = evaluate_ijb(config, None, Mesh.single())["ijbc"]
-    # The tool's faces are the arrays' rows, so features in the lists' order are known to belong.
+    # The faces are the arrays' rows, so features in the lists' order are known to belong.
     check(tmp_path, "ijbc", numbers, slow_templates(tmp_path, "ijbc", np.load(path)))
     assert numbers["tar_at_far"]["1e-3"] > 0.9  # a network of 98.8 % on LFW; shuffled rows fail
     np.save(path, np.random.default_rng(0).permutation(np.load(path)))
