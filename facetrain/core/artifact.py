@@ -7,7 +7,6 @@ stage left, and of itself, so that damage is seen by whoever reads it.
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import os
@@ -25,13 +24,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 import facetrain
 from facetrain.core.config import Config, config_digest
 from facetrain.core.digest import content_digest, file_digest
-from facetrain.core.errors import DataError, OutputError
+from facetrain.core.errors import SHORTAGES, DataError, OutputError
 from facetrain.core.log import logger
 from facetrain.core.text import printable
 
 MANIFEST = "manifest.json"
 _SAMPLE_BYTES = 1 << 20
-_READING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)  # never of the output itself
 
 
 @contextlib.contextmanager
@@ -58,7 +56,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         about = {str(error.filename), str(error.filename2)} - {"None"}
         own = {str(one) for one in (temporary, path, path.parent)}
-        if error.errno in _READING or (about and not about & own):
+        if error.errno in SHORTAGES or (about and not about & own):
             raise
         raise not_writable(path, error) from None
     finally:
@@ -95,6 +93,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, OSError) and error.errno in SHORTAGES:
+            raise
         raise DataError(f"{printable(path)}: must be a readable JSON file; {error}") from None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import xxhash
 
-from facetrain.core.errors import DataError
+from facetrain.core.errors import SHORTAGES, DataError
 from facetrain.core.text import printable
 
 _CHUNK_BYTES = 1 << 22
@@ -34,6 +34,8 @@ def file_digest(path: Path) -> str:
             raise DataError(f"{printable(path)}: must be a readable file, but is none")
         return _file_digest(path.absolute(), state.st_ino, state.st_size, state.st_mtime_ns)
     except OSError as error:
+        if error.errno in SHORTAGES:  # the file is not damaged
+            raise
         raise DataError(
             f"{printable(path)}: must be a readable file, but {error.strerror}"
         ) from None

@@ -233,6 +233,8 @@ def _named_failures(
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
             yield
     except CheckpointException as failure:
+        if any(isinstance(error, KeyboardInterrupt) for error, _ in failure.failures.values()):
+            raise KeyboardInterrupt from None  # Ctrl-C, which says nothing of the disk
         rank, (error, _) = next(iter(failure.failures.items()))
         text = f"{type(error).__name__} on rank {rank}: {error}"
         raise kind(

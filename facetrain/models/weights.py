@@ -5,17 +5,14 @@ Ours are safetensors with the `ModelConfig` as JSON in the metadata. Those of ar
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from facetrain.core.artifact import atomic_path, fingerprint, read_artifact
+from facetrain.core.artifact import fingerprint, read_artifact
 from facetrain.core.config import parse_config
 from facetrain.core.errors import CheckpointError, DataError
 from facetrain.models.arcface_torch import identify
@@ -23,6 +20,7 @@ from facetrain.models.backbone import ModelConfig, build_backbone
 from facetrain.models.folding import fold_normalisations
 from facetrain.models.input_format import RGB, BackboneFile, InputFormat
 from facetrain.models.onnx_model import OnnxBackbone
+from facetrain.models.tensor_file import read_tensors, save_tensors
 from facetrain.models.unwrap import check_tensor, count_batches, unwrap
 
 BACKBONE_FILE = "backbone.safetensors"
@@ -62,14 +60,9 @@ def save_backbone(module: nn.Module, config: ModelConfig, path: Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    state = {name: value.cpu().contiguous() for name, value in module.state_dict().items()}
+    state = module.state_dict()
     assert _misfit(state, _empty(config)) is None, _misfit(state, _empty(config))
-    # One key only: safetensors writes several in an order that changes from run to run, and equal
-    # weights shall be equal files.
-    metadata = {_CONFIG_KEY: json.dumps(config.model_dump(mode="json"))}
-    content = safetensors.torch.save(state, metadata)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
+    save_tensors(path, state, _CONFIG_KEY, config.model_dump(mode="json"))
 
 
 def load_module(path: Path) -> tuple[nn.Module, ModelConfig]:
@@ -220,24 +213,11 @@ def _misfit(state: Mapping[str, Tensor], module: nn.Module) -> str | None:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelConfig]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path}: must be a whole safetensors file; {error}; copy or export it again"
-        ) from None
-    if _CONFIG_KEY not in metadata:
+    state, config = read_tensors(path, _CONFIG_KEY)
+    if config is None:
         state = unwrap(state, str(path))
         return state, identify(state, str(path))
-    try:
-        data = json.loads(metadata[_CONFIG_KEY])
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path}: {_CONFIG_KEY} in its metadata must be JSON; {error}"
-        ) from None
-    return state, parse_config(ModelConfig, data, str(path))
+    return state, parse_config(ModelConfig, config, str(path))
 
 
 def _read_pickle(path: Path) -> object:

@@ -28,9 +28,9 @@ def main() -> None:
             number = getattr(options, kind)
             if not number:
                 continue
-            tally = campaign.run(kind, number, options.first)
-            for story in tally.stories:
-                print(f"--- {kind}: {story}", flush=True)
+            tally = campaign.run(
+                kind, number, options.first, lambda story: print(f"--- {story}", flush=True)
+            )
             print(f"seed {options.seed}: {kind}: {tally}", flush=True)
             sound = sound and not tally.faults
     raise SystemExit(not sound)

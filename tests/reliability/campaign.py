@@ -27,7 +27,7 @@ from reliability.process import Ended, Process, call
 from reliability.workspace import build
 
 _STATUSES = (0, 2, 3, 4)
-_EXACT = (".idx", ".npz")  # one only points into a shard; the other has checksums
+_EXACT = (".idx", ".npz", ".safetensors")  # points into a shard; has checksums; has a digest
 
 
 @dataclasses.dataclass
@@ -38,6 +38,8 @@ class Tally:
     statuses: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
     faults: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     stories: list[str] = dataclasses.field(default_factory=list)
+    tell: Callable[[str], None] = lambda story: None
+    """Is given each story at once."""
 
     def add(self, what: str, ended: Ended, faults: Sequence[str]) -> None:
         """Take in one case."""
@@ -45,7 +47,9 @@ class Tally:
         self.statuses[ended.status] += 1
         for fault in faults:
             self.faults[fault] += 1
-            self.stories.append(f"{fault}: {what}: status {ended.status}\n{ended.said[-1500:]}")
+            story = f"{fault}: {what}: status {ended.status}\n{ended.said[-1500:]}"
+            self.stories.append(story)
+            self.tell(story)
 
     def __str__(self) -> str:
         statuses = dict(sorted(self.statuses.items()))
@@ -74,9 +78,11 @@ class Campaign:
             "limits": self._limit,
         }
 
-    def run(self, kind: str, number: int, first: int = 0) -> Tally:
-        """Cases `first` to `first + number - 1` of a kind; of requests, so many to one review."""
-        tally = Tally()
+    def run(
+        self, kind: str, number: int, first: int = 0, tell: Callable[[str], None] | None = None
+    ) -> Tally:
+        """So many cases of a kind from number `first` on; of requests, so many to one review."""
+        tally = Tally(tell=tell) if tell else Tally()
         if kind == "requests":
             self._requests(tally, random.Random(f"{self.seed} {kind}"), number)
             return tally

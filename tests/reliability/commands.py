@@ -34,7 +34,7 @@ class Command:
 
 
 def _lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.is_file() else 0
+    return len(path.read_bytes().splitlines()) if path.is_file() else 0
 
 
 def _packed(out: str, given: Callable[[Path], int]) -> Callable[[Path], bool]:
@@ -88,7 +88,7 @@ COMMANDS = {
         leaves=("packed/*.rec", "packed/*.idx", "packed/*.lst", "packed/classes.json"),
         unfinished=("packed/*", "packed/.[!.]*"),
         adds_up=_packed("packed", lambda folder: len([*(folder / "images").glob("*/*")])),
-        often=2,
+        often=3,
     ),
     "pack, two workers": Command(
         ("pack", "images.lst", "listed", "--size", "32", "--workers", "2"),
@@ -96,6 +96,7 @@ COMMANDS = {
         leaves=("listed/*.rec", "listed/*.idx", "listed/*.lst", "listed/classes.json"),
         unfinished=("listed/*", "listed/.[!.]*"),
         adds_up=_packed("listed", lambda folder: _lines(folder / "images.lst")),
+        often=2,
     ),
     "pack, a tar": Command(
         ("pack", "images.tar", "untarred", "--size", "32", "--workers", "1"),
@@ -103,23 +104,23 @@ COMMANDS = {
         leaves=("untarred/*.rec", "untarred/*.idx", "untarred/*.lst", "untarred/classes.json"),
         unfinished=("untarred/*", "untarred/.[!.]*"),
         adds_up=_packed("untarred", lambda folder: NUM_IMAGES),
-        often=2,
+        often=3,
     ),
     "inspect": Command(
-        ("inspect", "data", "--json", "inspect.json"), reads=_SHARD, adds_up=_inspected, often=2
+        ("inspect", "data", "--json", "inspect.json"), reads=_SHARD, adds_up=_inspected, often=3
     ),
     "corrupt": Command(
         ("corrupt", "data", "--flip", "0.2", "--seed", "3", "--out", "planted"),
         reads=_SHARD,
         leaves=("planted/overlay.npz", "planted/truth.npz"),
         adds_up=_planted,
-        often=2,
+        often=3,
     ),
     "variations": Command(
         ("variations", "data", "--out", "variation.npz", "--landmarks", "points.csv", "--blur"),
         reads=(*_SHARD, "points.csv"),
         leaves=("variation.npz",),
-        often=2,
+        often=3,
     ),
     "train": Command(
         ("train", "recipe.yaml", *_OUT, "run/train"),
@@ -135,7 +136,7 @@ COMMANDS = {
         leaves=("run/embed/*.npy",),
         unfinished=("run/embed/manifest.json",),
         adds_up=_rows("run/embed/embedding.npy"),
-        often=2,
+        often=1.5,
     ),
     "graph": Command(
         ("graph", "recipe.yaml", *_OUT, "run/graph"),
@@ -143,7 +144,7 @@ COMMANDS = {
         state=("run/graph/*", "run/graph/.progress/*", "run/embed/*"),
         leaves=("run/graph/*.npy",),
         unfinished=("run/graph/manifest.json",),
-        often=2,
+        often=3,
     ),
     "clean": Command(
         ("clean", "recipe.yaml", *_OUT, "run/clean"),
@@ -152,6 +153,16 @@ COMMANDS = {
         leaves=("run/clean/clean.npz", "run/clean/overlay.npz"),
         unfinished=("run/clean/manifest.json",),
         adds_up=_rows("run/clean/clean.npz", "kept"),
+        often=1.5,
+    ),
+    "run": Command(
+        ("run", "recipe.yaml", *_OUT, "run"),
+        reads=("recipe.yaml", *_DATA),
+        state=("run/*/*", "run/train/checkpoints/*/*", "run/retrain/checkpoints/*/*"),
+        leaves=("run/train/backbone.safetensors", "run/clean/clean.npz",
+                "run/retrain/backbone.safetensors"),
+        unfinished=("run/retrain/manifest.json", "run/clean/manifest.json"),
+        often=0.2,
     ),
     "clean, two files": Command(
         ("clean", "--source", "source.npz", "--target", "source.npz", *_OUT, "arrays",
@@ -160,6 +171,7 @@ COMMANDS = {
         state=("arrays/*",),
         leaves=("arrays/clean.npz",),
         unfinished=("arrays/manifest.json",),
+        often=0.5,
     ),
     "clean, no recipe": Command(
         ("clean", "data", "--backbone", "run/train", *_OUT, "straight", "source=source.npz",
@@ -169,6 +181,7 @@ COMMANDS = {
         leaves=("straight/clean/clean.npz",),
         unfinished=("straight/clean/manifest.json",),
         adds_up=_rows("straight/clean/clean.npz", "kept"),
+        often=0.5,
     ),
     "evaluate": Command(
         ("evaluate", "recipe.yaml", "--backbone", "run/train", *_OUT, "run/evaluate"),
@@ -181,11 +194,12 @@ COMMANDS = {
         ("evaluate", "--backbone", "net.safetensors", "--bin", "pairs.bin", "--json",
          "numbers.json"),
         reads=("pairs.bin", "net.safetensors"),
+        leaves=("numbers.json",),
     ),
     "evaluate, an ONNX network": Command(
         ("evaluate", "--backbone", "net.onnx", "--bin", "pairs.bin", "--json", "numbers.json"),
         reads=("net.onnx",),
-        often=0.5,
+        often=0.7,
     ),
     "evaluate, IJB": Command(
         ("evaluate", "--backbone", "run/train", "--ijb", "ijb", *_OUT, "templates"),
@@ -193,6 +207,7 @@ COMMANDS = {
         state=("templates/*", *_TRAINED),
         leaves=("templates/*.json", "templates/*.npz"),
         unfinished=("templates/manifest.json",),
+        often=0.7,
     ),
     "finetune": Command(
         ("finetune", "tune.yaml", "--from", "run/train", *_OUT, "run/tuned"),
@@ -200,6 +215,7 @@ COMMANDS = {
         state=("run/tuned/**/*", "run/train/checkpoints/*/*", "run/train/manifest.json"),
         leaves=("run/tuned/backbone.safetensors",),
         unfinished=("run/tuned/manifest.json", "run/tuned/backbone.safetensors"),
+        often=0.7,
     ),
     "export": Command(
         ("export", "run", "--format", "safetensors", *_OUT, "out.safetensors"),
@@ -214,26 +230,17 @@ COMMANDS = {
         leaves=("decided/*.rec", "decided/images.csv"),
         unfinished=("decided/*", "decided/.[!.]*"),
         adds_up=lambda folder: _lines(folder / "decided/images.csv") == NUM_IMAGES + 1,
-        often=2,
+        often=3,
     ),
     "report": Command(
         ("report", "run"),
         reads=("run/train/log.jsonl",),
         state=("run/*/manifest.json", "run/clean/*", "run/evaluate/distances/*"),
-        often=0.5,
+        often=0.15,
     ),
     "review": Command(
         ("review", "run", "--no-open"),
         state=("run/*/manifest.json", "run/clean/*", "run/review/*"),
-    ),
-    "run": Command(
-        ("run", "recipe.yaml", *_OUT, "run"),
-        reads=("recipe.yaml", *_DATA),
-        state=("run/*/*", "run/train/checkpoints/*/*", "run/retrain/checkpoints/*/*"),
-        leaves=("run/train/backbone.safetensors", "run/clean/clean.npz",
-                "run/retrain/backbone.safetensors"),
-        unfinished=("run/retrain/manifest.json", "run/clean/manifest.json"),
-        often=0.5,
     ),
 }  # fmt: skip
 """`config` reads nothing, and `demo` is `run` on faces of its own."""

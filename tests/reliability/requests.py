@@ -91,7 +91,7 @@ def _decision(chance: random.Random, host: str, home: str) -> bytes:
     origin = chance.choice((f"http://{host}", f"http://{host}", "http://evil.example", "null"))
     kind = chance.choice(("application/json", "application/json", "text/plain"))
     length = len(body) + chance.choice((0, 0, 1, 1000))
-    where = chance.choice(("api/decide", "api/seen", "api/nothing"))
+    where = chance.choice(("api/decide", "api/nothing"))
     lines = (f"POST {home}{where} HTTP/1.1", f"Host: {host}", f"Origin: {origin}",
              f"Content-Type: {kind}", f"Content-Length: {length}", "Connection: close")  # fmt: skip
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from ijb_parts import load_tool
+from ijb_parts import synthetic_faces
 
 from reliability.commands import COMMANDS, NUM_IMAGES
 from reliability.process import call
@@ -65,13 +65,13 @@ def build(folder: Path, names: Sequence[str]) -> None:
 def _write(folder: Path) -> None:
     """What a user brings."""
     from facetrain.data.synthetic import SyntheticConfig, write_pairs, write_synthetic
+    from facetrain.data.template_benchmark import write_template_benchmark
 
     config = SyntheticConfig(num_identities=8, min_images=5, max_images=5, size=32)
     write_synthetic(folder / "data", config, quiet=True)
     others = config.model_copy(update={"first_identity": 8, "num_identities": 20})
     write_pairs(folder / "pairs.bin", others, num_pairs=20, quiet=True)
-    tool = load_tool("make_ijb")
-    tool.write_ijb(folder / "ijb", "ijbc", tool.synthetic_faces(config), num_impostor_pairs=50)
+    write_template_benchmark(folder / "ijb", "ijbc", synthetic_faces(config), num_impostor_pairs=50)
     _write_images(folder)
     _write_source(folder / "source.npz")
     _write_network(folder / "net.onnx")

@@ -1,9 +1,12 @@
+import errno
+import io
 import os
 import time
 from pathlib import Path
 
 import pytest
 
+from facetrain.core import digest
 from facetrain.core.artifact import (
     atomic_path,
     fingerprint,
@@ -87,3 +90,20 @@ def test_broken_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"x":')
     with pytest.raises(DataError, match=r"a\.json: must be a readable JSON file"):
         read_json(tmp_path / "a.json")
+
+
+def test_too_few_descriptors_are_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a stage would be done again, or a good checkpoint set aside."""
+    (tmp_path / "numbers.npy").write_bytes(b"numbers")
+    write_manifest(tmp_path, "work", Settings(), {}, {}, started=time.time(), world_size=1)
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    for where in (digest, io):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, "open", refused, raising=False)
+            digest._file_digest.cache_clear()
+            with pytest.raises(OSError, match="Too many open"):
+                finished(tmp_path, "work", Settings(), {})
+    assert finished(tmp_path, "work", Settings(), {}) is not None

@@ -10,6 +10,7 @@ import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex
 
 from facetrain.core.errors import CheckpointError, OutputError
+from facetrain.dist import distributed_checkpoint
 from facetrain.dist.distributed_checkpoint import load_state, save_state
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.sharded_rows import ShardedRows
@@ -141,3 +142,14 @@ def test_numbers_that_are_not_finite_are_named(tmp_path: Path, bad: float) -> No
     save_state({"weight": torch.tensor([1.0, bad, 2.0])}, tmp_path, MESH)
     with pytest.raises(CheckpointError, match="'weight' must hold finite numbers"):
         load(tmp_path, weight=torch.zeros(3))
+
+
+def test_ctrl_c_while_it_is_read_says_nothing_of_the_disk(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(distributed_checkpoint._Reader, "read_data", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load(folder)
