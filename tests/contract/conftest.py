@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from cli_parts import Call
+from helpers.cli import Call
 
 from facetrain import cli
 from facetrain.data.synthetic import SyntheticConfig, write_pairs, write_synthetic

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from cleaned_run_parts import EASY, NUM_CLASSES, PER_CLASS, RECIPE, command
+from helpers.cleaned_run import EASY, NUM_CLASSES, PER_CLASS, RECIPE, command
 
 from facetrain.data.synthetic import SyntheticConfig, write_pairs, write_synthetic
 

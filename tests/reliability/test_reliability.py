@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from reliability import process
+from reliability.campaign import Campaign, Tally
 
 from facetrain import cli
 from facetrain.core.artifact import Artifact
-from reliability import process
-from reliability.campaign import Campaign, Tally
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, limits and /proc")
 COMMANDS = (

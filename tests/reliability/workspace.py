@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from ijb_parts import synthetic_faces
-
 from reliability.commands import COMMANDS, NUM_IMAGES
 from reliability.process import call
 
@@ -64,6 +62,8 @@ def build(folder: Path, names: Sequence[str]) -> None:
 
 def _write(folder: Path) -> None:
     """What a user brings."""
+    from helpers.ijb import synthetic_faces
+
     from facetrain.data.synthetic import SyntheticConfig, write_pairs, write_synthetic
     from facetrain.data.template_benchmark import write_template_benchmark
 

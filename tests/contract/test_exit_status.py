@@ -1,0 +1,95 @@
+"""The exit statuses that scripts tell apart, each triggered as a user would."""
+
+import re
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.cli import Call
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file beyond 20 kB can be written: what a full disk does, as the kernel sees it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_help_documents_every_status(call: Call) -> None:
+    code, stdout, _ = call("--help")
+    assert code == 0
+    listed = stdout.partition("Exit status:")[2]
+    assert re.findall(r"^ +(\d+) ", listed, re.MULTILINE) == ["0", "2", "3", "4", "130"]
+    assert call("--version")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "{recipe}"), "--out"),
+        (("trian",), "trian"),
+        (("train", "{tmp}/none.yaml", "--out", "{tmp}/o"), "there is no such file"),
+    ],
+)
+def test_usage_and_bad_input_is_2(
+    call: Call, recipe: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    filled = [argument.format(recipe=recipe, tmp=tmp_path) for argument in arguments]
+    code, _, err = call(*filled)
+    assert (code, message in err, "Traceback" in err) == (2, True, False)
+
+
+def test_divergence_is_3(call: Call, recipe: Path, tmp_path: Path) -> None:
+    overrides = ("optimizer.learning_rate=1e6", "head.scale=64")
+    code, _, err = call("train", recipe, "--out", tmp_path, *overrides)
+    assert (code, "lower optimizer.learning_rate" in err) == (3, True)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "{recipe}", "--out", "{recipe}"), "recipe.yaml: must be writable, but File exi"),
+        (("train", "{recipe}", "--out", "{recipe}/o"), "recipe.yaml/o: must be writable, but Not"),
+        (("inspect", "{faces}", "--json", "{tmp}/dir"), "/dir: must be writable, but Is a direct"),
+        (("inspect", "{faces}", "--json", "{tmp}/" + 300 * "x"), "File name too long"),
+    ],
+)
+def test_not_writable_is_4(
+    call: Call, recipe: Path, faces: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "dir" / "full").mkdir(parents=True)
+    code, _, err = call(*(a.format(recipe=recipe, faces=faces, tmp=tmp_path) for a in arguments))
+    assert (code, message in err, "Traceback" in err) == (4, True, False)
+
+
+def test_no_space_is_4(call: Call, recipe: Path, tmp_path: Path, small_files: None) -> None:
+    code, _, err = call("train", recipe, "--out", tmp_path / "o")
+    assert (code, "Traceback" in err) == (4, False), err
+    assert not (tmp_path / "o" / "manifest.json").exists()
+
+
+def test_interrupted_is_130(recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "facetrain", "train", str(recipe), "--out", str(tmp_path)]
+    overrides = ["train.epochs=100000", "train.log_every=1"]
+    process = subprocess.Popen(
+        [*command, *overrides], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if "step " in line:
+                break
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == 130
+    finally:
+        process.kill()
+    assert "Traceback" not in rest
+    assert rest.splitlines()[-1].endswith("the same command continues where this one stopped")

@@ -1,0 +1,418 @@
+"""The server as the page, a foreign page and a hostile neighbour meet it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from helpers.reviews import Client, write_run
+
+from facetrain.cli import main
+from facetrain.core.errors import UserError
+from facetrain.core.rng import numpy_generator
+from facetrain.data.review_journal import read_journal
+from facetrain.review.review import serving
+from facetrain.review.server import ReviewServer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("run"), 80, 6)
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[ReviewServer]:
+    with serving(folder, 0) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: ReviewServer) -> Client:
+    return Client(server.address)
+
+
+def number_decided(client: Client) -> int:
+    return int(client.get("api/identities")["progress"]["decisions"])
+
+
+def post_headers(client: Client, **change: str | None) -> dict[str, str]:
+    headers = {"Content-Type": "application/json", "Origin": f"http://{client.host}"}
+    changed = {**headers, **{name.replace("_", "-"): value for name, value in change.items()}}
+    return {name: value for name, value in changed.items() if value is not None}
+
+
+def drop(client: Client, server: ReviewServer) -> bytes:
+    dataset = server.session.cleaned.dataset
+    row, identity = int(dataset.row[0]), int(dataset.class_ids[0])
+    return json.dumps({"action": "drop", "identity": identity, "rows": [row]}).encode()
+
+
+def test_the_page_and_its_files(server: ReviewServer, client: Client) -> None:
+    for name, kind in (("", "text/html"), ("page.css", "text/css"), ("page.js", "text/javascript"),
+                       ("icon.svg", "image/svg+xml")):  # fmt: skip
+        status, headers, body = client.ask("GET", client.base + name)
+        assert status == 200
+        assert headers["Content-Type"].startswith(kind)
+        assert len(body) > 100
+        policy = headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Referrer-Policy"] == "no-referrer"
+        assert b"http://" not in body.replace(b"http://www.w3.org/2000/svg", b"")  # nothing foreign
+        assert b"https://" not in body
+    scripts = (Path(__file__).parents[3] / "facetrain" / "review" / "page").glob("*.js")
+    for script in scripts:
+        assert client.ask("GET", client.base + script.name)[0] == 200
+        # Names come from the data: they must never be read as markup.
+        assert "innerHTML" not in script.read_text()
+    _, _, page = client.ask("GET", client.base)
+    assert b"<script>" not in page
+    assert b"style=" not in page
+
+
+def test_a_decision_and_its_undo(server: ReviewServer, client: Client) -> None:
+    before = number_decided(client)
+    dataset = server.session.cleaned.dataset
+    row, identity = int(dataset.row[3]), int(dataset.class_ids[0])
+    said = client.post("api/decide", action="drop", identity=identity, rows=[row])
+    assert [(face["row"], face["kept"], face["action"]) for face in said["faces"]] == [
+        (row, False, "drop")
+    ]
+    assert said["progress"]["decisions"] == before + 1
+    assert client.post("api/undo")["progress"]["undone"] == 1
+    assert client.post("api/redo")["progress"]["undone"] == 0
+    assert client.post("api/undo")["progress"]["decisions"] == before
+    assert client.post("api/seen", identity=identity)["progress"]["seen"] == 1
+
+
+def test_only_this_machine_can_connect(server: ReviewServer) -> None:
+    assert server.server_address[0] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("token", ["", "x", "{}x", "{}%00", "..", "%2e%2e"])
+def test_without_the_token_there_is_nothing(
+    server: ReviewServer, client: Client, token: str
+) -> None:
+    wrong = token.format(server.token)
+    for path in (f"/{wrong}/", f"/{wrong}/api/identities", f"/{wrong}/face/1", f"/{server.token}"):
+        status, _, body = client.ask("GET", path)
+        assert status == 403
+        assert server.token.encode() not in body
+    before = number_decided(client)
+    headers = post_headers(client)
+    assert client.ask("POST", f"/{wrong}/api/decide", drop(client, server), headers)[0] == 403
+    assert number_decided(client) == before
+
+
+def test_every_server_has_a_token_of_its_own(server: ReviewServer) -> None:
+    tokens = {server.token}
+    for _ in range(3):
+        other = ReviewServer(server.session, 0, "")
+        tokens.add(other.token)
+        other.server_close()
+    assert len(tokens) == 4
+    assert min(map(len, tokens)) >= 43  # 256 bits
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "127.0.0.1:1", "localhost.evil:80"])
+def test_a_name_that_was_bent_to_this_address_gets_nothing(client: Client, host: str) -> None:
+    """DNS rebinding: the browser connects here, but believes it speaks to `host`."""
+    assert client.ask("GET", client.base, headers={"Host": host})[0] == 421
+    headers = post_headers(client, Host=host, Origin=f"http://{host}")
+    assert client.ask("POST", client.base + "api/undo", b"{}", headers)[0] == 421
+
+
+def test_localhost_will_do(client: Client) -> None:
+    """As through a tunnel from another machine."""
+    host = client.host.replace("127.0.0.1", "localhost")
+    assert client.ask("GET", client.base, headers={"Host": host})[0] == 200
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"Origin": None}, {"Origin": "null"}, {"Origin": "http://evil.example"},
+        {"Origin": "http://127.0.0.1:1"}, {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"}, {"Content_Type": "text/plain"}, {"Content_Type": None},
+        {"Content_Type": "application/x-www-form-urlencoded"},
+    ],
+)  # fmt: skip
+def test_another_page_cannot_decide(
+    server: ReviewServer, client: Client, change: dict[str, str | None]
+) -> None:
+    before = number_decided(client)
+    headers = post_headers(client, **change)
+    status, _, _ = client.ask("POST", client.base + "api/decide", drop(client, server), headers)
+    assert status in (403, 415)
+    assert number_decided(client) == before
+    assert client.ask("GET", client.base + "api/decide")[0] == 404  # nor by a link
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../page.js", "..%2f..%2freview.py", "session.py", "face/../page.js", "page/page.js",
+        "//etc/passwd", "face/../../../../etc/passwd", "api/identity/../../x", "index.html",
+        "journal.jsonl", "api", "face", "face/", "PAGE.JS", "page.js/",
+    ],
+)  # fmt: skip
+def test_no_path_leads_out(client: Client, path: str) -> None:
+    status, _, body = client.ask("GET", client.base + path)
+    assert status in (400, 404)
+    assert list(json.loads(body)) == ["error"]
+
+
+@pytest.mark.parametrize(
+    "number", ["-1", "1e3", "0x1", "1.5", "99999999", "1" * 30, "%31", "1?x", "1/2"]
+)
+def test_a_face_is_a_row_and_nothing_else(client: Client, number: str) -> None:
+    status, _, _ = client.ask("GET", f"{client.base}face/{number}")
+    assert status == (200 if number == "1?x" else 404 if "/" in number else 400)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{", b"[]", b"7", b"\xff", b"{}", b'{"action":"drop"}',
+        b'{"action":"drop","identity":1000,"rows":5}',
+        b'{"action":"drop","identity":"x","rows":[1]}',
+        b'{"action":"drop","identity":1000,"rows":[true]}',
+        b'{"action":"drop","identity":1000,"rows":[-1]}',
+        b'{"action":"drop","identity":1000,"rows":[[1]]}',
+        b'{"action":"drop","identity":1000,"rows":[1.5]}',
+        b'{"action":7,"identity":1000,"rows":[1]}', b"[" * 200_000, b"1" * 5000,
+    ],
+)  # fmt: skip
+def test_what_is_no_decision_is_refused(client: Client, body: bytes) -> None:
+    before = number_decided(client)
+    headers = post_headers(client)
+    status, _, said = client.ask("POST", client.base + "api/decide", body, headers)
+    assert status == 400
+    assert json.loads(said)["error"]
+    assert number_decided(client) == before
+
+
+def test_a_body_has_a_limit(client: Client) -> None:
+    for length in ("1048577", "-1", "x", "99999999999999", "\u00b2", "+5", ""):
+        headers = post_headers(client, Content_Length=length)
+        status, _, _ = client.ask("POST", client.base + "api/undo", b"", headers)
+        assert status == 413
+    assert client.ask("GET", client.base)[0] == 200
+
+
+def raw(server: ReviewServer, request: bytes) -> bytes:
+    """What is answered to these bytes, after which nothing more is sent."""
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as connection:
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while chunk := connection.recv(1 << 16):
+            answer += chunk
+    return answer
+
+
+def is_guarded(answer: bytes) -> bool:
+    """Whether an answer is ours, by its headers, and no page of the library's."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    headers = head.lower()
+    guarded = b"content-security-policy: default-src 'none'" in headers
+    return guarded and b"x-frame-options: deny" in headers and b"<html" not in body.lower()
+
+
+def hostile_requests(server: ReviewServer, seed: int, number: int) -> Iterator[bytes]:
+    """Requests in which one thing or several are wrong; none of them is a decision."""
+    random = numpy_generator(seed, "hostile requests")
+    token, host = server.token, server.hosts[0]
+    dataset = server.session.cleaned.dataset
+    good = b'{"action":"drop","identity":%d,"rows":[%d]}' % (dataset.class_ids[0], dataset.row[0])
+    paths = [
+        f"/{token}/api/decide", f"/{token}/api/undo", f"/{token}/", f"//[{token}", f"/{token}/[::",
+        f"/{token}/api/identities?" + "a=1&" * 50, f"/{token}/face/" + "9" * 4000, "*", "/%", "\\",
+        f"/{token}//[x", f"http://[/{token}/", "/" + "a" * 70_000, f"/{token}/api/identity/\u00b2",
+    ]  # fmt: skip
+    bodies = [good[:-1], b"[" * 200_000, b'{"a":' * 100_000, b"\xff\xfe", b"", b"1" * 5000, b"null"]
+    lengths = ["\u00b2", "+5", "-1", "0x10", "1e3", "9" * 30, " ", "5, 5", "1_0"]
+    versions = ["HTTP/1.1", "HTTP/1.0", "HTTP/9.9", "HTTP/x", "HTTP/1.1.1", "", "FTP/1.0"]
+    for _ in range(number):
+        body = bodies[random.integers(len(bodies))]
+        odd = random.random(3) < 0.4  # method, path, hosts
+        method = str(random.choice(["GET", "PUT", "HEAD", "OPTIONS", "\x00"])) if odd[0] else "POST"
+        path = paths[random.integers(len(paths)) if odd[1] else 0]
+        lines = [f"{method} {path} {random.choice(versions)}" if random.random() < 0.3
+                 else f"{method} {path} HTTP/1.1"]  # fmt: skip
+        lines.append(f"Host: {host}")
+        lines += [f"Host: {host}", "Host: evil.example"] if odd[2] else []
+        lines += [f"Origin: http://{host}", "Content-Type: application/json"]
+        kind, length = random.integers(6), str(len(body))
+        if kind == 0:
+            length = str(len(body) + int(random.integers(1, 100)))  # the body is too short
+        elif kind == 1:
+            length = str(random.choice(lengths))
+        elif kind == 2:
+            lines.append("Transfer-Encoding: chunked")
+        elif kind == 3:
+            lines.append("Content-Length: 0")
+        elif kind == 4:
+            lines += ["X: y"] * 200 if random.random() < 0.5 else ["no colon", "\x00: \x01"]
+        lines.append(f"Content-Length: {length}")
+        yield "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n" + body
+
+
+def test_hostile_requests_are_answered_and_change_nothing(
+    server: ReviewServer, client: Client, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Every one gets an answer with our headers, none a traceback, and none decides anything."""
+    before = number_decided(client)
+    for request in hostile_requests(server, 0, 200):
+        answer = raw(server, request)
+        assert is_guarded(answer), (request[:200], answer[:300])
+        status = int(answer.split(b" ", 2)[1])
+        assert status < 500 or status in (501, 505), (request[:200], answer[:300])
+        assert server.token.encode() not in answer
+    assert number_decided(client) == before
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_a_body_that_is_cut_short_is_no_decision(server: ReviewServer, client: Client) -> None:
+    """What came is whole JSON, and a decision; but more was announced."""
+    before, body = number_decided(client), drop(client, server)
+    lines = [f"POST /{server.token}/api/decide HTTP/1.1", f"Host: {client.host}"]
+    lines += [f"Origin: http://{client.host}", "Content-Type: application/json"]
+    head = "\r\n".join([*lines, f"Content-Length: {len(body) + 1}", "", ""]).encode()
+    assert raw(server, head + body).startswith(b"HTTP/1.1 400 ")
+    assert number_decided(client) == before
+
+
+def test_a_body_is_never_read_as_a_request(server: ReviewServer, client: Client) -> None:
+    inner = f"GET /{server.token}/ HTTP/1.1\r\nHost: {client.host}\r\n\r\n"
+    outer = inner[:-2] + f"Content-Length: {len(inner)}\r\n\r\n"
+    assert raw(server, (outer + inner).encode()).count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_idle_connections_cost_nothing_and_shut_nobody_out_for_ever(tmp_path: Path) -> None:
+    """100 connections that say nothing, against a server with 48 descriptors."""
+    folder = write_run(tmp_path, 3, 4)
+    limited = (
+        "import resource, runpy; resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48)); "
+        "runpy.run_module('facetrain', run_name='__main__', alter_sys=True)"
+    )
+    command = [sys.executable, "-c", limited, "review", str(folder), "--no-open"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    parts = urlsplit(process.stdout.readline().split()[-1])
+    idle = []
+    for _ in range(100):
+        idle.append(socket.create_connection((parts.hostname, parts.port), timeout=5))
+    ticks = Path(f"/proc/{process.pid}/stat")
+
+    def used_seconds() -> float:
+        user, system = ticks.read_text().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    before = used_seconds()
+    time.sleep(1.5)
+    assert used_seconds() - before < 0.5
+    for connection in idle:
+        connection.close()
+    client = Client(parts.geturl())
+    assert client.get("api/identities")["total"] == 3
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def test_one_review_of_a_run_at_a_time(server: ReviewServer, folder: Path) -> None:
+    pytest.importorskip("fcntl")
+    with pytest.raises(UserError, match="one review at a time"), serving(folder, 0):
+        pass
+
+
+def test_a_port_that_is_taken(server: ReviewServer, tmp_path: Path) -> None:
+    other = write_run(tmp_path, 3, 4)
+    with pytest.raises(UserError, match="must be free"), serving(other, server.server_port):
+        pass
+
+
+def test_a_folder_that_is_no_run_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["review", str(tmp_path), "--no-open"])
+    assert ended.value.code == 2
+    assert "no finished stage clean; finish it with `facetrain run" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def started(folder: Path) -> tuple["subprocess.Popen[str]", Client]:
+    command = [sys.executable, "-m", "facetrain", "review", str(folder), "--no-open"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    address = process.stdout.readline().split()[-1]
+    assert urlsplit(address).hostname == "127.0.0.1"
+    return process, Client(address)
+
+
+def test_nothing_is_lost_when_it_is_killed(tmp_path: Path) -> None:
+    """Three times: decisions without a pause, SIGKILL, start again, all acknowledged are there."""
+    folder = write_run(tmp_path, 20, 6)
+    acknowledged: list[tuple[str, list[int]]] = []
+    for life in range(3):
+        process, client = started(folder)
+        listed = client.get("api/identities")["identities"]
+        assert client.get("api/identities")["progress"]["decisions"] == len(acknowledged)
+        for number in range(25):
+            one = listed[(7 * life + number) % len(listed)]["id"]
+            faces = client.get(f"api/identity/{one}")["faces"]
+            rows = [faces[number % len(faces)]["row"]]
+            action = ("keep", "drop")[number % 2]
+            client.post("api/decide", action=action, identity=one, rows=rows)
+            acknowledged.append((action, rows))
+        process.kill()
+        process.wait()
+        done = read_journal(folder / "review" / "journal.jsonl").history.done
+        assert [(one.action, list(one.rows)) for one in done] == acknowledged
+    process, client = started(folder)
+    assert client.get("api/identities")["progress"]["decisions"] == len(acknowledged)
+    process.send_signal(signal.SIGTERM)  # an orderly end says what comes next
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert f"{len(acknowledged)} decisions in" in out
+    assert (folder / "review" / "overlay.npz").is_file()
+    assert not (folder / "review" / "open.html").exists()
+
+
+def test_the_browser_learns_the_address_from_a_file_only_its_owner_reads(
+    tmp_path: Path,
+) -> None:
+    folder = write_run(tmp_path, 3, 4)
+    browser = tmp_path / "browser.sh"
+    seen = tmp_path / "seen"
+    browser.write_text(f'#!/bin/sh\necho "$@" > {seen}.part; mv {seen}.part {seen}\n')
+    browser.chmod(0o700)
+    command = [sys.executable, "-m", "facetrain", "review", str(folder)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "BROWSER": f"{browser} %s"}
+    )
+    assert process.stdout
+    address = process.stdout.readline().split()[-1]
+    end = time.monotonic() + 20
+    while not seen.exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    door = folder / "review" / "open.html"
+    assert seen.read_text().strip() == door.resolve().as_uri()
+    assert address in door.read_text()
+    assert door.stat().st_mode & 0o077 == 0
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
