@@ -22,7 +22,7 @@ from facetrain.data.dataset import FaceDataset
 from facetrain.data.stage_data import write_stage_data
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import job_lock
-from facetrain.embedding import embed
+from facetrain.embedding import embed, given_embeddings
 from facetrain.engine.inference import open_backbone
 from facetrain.engine.loop import Evaluate
 from facetrain.evaluate import evaluate, ijb
@@ -115,6 +115,11 @@ def embed_stage(
         inputs=backbone_inputs(backbone),
         on_corrupt=recipe.data.on_corrupt,
     )
+
+
+def given_stage(recipe: CleaningRecipe, embeddings: Path, out_dir: Path, mesh: Mesh) -> Artifact:
+    """Stage `embed` of the recipe's data set, from an `.npz` of embeddings that are given."""
+    return given_embeddings.run(embeddings, _open_dataset(recipe, mesh), out_dir, mesh)
 
 
 def evaluate_stage(

@@ -84,13 +84,14 @@ def _on(recipe: CleaningRecipe, data: Path) -> CleaningRecipe:
 
 
 def packed(
-    recipe: CleaningRecipe, alignment: Alignment, image_size: int, out_dir: Path, mesh: Mesh
+    recipe: CleaningRecipe, alignment: Alignment, image_size: int | None, out_dir: Path, mesh: Mesh
 ) -> CleaningRecipe:
     """The recipe on shards: those that its data are, or what its images were packed to.
 
     Args:
         alignment: of images that are no shards yet.
-        image_size: what the backbone takes, in pixels.
+        image_size: what the backbone takes, in pixels; None where there is none, so that images
+            need not be aligned: they are only looked at.
         out_dir: receives the shards; an interrupted packing continues there.
 
     Raises:
@@ -106,8 +107,8 @@ def packed(
             )
         return recipe
     if mesh.is_main:
-        if alignment.given:
-            size = max(TEMPLATE_SIZE, image_size)
+        if alignment.given or image_size is None:
+            size = max(TEMPLATE_SIZE, image_size or 0)
         else:
             size = _aligned_size(data, (TEMPLATE_SIZE, image_size), out_dir / ".source.tar")
         pack(
@@ -173,9 +174,16 @@ def graph_of(embeddings: Path, overrides: Sequence[str], out_dir: Path, mesh: Me
         return knn_stage.run(config, file, out_dir, mesh, inputs={})
 
 
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """Embeddings that somebody has: an `.npz` that says which image each row is of."""
+
+    path: Path
+
+
 def clean_images(
     recipe: CleaningRecipe,
-    backbone: BackboneSource,
+    embedder: BackboneSource | Given,
     alignment: Alignment,
     source: Path | None,
     exclude: Sequence[Path],
@@ -184,18 +192,26 @@ def clean_images(
 ) -> Artifact:
     """Pack where needed, embed, find neighbours and clean, each into a folder of `out_dir`.
 
-    An interrupted run continues. `out_dir/clean.npz` and `overlay.npz` are links to those of the
-    stage `clean`, which stands in a folder of its own as in every run.
+    Embeddings that are given are put into the images' order instead. An interrupted run continues.
+    `out_dir/clean.npz` and `overlay.npz` are links to those of the stage `clean`, which stands in a
+    folder of its own as in every run.
 
     Raises:
         ConfigError, DataError: as `packed` and the stages.
     """
     recipe = with_clean_files(recipe, source, exclude)
-    size = load_backbone(backbone, mesh.device).image_size  # a bad file is told before hours
+    if isinstance(embedder, Given):
+        load_embedding(embedder.path)  # a bad file is told before hours
+        size, backbone = None, None
+    else:
+        size, backbone = load_backbone(embedder, mesh.device).image_size, embedder
     with job_lock(out_dir, mesh):
         recipe = packed(recipe, alignment, size, out_dir / run_folder.DATA, mesh)
         embedded, graph = out_dir / run_folder.EMBED, out_dir / run_folder.GRAPH
-        pipeline.embed_stage(recipe, backbone, embedded, mesh)
+        if isinstance(embedder, Given):
+            pipeline.given_stage(recipe, embedder.path, embedded, mesh)
+        else:
+            pipeline.embed_stage(recipe, embedder, embedded, mesh)
         pipeline.graph_stage(recipe, embedded, graph, mesh)
         cleaned = out_dir / run_folder.CLEAN
         artifact = pipeline.clean_stage(recipe, embedded, graph, cleaned, mesh, backbone)

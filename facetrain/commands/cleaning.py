@@ -20,7 +20,7 @@ from facetrain.core.errors import UserError
 if TYPE_CHECKING:  # importing torch takes seconds; `--help` must not
     from facetrain.models.weights import BackboneSource
     from facetrain.recipe import CleaningRecipe
-    from facetrain.without_recipe import Alignment
+    from facetrain.without_recipe import Alignment, Given
 
 _OUT = click.option(
     "--out", required=True, type=ReadablePath, help="Folder that receives everything."
@@ -98,8 +98,10 @@ def graph(words: Sequence[str], out: Path, embeddings: Path | None) -> None:
 @backbone_options("with CONFIG: train beside OUT, for --exclude F.bin")
 @alignment_options
 @click.option(
-    "--embeddings", type=ReadablePath, help="Of CONFIG: folder of the embed stage.",
-    show_default="embed beside OUT",
+    "--embeddings", type=ReadablePath,
+    help="Of DATA, in place of --backbone: .npz with embedding, and path, key or row. "
+    "Of CONFIG: folder of the embed stage.",
+    show_default="with CONFIG: embed beside OUT",
 )  # fmt: skip
 @click.option(
     "--graph", type=ReadablePath, help="Of CONFIG: folder of the graph stage.",
@@ -127,17 +129,21 @@ def clean(
     r"""Find the images that do not belong to their identity; nothing is changed or deleted.
 
     \b
-    One of three:
-      clean DATA --backbone B --out DIR      images and any backbone
-      clean CONFIG --out DIR                 the data set of a recipe, embedded before
-      clean --target T.npz --out DIR         embeddings alone
+    One of four:
+      clean DATA --backbone B --out DIR       images and any backbone
+      clean DATA --embeddings F --out DIR     images, and what any model made of them
+      clean CONFIG --out DIR                  the data set of a recipe, embedded before
+      clean --target T.npz --out DIR          embeddings alone
 
     DATA is a folder a person, a .lst or a tar of images (photographs need --landmarks, aligned
     faces nothing), a .rec or a folder of shards. DIR becomes the folder of a run, for
     `facetrain review DIR` and `facetrain report DIR`.
 
-    All leave DIR/clean.npz: clean_probability, threshold, kept, suggested_label and more; the first
-    two also DIR/overlay.npz, to train with data.overlay=DIR/overlay.npz.
+    F holds embedding (N, D) and whose it is: path (as in the .lst that `pack` writes), key (of the
+    record) or row (its place among all). Photographs then need no detector: they are only shown.
+
+    All leave DIR/clean.npz: clean_probability, threshold, kept, suggested_label and more; with
+    images also DIR/overlay.npz, to train with data.overlay=DIR/overlay.npz.
 
     KEY is of the section clean, as in seed=1, or names its own: embed.batch_size=64.
     With CONFIG it is any key of a recipe.
@@ -171,16 +177,11 @@ def clean(
                 given or pipeline.first_training(out),
             )
         else:
-            if embeddings or graph:
-                raise UserError(
-                    "--embeddings and --graph belong to CONFIG, and DATA is embedded by "
-                    "--backbone; leave them out, or clean embeddings alone with --target T.npz"
-                )
             settings = without_recipe.recipe_of("clean", first, overrides)
+            embedder = _embedder(given, embeddings, graph, overrides)
             artifact = without_recipe.clean_images(
-                settings, _needed(given, "clean"), _alignment(alignment),
-                source, exclude, out, mesh,
-            )  # fmt: skip
+                settings, embedder, _alignment(alignment), source, exclude, out, mesh
+            )
             before, after = _packed(settings, out), _next_steps(out)
         say(before + value_lines(artifact.metrics) + after, mesh)
 
@@ -217,11 +218,37 @@ def first_and_overrides(words: Sequence[str]) -> tuple[Path | None, Sequence[str
     return None, words
 
 
+def _embedder(
+    backbone: "BackboneSource | None",
+    embeddings: Path | None,
+    graph: Path | None,
+    overrides: Sequence[str],
+) -> "BackboneSource | Given":
+    """What says how alike the images of DATA are: a backbone, or embeddings that somebody has."""
+    from facetrain.without_recipe import Given
+
+    if graph is not None:
+        raise UserError("--graph belongs to CONFIG; of DATA the graph is made anew, leave it out")
+    if embeddings is None:
+        return _needed(backbone, "clean")
+    if backbone is not None:
+        raise UserError("--backbone and --embeddings both say how alike images are; give one")
+    if embeddings.is_dir():
+        raise UserError(
+            f"--embeddings {embeddings}: must be an .npz where DATA is given, but is a folder; "
+            "give --backbone, or CONFIG with the folder of its embed stage"
+        )
+    if surplus := [one for one in overrides if one.startswith(("embed.", "embed="))]:
+        raise UserError(f"{surplus[0]}: nothing is embedded with --embeddings; leave it out")
+    return Given(embeddings)
+
+
 def _needed(backbone: "BackboneSource | None", command: str) -> "BackboneSource":
     if backbone is None:
+        or_given = "; or --embeddings F.npz of any model" if command == "clean" else ""
         raise UserError(
             f"{command} of images needs --backbone B: an .onnx, .pth or .safetensors, or the "
-            "folder of a training. (A recipe's name must end in .yaml)"
+            f"folder of a training{or_given}. (A recipe's name must end in .yaml)"
         )
     return backbone
 

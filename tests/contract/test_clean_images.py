@@ -174,7 +174,7 @@ def test_embed_and_graph_need_no_recipe(
         (("embed", "PEOPLE"), "embed of images needs --backbone"),
         (("clean", "--backbone", "BACKBONE"), "must be named once"),
         (("clean", "PEOPLE", "--target", "x.npz"), "cleaned by itself"),
-        (("clean", "PEOPLE", "--backbone", "BACKBONE", "--graph", "x"), "belong to CONFIG"),
+        (("clean", "PEOPLE", "--backbone", "BACKBONE", "--graph", "x"), "belongs to CONFIG"),
         (("graph",), "needs CONFIG, or --embeddings"),
         (("clean", "SHARDS", "--backbone", "BACKBONE", "--landmarks", "x.csv"), "packed already"),
         (("clean", "PEOPLE", "--backbone", "nothing.onnx"), "there is none"),
