@@ -6,7 +6,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from cli_parts import Call
 from numpy.typing import NDArray
 
 from facetrain.core.rng import numpy_generator
