@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from helpers.cli import Call
 from numpy.typing import NDArray
 
 from facetrain.core.rng import numpy_generator
