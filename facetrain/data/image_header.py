@@ -22,6 +22,7 @@ _MAGIC = (
 )
 _PNM = re.compile(rb"P[1-6]\s(?:\s*#[^\n]*\n)*\s*(\d{1,9})\s(?:\s*#[^\n]*\n)*\s*(\d{1,9})\s")
 _ORIENTATION = 0x0112
+_OF_TURN = {None: (1, 8, 3, 6), 0: (4, 5, 2, 7), 1: (2, 7, 4, 5)}
 _NO_FRAME = (0xC4, 0xC8, 0xCC)  # of the markers C0..CF, those that are no frame header
 
 
@@ -145,9 +146,15 @@ def _jpeg_2000(data: bytes) -> _Found:
 
 
 def _avif(data: bytes) -> _Found:
+    """A container's boxes say how to turn and mirror; its EXIF is not to be followed (MIAF)."""
     sizes = [struct.unpack_from(">II", data, at.end() + 4) for at in re.finditer(b"ispe", data)]
     width, height = max(sizes, key=lambda size: size[0] * size[1])
-    return width, height, 1
+    turn, mirror = (
+        re.search(b"\\0\\0\\0\\x09" + box + b"(.)", data, re.S) for box in (b"irot", b"imir")
+    )
+    quarters = turn[1][0] & 3 if turn else 0  # anticlockwise
+    axis = mirror[1][0] & 1 if mirror else None  # after that: 0 top and bottom, 1 left and right
+    return width, height, _OF_TURN[axis][quarters]
 
 
 def _pnm(data: bytes) -> _Found | None:

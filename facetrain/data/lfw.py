@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from facetrain.core.errors import DataError
+from facetrain.data.lists import text_lines
 
 NUM_SETS = 10
 Face = tuple[str, int]
@@ -49,13 +50,15 @@ def file_name(face: Face) -> str:
     return f"{name}/{name}_{number:04d}.jpg"
 
 
-def _rows(path: Path) -> list[list[str]]:
-    """The words of each line; some copies have blanks for the tabs, or a byte order mark."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: must be a text file of LFW; {error}") from None
-    return [line.split("\t") if "\t" in line else line.split() for line in lines if line.strip()]
+_Rows = list[tuple[str, list[str]]]
+"""Lines of a list, as they are and in words."""
+
+
+def _rows(path: Path, what: str) -> _Rows:
+    """Some copies have blanks or commas for the tabs."""
+    lines = text_lines(path, what)
+    between = next((one for one in "\t," if any(one in line for _, line in lines)), None)
+    return [(f"line {n}: {line!r:.60}", line.split(between)) for n, line in lines]
 
 
 def read_people(path: Path) -> list[dict[str, int]]:
@@ -64,17 +67,25 @@ def read_people(path: Path) -> list[dict[str, int]]:
     Raises:
         DataError: another layout.
     """
+    rows, place, sets = _rows(path, "name<TAB>images"), 0, list[dict[str, int]]()
+    where = "its first line"
     try:
-        (header,), *rest = _rows(path)
-        sets, position = [], 0
+        where, (header,) = rows[0]
+        place = 1
         for _ in range(int(header)):
-            size = int(rest[position][0])
-            rows = rest[position + 1 : position + 1 + size]
-            sets.append({name: int(count) for name, count in rows})
-            position += 1 + size
-        whole = position == len(rest) and len(sets) == NUM_SETS
-    except (ValueError, IndexError) as error:
-        raise DataError(f"{path}: must be LFW's people.txt of View 2; {error}") from None
+            where, (size,) = rows[place]
+            people: dict[str, int] = {}
+            for line, (name, count) in rows[place + 1 : place + 1 + int(size)]:
+                where = line
+                people[name] = int(count)
+            sets.append(people)
+            place += 1 + int(size)
+        whole = place == len(rows) and len(sets) == NUM_SETS
+    except (ValueError, IndexError):
+        raise DataError(
+            f"{path}: must be LFW's people.txt of View 2, 10 and then for each set a count and "
+            f"that many lines name<TAB>images, which ends at {where}"
+        ) from None
     if not whole:
         raise DataError(f"{path}: must hold {NUM_SETS} sets and nothing else; get LFW's people.txt")
     return sets
@@ -98,14 +109,19 @@ def read_pairs(path: Path) -> list[list[Pair]]:
     Raises:
         DataError: another layout.
     """
-    rows = _rows(path)
+    what = "name<TAB>n<TAB>m or name<TAB>n<TAB>other<TAB>m"
+    (where, header), *rows = _rows(path, what)
     try:
-        num_sets, half = map(int, rows[0])
-        pairs = [read_pair(row) for row in rows[1:]]
-    except (ValueError, IndexError) as error:
+        num_sets, half = map(int, header)
+        pairs = []
+        for line, row in rows:
+            where = line
+            pairs.append(read_pair(row))
+    except ValueError:
         raise DataError(
-            f"{path}: must be LFW's pairs.txt of View 2, but {error}; another list, also one of "
-            "this layout without the header, is given with --images"
+            f"{path}: must be LFW's pairs.txt of View 2, 10<TAB>300 and then lines {what}, but has "
+            f"{where}; another list, also one of this layout without the header, is given with "
+            "--images"
         ) from None
     expected = ([True] * half + [False] * half) * num_sets
     if num_sets != NUM_SETS or [pair.same for pair in pairs] != expected:

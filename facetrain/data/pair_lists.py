@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
 from facetrain.data.lfw import Pair, file_name, read_pair, read_pairs
+from facetrain.data.lists import text_lines
 
 NUM_FOLDS = 10
 
@@ -111,14 +112,7 @@ def _identities(names: Sequence[str], same: NDArray[np.bool_]) -> list[str] | No
 
 def _lines(path: Path, what: str) -> list[str]:
     """The lines that are not empty."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: must be a text file of lines {what!r}; {error}") from None
-    kept = [line.strip() for line in lines if line.strip()]
-    if not kept:
-        raise DataError(f"{path}: must hold lines {what!r}, but has none")
-    return kept
+    return [line for _, line in text_lines(path, what)]
 
 
 def _words(path: Path, separator: str | None, num_words: int, what: str) -> list[list[str]]:

@@ -1,5 +1,6 @@
 """Images: EXIF orientation in every format, and limits that hold before anything is decoded."""
 
+import io
 import struct
 import zlib
 from collections.abc import Callable
@@ -91,6 +92,24 @@ def test_every_orientation_in_every_format(
     wanted = upright(picture, orientation)
     assert decoded.shape == wanted.shape
     assert np.abs(decoded.astype(int) - wanted).mean() < 10  # JPEG blurs the borders
+
+
+@pytest.mark.parametrize("quarters", range(4))
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_boxes_of_an_avif_turn_and_mirror(axis: int, quarters: int, picture: Image) -> None:
+    """HEIF: turned anticlockwise, then mirrored: axis 0 exchanges top and bottom, 1 the sides."""
+    pillow = pytest.importorskip("PIL.Image")
+    if not pytest.importorskip("PIL.features").check("avif"):
+        pytest.skip("this Pillow writes no AVIF")
+    file, note = io.BytesIO(), pillow.Exif()
+    note[0x112] = 7  # so that both boxes are there
+    pillow.fromarray(picture).save(file, "AVIF", exif=note.tobytes(), quality=95)
+    encoded = bytearray(file.getvalue())
+    encoded[encoded.index(b"irot") + 4], encoded[encoded.index(b"imir") + 4] = quarters, axis
+    wanted = np.flip(np.rot90(picture, quarters), axis)
+    decoded = decode_image(bytes(encoded), "image")
+    assert decoded.shape == wanted.shape
+    assert np.abs(decoded.astype(int) - wanted).mean() < 10
 
 
 @pytest.mark.parametrize(

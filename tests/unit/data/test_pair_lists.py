@@ -252,7 +252,7 @@ def test_names_and_numbers_with_and_without_a_header(tmp_path, header):
         ("Ann 1 2\nAnn 1 Ann 2\n", "must name two people, got 'Ann' twice"),
         ("a b c d e\n", "every line must be"),
         ("10 300\n", "promises 6000 pairs, but it holds 0"),
-        ("\n", "must hold lines"),
+        ("\n", "but has none"),
     ],
 )
 def test_a_list_that_is_not_understood(tmp_path, text, message):
@@ -271,10 +271,29 @@ def test_lfws_list_with_blanks_and_a_byte_order_mark(tmp_path):
         found = read(tmp_path / "blanks.txt")
         assert found.name == official.name
         assert found.same.tolist() == official.same.tolist()
+    for coding, between in (("utf-16", "\t"), ("utf-8", ",")):
+        (tmp_path / "other.txt").write_text(text.replace("\t", between), encoding=coding)
+        for read in (read_lfw, read_any):
+            assert read(tmp_path / "other.txt").name == official.name
     (tmp_path / "rfw.txt").write_text(text.partition("\n")[2])
     assert read_any(tmp_path / "rfw.txt").name == official.name
     with pytest.raises(DataError, match="is given with --images"):
         read_lfw(tmp_path / "rfw.txt")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"10\t2\nann\t1\ttwo\n", r"but has line 2: 'ann\\t1\\ttwo'"),
+        (b"ten\t2\nann\t1\t2\n", r"but has line 1: 'ten\\t2'"),
+        (b"10\t2\nann\t1\n", r"but has line 2: 'ann\\t1'"),
+        (b"10\t2\nJos\xe9\t1\t2\n", "but byte 8 is no UTF-8; save it as UTF-8"),
+    ],
+)
+def test_a_line_of_lfws_list_that_is_not_understood_is_named(tmp_path, content, message):
+    (tmp_path / "pairs.txt").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_lfw(tmp_path / "pairs.txt")
 
 
 def test_images_of_another_extension(tmp_path):
