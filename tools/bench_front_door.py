@@ -155,7 +155,7 @@ def joined(options: argparse.Namespace) -> dict[str, Any]:
     count = np.bincount(data.label)
     able = np.flatnonzero(count >= options.least)
     common = set(generator.permutation(able)[: round(options.common * len(able))].tolist())
-    given, path = np.load(options.embeddings), {}
+    given, path = np.load(options.embeddings), dict[str | None, str]()
     side = generator.integers(2, size=data.num_classes)
     pseudonym = generator.permutation(2 * data.num_classes)
     seen: Counter[int] = Counter()
@@ -163,8 +163,7 @@ def joined(options: argparse.Namespace) -> dict[str, Any]:
         label = int(data.label[index])
         half = (seen[label] % 2) if label in common else int(side[label])
         seen[label] += 1
-        folder = f"n{pseudonym[2 * label + half]:05d}"
-        name = f"{folder}/{index}.jpg"
+        name = f"n{pseudonym[2 * label + half]:05d}/{index}.jpg"
         target = out / "ab"[half] / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data.encoded(index))
@@ -172,15 +171,15 @@ def joined(options: argparse.Namespace) -> dict[str, Any]:
     found = [place for place, name in enumerate(given["path"].tolist()) if name in path]
     names = np.array([path[given["path"][place]] for place in found])
     np.savez(out / "F.npz", embedding=given["embedding"][found], path=names)
-    for half in "ab":
-        facetrain("pack", out / half, out / f"shards_{half}")
+    for letter in "ab":
+        facetrain("pack", out / letter, out / f"shards_{letter}")
     run = out / "cleaned"
     seconds = facetrain(
         "clean", f"data.path=[{out / 'shards_a'},{out / 'shards_b'}]", "--embeddings",
         out / "F.npz", "--out", run, f"seed={options.seed}",
     )  # fmt: skip
     cleaned = CleanedSet.open_run(run)
-    person = {f"n{name:05d}": label // 2 for label, name in enumerate(pseudonym.tolist())}
+    person = {f"n{name:05d}": place // 2 for place, name in enumerate(pseudonym.tolist())}
     merged = [
         (person[cleaned.names[one]], person[cleaned.names[other]])
         for one, other in enumerate(cleaned.merge.tolist())
@@ -191,8 +190,8 @@ def joined(options: argparse.Namespace) -> dict[str, Any]:
     rows = [row for row in table(out / "one" / "images.csv") if row["written"]]
     folders: dict[int, set[str]] = {}
     for row in rows:
-        label = person[Path(row["source"]).parent.name]
-        folders.setdefault(label, set()).add(Path(row["written"]).parent.name)
+        who = person[Path(row["source"]).parent.name]
+        folders.setdefault(who, set()).add(Path(row["written"]).parent.name)
     return {
         "images": data.num_images,
         "people": data.num_classes,

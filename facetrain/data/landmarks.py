@@ -1,5 +1,6 @@
 """Five landmarks of each image from a CSV, held to be those of a face."""
 
+import contextlib
 import re
 from array import array
 from collections.abc import Callable, Sequence
@@ -10,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
+from facetrain.core.log import logger
 from facetrain.data.align import ARCFACE_POINTS
 from facetrain.data.csv_file import csv_rows
+from facetrain.data.image_header import read_header
 
 Points = NDArray[np.float64]
 
@@ -25,6 +28,8 @@ LAYOUT = "path,x1,y1,...,x5,y5"
 # points in another order or layout: 16.9 and up in the median; 23.2 is the worst that can be.
 _FILE_RESIDUAL, _FACE_RESIDUAL, _PLAIN_RESIDUAL = 14.0, 16.0, 8.0
 _MOST_SCALE = 16.0  # template pixels a pixel: the eyes would be 2 pixels apart
+_LOOKED_AT, _LEAST_LOOKED_AT = 128, 8  # images whose size is read, of a source
+_MOST_ASIDE = 0.17  # of the width: 0.5 in the median of LFW, 0.25 where points are of half the size
 _MOST_TURN = 60.0  # degrees, of a file's median face: a detector finds none that lies on its side
 
 _EXCHANGED = [1, 0, 2, 4, 3]  # left and right
@@ -165,6 +170,29 @@ def read_landmarks(path: Path) -> Landmarks:
         {name: face for name, face, reason in named if reason is None},
         {name: reason for name, _, reason in named if reason is not None},
     )
+
+
+def warn_of_places(faces: Sequence[tuple[Points, Callable[[], bytes]]]) -> None:
+    """Say so where the faces lie far from the middle of their images, left or right, in the median.
+
+    Points in pixels of an image half as large have the shape of a face, and crop something else.
+
+    Args:
+        faces: the points of each, and what reads its image.
+    """
+    places = []
+    for points, read in faces[:: max(1, len(faces) // _LOOKED_AT)]:
+        with contextlib.suppress(DataError):  # told where the image is used
+            if (header := read_header(read())) is not None:
+                width = header.height if header.orientation >= 5 else header.width
+                places.append(float(points[:, 0].mean()) / width)
+    place = float(np.median(places)) if len(places) >= _LEAST_LOOKED_AT else 0.5
+    if abs(place - 0.5) > _MOST_ASIDE:
+        logger.warning(
+            "landmarks: the faces lie at %.2f of the width of their images in the median, not "
+            "in the middle; if they do not, the points are in pixels of images of another size",
+            place,
+        )
 
 
 def image_key(name: str) -> str:

@@ -17,7 +17,14 @@ from facetrain.data.align import align
 from facetrain.data.detection import Choice, Face, choose, loaded_detector
 from facetrain.data.image_header import read_header
 from facetrain.data.images import Image, encode_jpeg, fit_square
-from facetrain.data.landmarks import COORDINATES, FURTHER, Landmarks, misfits, read_landmarks
+from facetrain.data.landmarks import (
+    COORDINATES,
+    FURTHER,
+    Landmarks,
+    misfits,
+    read_landmarks,
+    warn_of_places,
+)
 from facetrain.data.source_image import SourceImage
 from facetrain.data.suspect import decode_judged
 from facetrain.data.workers import ordered_map
@@ -113,7 +120,9 @@ def tasks_for(images: Sequence[SourceImage], around: str, aligned: Aligned) -> l
     """
     if aligned.landmarks is None:
         return [Task(image, detector=aligned.detector) for image in images]
-    return [_marked(image, around, aligned.landmarks) for image in images]
+    tasks = [_marked(image, around, aligned.landmarks) for image in images]
+    warn_of_places([(task.points[0], task.image.read) for task in tasks if task.points])
+    return tasks
 
 
 def _marked(image: SourceImage, around: str, landmarks: Landmarks) -> Task:

@@ -14,7 +14,7 @@ from facetrain.core.errors import DataError
 from facetrain.core.log import logger
 from facetrain.data.align import align
 from facetrain.data.images import Image, decode_image, fit_square
-from facetrain.data.landmarks import read_landmarks
+from facetrain.data.landmarks import read_landmarks, warn_of_places
 from facetrain.data.pair_lists import KINDS, PairList
 
 # Of LFW's 250 x 250 images (original, funneled or deep-funneled), the square that the ArcFace
@@ -116,6 +116,8 @@ class PairedFaces:
                     config.landmarks, len(without), ", ".join(without[:20]),
                     ", ..." if len(without) > 20 else "",
                 )  # fmt: skip
+            marked = [name for name in file if name in landmarks.points]
+            warn_of_places([(landmarks.points[name], file[name].read_bytes) for name in marked])
         points = None if landmarks is None else landmarks.points
         return cls(config.images, config.kind, pairs, file, points)
 

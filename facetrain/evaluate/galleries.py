@@ -14,7 +14,7 @@ from facetrain.core.log import logger
 from facetrain.core.progress import progress
 from facetrain.data.align import align
 from facetrain.data.images import Image, decode_image, fit_square
-from facetrain.data.landmarks import read_landmarks
+from facetrain.data.landmarks import read_landmarks, warn_of_places
 from facetrain.data.loader import OrderedLoader
 from facetrain.data.source_image import SourceImage
 from facetrain.data.sources import list_images
@@ -63,7 +63,16 @@ class PeopleFolder:
                 "%s: %d files are nobody's image or cannot be read, and are left out: %s",
                 path, len(listing.refused), ", ".join(str(one[0]) for one in listing.refused[:20]),
             )  # fmt: skip
-        return cls(path, listing.images, listing.identities, landmarks)
+        faces = cls(path, listing.images, listing.identities, landmarks)
+        marked = [(faces.points(image), image.read) for image in listing.images]
+        warn_of_places([(points, read) for points, read in marked if points is not None])
+        return faces
+
+    def points(self, image: SourceImage) -> NDArray[np.float64] | None:
+        """(5, 2) landmarks of an image, if there are any."""
+        known = self.landmarks or {}
+        found = known.get(f"{self.path.name}/{image.name}")
+        return known.get(image.name) if found is None else found
 
     @property
     def person(self) -> list[str]:
@@ -85,8 +94,7 @@ class PeopleFolder:
         image = decode_image(encoded, where)
         if self.landmarks is None:
             return fit_square(image, size)
-        points = self.landmarks.get(f"{self.path.name}/{source.name}")
-        points = self.landmarks.get(source.name) if points is None else points
+        points = self.points(source)
         if points is None:
             raise DataError(
                 f"{where} must have landmarks of a face, as the others; add them, or remove it"

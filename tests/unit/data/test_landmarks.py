@@ -1,14 +1,22 @@
 """Landmarks: headers are obeyed, and what is not a face in pixels is refused or listed."""
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from facetrain.core.errors import DataError
 from facetrain.data.align import ARCFACE_POINTS, align, similarity_transform
-from facetrain.data.landmarks import COORDINATES, Points, misfits, read_landmarks
+from facetrain.data.landmarks import (
+    COORDINATES,
+    Points,
+    misfits,
+    read_landmarks,
+    warn_of_places,
+)
 
 
 @pytest.fixture
@@ -183,3 +191,17 @@ def test_a_large_face_lands_where_a_small_one_does() -> None:
 def test_points_outside_the_image_are_refused() -> None:
     with pytest.raises(DataError, match="must lie in the image of 50 x 40 pixels"):
         align(np.zeros((40, 50, 3), np.uint8), ARCFACE_POINTS + 500, 112)
+
+
+@pytest.mark.parametrize(("scale", "told"), [(1.0, ""), (0.5, "0.25 of the width"), (1.6, "0.80")])
+def test_points_of_images_of_another_size_are_told_of(
+    scale: float, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Faces in the middle of images of 400 x 200, which EXIF turns to 200 x 400."""
+    note = b"Exif\0\0MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x112, 3, 1, 6, 0, 0)
+    encoded = cv2.imencode(".jpg", np.zeros((200, 400, 3), np.uint8))[1].tobytes()
+    turned = encoded[:2] + b"\xff\xe1" + struct.pack(">H", len(note) + 2) + note + encoded[2:]
+    centred = ARCFACE_POINTS - ARCFACE_POINTS.mean(axis=0) + (100, 150)
+    warn_of_places([(centred * scale, lambda: turned)] * 20)
+    assert told in caplog.text
+    assert bool(caplog.text) == bool(told)
