@@ -22,10 +22,11 @@ with gradients clipped alike, trains from scratch. Rows:
   true labels                 of all images
 
 All take the same number of steps. Verified on pairs of 400 other identities, every image in one
-pair only. recovered: the part of what noise costs that comes back, paired within a seed. seconds:
-what the row's own stages took, evaluation left out (with several jobs: under their contention). A
-seed draws faces, noise, pairs, first weights and order. `--tune` trains by GRID on a seed that
-no table uses. Finished stages in `--out` are used again; numbers are written as they come.
+pair only, the same for all seeds. recovered: the part of what noise costs that comes back, paired
+within a seed. seconds: what the row's own stages took, evaluation left out (with several jobs:
+under their contention). A seed draws faces, noise, first weights and order. `--tune` trains by
+GRID on a seed that no table uses. Finished stages in `--out` are used again; numbers are written as
+they come, beside those that the JSON has of other rows and seeds.
 """
 
 import argparse
@@ -42,6 +43,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from faces_rows import CENTRES, COMBINED, DROP, GRID, QUICK, ROWS
+from faces_table import Numbers, Rows, table, with_recovered
 
 from facetrain import pipeline
 from facetrain.core import run_folder
@@ -60,68 +63,9 @@ from facetrain.engine.checkpoint import Checkpoints
 from facetrain.heads.sub_centres import drop_beyond
 from facetrain.metrics.noise import noise_detection
 from facetrain.recipe import RECIPES
-from facetrain.report.tables import format_table
 
-Numbers = dict[str, float]
-Rows = dict[str, Numbers]
-
-TUNING_SEED = 5
+TUNING_SEED, PAIRS_SEED = 5, 1000
 TRUSTED = 2
-CENTRES = ["head.num_centres=3"]
-DROP = "sub-centres, drop"
-NAL = ["robust.name=nal", "robust.boost=10", "robust.warmup_epochs=8"]
-L2B = ["robust.name=l2b", "robust.warmup_epochs=8", "robust.every=2"]
-ROWS: dict[str, list[str]] = {
-    "l2b": L2B,
-    "inter-class filter": ["head.filter_above=0.4"],
-    "superloss, lambda 1": ["robust.name=superloss", "robust.lam=1"],
-    "superloss, lambda 10": ["robust.name=superloss", "robust.lam=10"],
-    "superloss, lambda 10 in units of the mean": [
-        "robust.name=superloss", "robust.lam=10", "robust.lam_follows_tau=true",
-    ],
-    "superloss, dominant": [
-        *CENTRES, "robust.name=superloss", "robust.lam=1", "robust.dominant=true",
-        "robust.warmup_epochs=8",
-    ],
-    "nal": NAL,
-    "nal with targets": [*NAL, "robust.targets.memory=0.5"],
-    "nal, dominant": [*CENTRES, *NAL, "robust.dominant=true"],
-    "correction": ["robust.name=correction", "robust.warmup_epochs=8"],
-}  # fmt: skip
-"""Trained on the noisy labels, each by these changes of the recipe."""
-COMBINED = {
-    "clean + inter-class filter": ROWS["inter-class filter"],
-    "clean + nal": NAL,
-    "clean + correction": ROWS["correction"],
-}
-"""Trained on what the last round of cleaning left."""
-GRID: dict[str, list[str]] = {
-    f"{name} {' '.join(settings)}": [*start, *settings]
-    for name, start, choices in (
-        ("filter", [], [[f"head.filter_above={limit}"] for limit in (0.3, 0.4, 0.5, 0.6)]),
-        ("superloss", ["robust.name=superloss"],
-         [[f"robust.lam={lam}"] for lam in (0.3, 1, 3, 10)]),
-        ("nal", ["robust.name=nal"],
-         [[f"robust.boost={b}", f"robust.warmup_epochs={w}"] for b in (1, 10) for w in (4, 8)]),
-        ("correction", ["robust.name=correction"],
-         [[f"robust.warmup_epochs={w}"] for w in (4, 6, 8)]),
-        ("l2b", ["robust.name=l2b"],
-         [[f"robust.warmup_epochs={w}", f"robust.every={e}"] for w in (4, 8) for e in (1, 2)]),
-    )
-    for settings in choices
-}  # fmt: skip
-QUICK = [
-    "synthetic.num_identities=24", "synthetic.min_images=8", "synthetic.max_images=8",
-    "synthetic.size=32", "synthetic.difficulty=0.2", "synthetic.pose_shares=[0,0,0,1,0,0,0]",
-    "synthetic.occlusion_shares=[1,0,0,0,0]", "model.image_size=32", "model.width=8",
-    "model.embedding_size=32", "head.scale=16", "head.cosine_margin=0.1", "train.batch_size=32",
-    "train.epochs=8", "train.margin_warmup_epochs=0", "optimizer.learning_rate=0.1",
-    "schedule.warmup_epochs=0", "model.dropout=0", "augment.erase_probability=0",
-    "augment.scale=[1,1]", "augment.translate=0", "augment.brightness=0", "train.precision=float32",
-    "clean.pretrain.num_draws=16", "clean.meta.num_rounds=1",
-    "clean.meta.num_steps=4", "clean.adapter.num_draws=0",
-]  # fmt: skip
-"""The recipe of `--quick`: small and easy faces, seconds a row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +86,7 @@ class Setting:
 
     @property
     def _pairs(self) -> Path:
-        return self.folder / str(self.seed) / "pairs" / "pairs.bin"
+        return self.folder / "pairs" / "pairs.bin"
 
     @property
     def own(self) -> Path:
@@ -177,9 +121,8 @@ class Setting:
         recipe = self.recipe()
         render_stage(recipe.synthetic, self._data, Mesh.single())
         if not self._pairs.with_suffix(".json").is_file():
-            first = recipe.synthetic.num_identities
-            others = {"first_identity": first, "num_identities": num_test_identities}
-            self._pairs.parent.mkdir(exist_ok=True)
+            others = {"seed": PAIRS_SEED, "num_identities": num_test_identities}
+            self._pairs.parent.mkdir(parents=True, exist_ok=True)
             faces = recipe.synthetic.model_copy(update=others)
             write_pairs(self._pairs, faces, num_pairs, workers=workers, quiet=True)
 
@@ -219,6 +162,13 @@ class Setting:
                 more.append("robust.batch_size=8")
         return {name: self.train(name.replace(" ", "_"), *more)}
 
+    def plain(self) -> Rows:
+        """The training that cleaning begins with."""
+        recipe, run = self.recipe(), self.own / "run"
+        pipeline.train_stage(recipe, run / "train", self.mesh())
+        pipeline.evaluate_stage(recipe.evaluate, run / "train", run / EVALUATE, self.mesh())
+        return {"plain": numbers(run / EVALUATE) | {"seconds": seconds(run / "train")}}
+
     def on_true_labels(self) -> Rows:
         """The last row."""
         return {"true labels": self.train("true", "data.overlay=[]")}
@@ -248,11 +198,11 @@ class Setting:
         return {**rows, DROP: again | found}
 
     def cleaning(self) -> Rows:
-        """Plain training, the rounds of cleaning that begin with it, and what begins with them."""
+        """The rounds of cleaning that begin with plain training, and what begins with them."""
         recipe, run, mesh = self.recipe(), self.own / "run", self.mesh()
         pipeline.run(recipe, run, mesh)
         spent = seconds(run / "train")
-        rows = {"plain": numbers(run / EVALUATE) | {"seconds": spent}}
+        rows = self.plain()
         rounds = [run_folder.round_folder(run, number) for number in range(1, recipe.rounds)]
         for number, folder in enumerate([*rounds, run], 1):
             answer = LabelOverlay.load(folder / "clean")
@@ -308,6 +258,7 @@ class Setting:
 
 
 CHAINS: dict[str, Callable[[Setting], Rows]] = {
+    "plain": Setting.plain,
     "clean": Setting.cleaning,
     "sub-centres": Setting.sub_centres,
     "true labels": Setting.on_true_labels,
@@ -362,42 +313,6 @@ def chains(
                 yield setting, None
 
 
-def with_recovered(rows: Rows) -> Rows:
-    """The rows with the share of what noise costs that each wins back."""
-    both = "plain" in rows and "true labels" in rows
-    for row in rows.values() if both else ():
-        for key in row.keys() & {"accuracy", "auc", "tar"}:
-            lost = rows["true labels"][key] - rows["plain"][key]
-            row[f"recovered_{key}"] = (row[key] - rows["plain"][key]) / lost if lost else 0.0
-    return rows
-
-
-COLUMNS = {"accuracy": ".4f", "auc": ".4f", "tar": ".3f", "recovered_accuracy": ".2f",
-           "recovered_auc": ".2f", "recovered_tar": ".2f", "f1": ".3f", "auroc": ".3f",
-           "right": ".0f", "wrong": ".0f", "seconds": ".0f"}  # fmt: skip
-
-
-def table(runs: Sequence[Rows], markdown: bool) -> str:
-    """Mean and spread over the seeds, a line a row."""
-
-    def cell(row: str, key: str, form: str) -> str:
-        values = [run[row][key] for run in runs if key in run.get(row, {})]
-        spread = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
-        return f"{np.mean(values):{form}}{spread}" if values else ""
-
-    head = ["", *(name.replace("_", " ").replace("tar", "TAR@1e-3") for name in COLUMNS)]
-    found = list(dict.fromkeys(row for run in runs for row in run))
-    first = ["plain", "control", *ROWS, "sub-centres", DROP]
-    order = [*(row for row in first if row in found), *(r for r in found if r not in first)]
-    if "true labels" in order:
-        order.append(order.pop(order.index("true labels")))
-    lines = [[row, *(cell(row, *column) for column in COLUMNS.items())] for row in order]
-    if not markdown:
-        return format_table(head, lines)
-    rule = ["---"] * len(head)
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
-
-
 def main() -> None:
     """Run the chains, print the tables, write JSON and markdown."""
     parser = argparse.ArgumentParser(
@@ -428,6 +343,8 @@ def main() -> None:
     names = given.chains or [*CHAINS, *ROWS]
     if given.tune:
         names, given.seeds = ["clean", "true labels", *GRID], [TUNING_SEED]
+    if "clean" in names:  # which begins with it
+        names = [name for name in names if name != "plain"]
     settings = [
         Setting(
             given.out, seed, noise, given.rounds, given.device, tuple(given.change), given.quick
@@ -439,6 +356,9 @@ def main() -> None:
         setting.render(20 if given.quick else 400, given.pairs, os.cpu_count() or 1)
         setting.plant()
     found: dict[str, dict[int, Rows]] = {noise: {} for noise in given.noise}
+    if given.json and given.json.is_file():
+        for noise, of_noise in read_json(given.json).items():
+            found[noise] = {int(seed): rows for seed, rows in of_noise.items()}
     failed = 0
     for setting, rows in chains(settings, names, given.jobs):
         failed += rows is None

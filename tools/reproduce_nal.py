@@ -13,14 +13,13 @@ class, the true one too (`any`). Ours: no warm-up is needed without a margin; th
 """
 
 import argparse
-from typing import Any
 
 from bench_robust import DIGITS_NAL
-from robust_runs import accuracies, arguments_of, cifar_setup, digits_setup
+from robust_runs import Row, accuracies, arguments_of, cifar_setup, digits_setup, sgd
 from robust_tasks import Noise
-from robust_training import Schedule
 
 from facetrain.core.artifact import write_json
+from facetrain.engine.schedule import ScheduleConfig
 
 NOISES: list[tuple[Noise, float]] = [
     ("any", 0.2),
@@ -38,27 +37,23 @@ def main(given: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     arguments = arguments_of(parser, given, ("digits", "cifar10", "cifar100"), "resnet34", 3)
-    own: dict[str, Any]
     if arguments.dataset == "digits":
-        setup, own, estimation = digits_setup(), DIGITS_NAL, {"start": 30}
+        setup, own, targets = digits_setup(), DIGITS_NAL, {"count": 10, "warmup_epochs": 30}
     else:
         num_classes = 10 if arguments.dataset == "cifar10" else 100
-        schedule = Schedule(500, 64, 0.02, 0.001, weight_decay=1e-3, cycle=10)
+        falls = ScheduleConfig(cycle_epochs=10, final_factor=0.001 / 0.02)
+        schedule = sgd(500, 64, 0.02, weight_decay=1e-3, falls=falls)
         setup = cifar_setup(
             arguments.data, num_classes, arguments.network, schedule, arguments.device
         )
-        estimation = {"start": 60, "every": 10}
+        targets = {"count": 10, "warmup_epochs": 60, "every_epochs": 10}
         boost = 0.5 if num_classes == 10 else 10.0
-        own = {"boost": boost, "warm_up": 0}
+        own = DIGITS_NAL.but(boost=boost, warmup_epochs=0)
     noises = NOISES
     if arguments.rates:
         noises = [("any", rate) for rate in arguments.rates]
-    methods: dict[str, tuple[str, dict[str, Any]]] = {
-        "plain": ("plain", {}),
-        "nal": ("nal", own),
-        "nal + targets": ("nal", {**own, "estimation": estimation}),
-    }
-    found = accuracies(setup, methods, noises, arguments)
+    rows = {"plain": Row(), "nal": own, "nal + targets": own.but(targets=targets)}
+    found = accuracies(setup, rows, noises, arguments)
     if arguments.json:
         write_json(arguments.json, found)
 

@@ -1,4 +1,4 @@
-"""MNIST and CIFAR as their authors publish them, from a user's own download.
+"""MNIST, CIFAR and UTKFace as their authors publish them, from a user's own download.
 
 CIFAR's files are pickles. They are read with stand-ins for NumPy's constructors and nothing else
 at hand, as `facetrain.data.verification_bin` reads its pickles: nothing in them is run.
@@ -20,13 +20,18 @@ from robust_tasks import Labels, Pool
 from torch import Tensor
 
 from facetrain.core.errors import DataError
+from facetrain.core.rng import numpy_generator
+from facetrain.data.images import decode_image, fit_square
 
 WHERE = {
     "mnist": "the four files of https://yann.lecun.com/exdb/mnist, packed or not",
     "cifar10": "the folder in cifar-10-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html",
     "cifar100": "the folder in cifar-100-python.tar.gz of that page, "
     "https://www.cs.toronto.edu/~kriz/cifar.html",
+    "utkface": "the aligned and cropped faces of https://susanqq.github.io/UTKFace, "
+    "[age]_[gender]_[race]_[date].jpg.chip.jpg",
 }
+_AGE_SIZE, _TEST_EVERY = 64, 5
 _CIFAR10_CONFUSIONS = {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
 """truck > automobile, bird > airplane, deer > horse, cat <> dog (NAL, B.2 of its appendix)."""
 
@@ -72,6 +77,28 @@ def read_cifar(folder: Path, num_classes: int) -> Pool:
     spread = np.maximum(spread, 1e-3)
     parts = [((x - mean) / spread, label), ((test[0] - mean) / spread, test[1])]
     return _pool(folder, parts, confusions)
+
+
+def read_utkface(folder: Path) -> Pool:
+    """Faces with their ages as labels, (N, 3, 64, 64) in [-1, 1]; a fifth, by name, is the test.
+
+    Raises:
+        DataError: no file of such a name, or one that is no image.
+    """
+    paths = sorted(path for path in folder.glob("*.jpg") if path.name.split("_")[0].isdigit())
+    if len(paths) < _TEST_EVERY:
+        raise DataError(
+            f"{folder} holds {len(paths)} faces with an age; it must hold {WHERE['utkface']}"
+        )
+    x = np.empty((len(paths), 3, _AGE_SIZE, _AGE_SIZE), np.float32)
+    for row, path in enumerate(paths):
+        image = fit_square(decode_image(path.read_bytes(), str(path)), _AGE_SIZE)
+        x[row] = image.transpose(2, 0, 1) / 127.5 - 1
+    label = np.array([int(path.name.split("_")[0]) for path in paths], np.int64)
+    order = numpy_generator(0, "utkface", "test").permutation(len(paths))
+    test = np.zeros(len(paths), np.bool_)
+    test[order[::_TEST_EVERY]] = True
+    return Pool(x, label, test, {})
 
 
 def crop_and_flip(x: Tensor) -> Tensor:

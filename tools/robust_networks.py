@@ -1,4 +1,4 @@
-"""Small networks for the robust methods' tools: embedding, per-sample losses, class logits."""
+"""What classifies and regresses without faces: backbones, and heads beside the margin softmax."""
 
 import itertools
 
@@ -6,135 +6,135 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facetrain.dist.mesh import Mesh
 from facetrain.heads.head_config import HeadConfig
-from facetrain.heads.margin_head import MarginHead
+from facetrain.heads.margin_head import HeadOutput, MarginHead
 
 
-class Classifier(nn.Module):
-    """A backbone and a linear softmax, or a margin head.
+class LinearHead(MarginHead):
+    """The softmax of a linear layer, dense and in one process: no norms, no margin, a bias.
 
     Args:
-        backbone: (B, ...) -> (B, D).
-        embedding_size: D.
         num_classes: C.
-        margin: the margin head; without it cross-entropy.
-        seed: of the head's class centres.
+        embedding_size: D.
+        seed: of the first weights, those of a new `nn.Linear`.
     """
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        embedding_size: int,
-        num_classes: int,
-        margin: HeadConfig | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        self.embed = backbone
-        self.embedding_size = embedding_size
-        self.head: nn.Linear | MarginHead = (
-            nn.Linear(embedding_size, num_classes)
-            if margin is None
-            else MarginHead(margin, num_classes, embedding_size, Mesh.single(), seed)
-        )
-
-    def losses(self, embedding: Tensor, label: Tensor) -> Tensor:
-        """(B, T) loss of each label as target.
-
-        Args:
-            embedding: (B, D).
-            label: (B, T).
-        """
-        if isinstance(self.head, MarginHead):
-            output = self.head(embedding, label[:, 0], extra_label=label[:, 1:])
-            return torch.cat([output.loss[:, None], output.extra_loss], dim=1)
-        return self.judged(embedding, label)
+    def __init__(self, num_classes: int, embedding_size: int, seed: int = 0) -> None:
+        config = HeadConfig(scale=1.0, cosine_margin=0.0)
+        super().__init__(config, num_classes, embedding_size + 1, seed=seed)
+        self.embedding_size = embedding_size  # the last column of the weight is the bias
+        torch.manual_seed(seed)
+        nn.init.uniform_(self.weight, -(embedding_size**-0.5), embedding_size**-0.5)
 
     def logits(self, embedding: Tensor) -> Tensor:
-        """(B, C), free of margin."""
-        if isinstance(self.head, MarginHead):
-            centre = F.normalize(self.head.weight)  # (C, D)
-            return self.head.config.scale * F.normalize(embedding) @ centre.T
-        logits: Tensor = self.head(embedding)
-        return logits
+        """(B, C)."""
+        return F.linear(embedding, self.weight[:, :-1], self.weight[:, -1])
 
-    def judged(self, embedding: Tensor, label: Tensor) -> Tensor:
-        """(B, T) loss by which a sample is judged: free of margin."""
-        return -self.logits(embedding).log_softmax(1).gather(1, label)
-
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        """`losses` of images, (B, T)."""
-        return self.losses(self.embed(x), label)
+    def forward(
+        self,
+        embedding: Tensor,
+        label: Tensor,
+        margin: Tensor | None = None,
+        extra_label: Tensor | None = None,
+    ) -> HeadOutput:
+        """Cross-entropies of the label and of the extra ones; `margin` has no meaning here."""
+        target = (
+            label[:, None] if extra_label is None else torch.cat([label[:, None], extra_label], 1)
+        )
+        known, place = target >= 0, target.clamp_min(0)  # (B, T)
+        logits = self.logits(embedding)
+        loss = torch.where(known, -logits.log_softmax(1).gather(1, place), 0.0)
+        free = logits.detach()
+        own = free.gather(1, place[:, :1])[:, 0]  # (B,)
+        probability = torch.where(known, free.softmax(1).gather(1, place), 0.0)
+        return HeadOutput(
+            loss=loss[:, 0],
+            extra_loss=loss[:, 1:],
+            target_cosine=own,
+            dominant_cosine=own,
+            target_probability=probability[:, 0],
+            plain_probability=probability,
+            negative_logsumexp=free.scatter(1, place[:, :1], -torch.inf).logsumexp(1),
+        )
 
     @torch.no_grad()
-    def score(self, x: Tensor, label: Tensor) -> float:
-        """Accuracy."""
-        found = torch.cat(
-            [self.logits(self.embed(part)).argmax(1) for part in torch.split(x, 1000)]
-        )
-        return (found == label).double().mean().item()
+    def nearest(self, embedding: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The classes of the highest logits, (B, count) logits and labels; -1 past the last."""
+        logit, label = self.logits(embedding).topk(min(count, self.num_classes), dim=1)
+        absent = (0, count - label.shape[1])
+        return F.pad(logit, absent, value=-torch.inf), F.pad(label, absent, value=-1)
 
 
-class Regressor(nn.Module):
-    """A network with one output for a number.
+class NumberOutput(HeadOutput):
+    """Of a regression: the loss judges as it trains."""
+
+    def plain_loss(self, scale: float, *, dominant: bool = False) -> Tensor:
+        """(B,)."""
+        return self.loss.detach()
+
+
+class NumberHead(LinearHead):
+    """A linear layer to one number, and its l2 or smooth-l1 loss (quadratic up to an error of 1).
 
     Args:
-        network: (B, ...) -> (B, 1).
-        loss: l2 or smooth_l1 (quadratic up to an error of 1).
+        embedding_size: D.
+        loss: l2 or smooth_l1.
+        seed: of the first weights.
     """
 
-    def __init__(self, network: nn.Module, loss: str) -> None:
-        super().__init__()
-        self.embed = network
-        self.embedding_size = 1
+    def __init__(self, embedding_size: int, loss: str, seed: int = 0) -> None:
+        super().__init__(1, embedding_size, seed)
         assert loss in ("l2", "smooth_l1"), loss
         self._loss = F.mse_loss if loss == "l2" else F.smooth_l1_loss
 
-    def losses(self, embedding: Tensor, label: Tensor) -> Tensor:
-        """(B, T) loss of each number as target."""
-        return self._loss(embedding.expand(label.shape), label.float(), reduction="none")
-
-    def judged(self, embedding: Tensor, label: Tensor) -> Tensor:
-        """The same: a number has no margin."""
-        return self.losses(embedding, label)
-
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        """`losses` of images, (B, T)."""
-        return self.losses(self.embed(x), label)
-
-    @torch.no_grad()
-    def score(self, x: Tensor, label: Tensor, at_most: float = float("inf")) -> float:
-        """Minus the mean absolute error; each error counts `at_most` so much."""
-        found = torch.cat([self.embed(part)[:, 0] for part in torch.split(x, 1000)])
-        return -(found - label).abs().clamp_max(at_most).double().mean().item()
+    def forward(
+        self,
+        embedding: Tensor,
+        label: Tensor,
+        margin: Tensor | None = None,
+        extra_label: Tensor | None = None,
+    ) -> HeadOutput:
+        """Losses of labels that are numbers; there are no classes, so nothing else."""
+        assert extra_label is None, "a number has no further targets"
+        value = self.logits(embedding)[:, 0]
+        loss = self._loss(value, label.to(value.dtype), reduction="none")
+        nothing = torch.zeros_like(loss)
+        return NumberOutput(
+            loss=torch.where(label >= 0, loss, 0.0),
+            extra_loss=nothing[:, None][:, 1:],
+            target_cosine=nothing,
+            dominant_cosine=nothing,
+            target_probability=nothing,
+            plain_probability=nothing[:, None],
+            negative_logsumexp=nothing,
+        )
 
 
 def perceptron(widths: list[int]) -> nn.Sequential:
-    """Linear layers of these widths with ReLU between them."""
-    layers: list[nn.Module] = []
-    for number, (width, after) in enumerate(itertools.pairwise(widths)):
-        layers += [nn.ReLU()] if number else []
-        layers.append(nn.Linear(width, after))
-    return nn.Sequential(*layers)
+    """Linear layers of these widths, ReLU after each."""
+    pairs = itertools.pairwise(widths)
+    return nn.Sequential(*(layer for a, b in pairs for layer in (nn.Linear(a, b), nn.ReLU())))
 
 
-def small_convolutional(num_outputs: int) -> nn.Sequential:
-    """Two convolutions and two linear layers for images of 28x28 of one channel."""
-    return nn.Sequential(
+def small_convolutional() -> tuple[nn.Module, int]:
+    """Two convolutions and a linear layer for images of 28x28 of one channel; embedding size."""
+    layers = nn.Sequential(
         *(nn.Conv2d(1, 32, 5), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(32, 64, 5), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(1024, 128), nn.ReLU(), nn.Linear(128, num_outputs)),
+        *(nn.Flatten(), nn.Linear(1024, 128), nn.ReLU()),
     )
+    return layers, 128
 
 
 def residual_network(name: str) -> tuple[nn.Module, int]:
-    """Backbone for images of 32x32 and its embedding size.
+    """Backbone for images of 32x32 and more, and its embedding size.
 
     Args:
-        name: `resnet34` (NAL), `preact_resnet18` (L2B), `wide_resnet28_10`; `tiny` for tests.
+        name: `resnet34` (NAL), `preact_resnet18` (L2B), `wide_resnet28_10`, `resnet18` (ages);
+            `tiny` for tests.
     """
     stem, widths, depths, pre_activation = {
+        "resnet18": (64, (64, 128, 256, 512), (2, 2, 2, 2), False),
         "resnet34": (64, (64, 128, 256, 512), (3, 4, 6, 3), False),
         "preact_resnet18": (64, (64, 128, 256, 512), (2, 2, 2, 2), True),
         "wide_resnet28_10": (16, (160, 320, 640), (4, 4, 4), True),

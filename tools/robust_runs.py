@@ -1,39 +1,49 @@
-"""What a run of a robust method is made of: a data set's setup, a method by name, an outcome."""
+"""What a run of a robust method is made of: a data set's setup, a row of a table, an outcome."""
 
 import argparse
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from robust_images import WHERE, crop_and_flip, read_cifar
-from robust_networks import Classifier, Regressor, perceptron, residual_network
-from robust_tasks import Labels, Noise, Pool, Task, digits, faces, make_task
-from robust_training import (
-    Bootstrap,
-    Estimation,
-    NoiseAttention,
-    Plain,
-    Record,
-    Schedule,
-    SuperLoss,
-    train,
-)
-from torch import Tensor, nn
+from robust_networks import LinearHead, perceptron, residual_network
+from robust_tasks import Labels, Noise, Pool, digits, faces, make_task
+from robust_training import Augment, Record, Schedule, train
+from torch import nn
 
 from facetrain.core.errors import DataError
-from facetrain.core.progress import progress
 from facetrain.core.rng import derive_seed, numpy_generator
+from facetrain.engine.loop import LoopConfig
+from facetrain.engine.optim import OptimizerConfig
+from facetrain.engine.schedule import ScheduleConfig
 from facetrain.heads.head_config import HeadConfig
+from facetrain.heads.margin_head import MarginHead
 from facetrain.metrics.noise import auroc
 from facetrain.report.tables import format_table
 
-METHODS = ("plain", "plain + trusted", "trusted alone", "superloss", "nal", "l2b")
 _LAST_EPOCHS = 10
+JUDGES = ("weight", "alpha", "beta")
+"""What a method keeps of each sample that may tell noise: sigma or gate, and L2B's two."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table."""
+
+    robust: dict[str, Any] | None = None
+    """The recipe's section; plain training for None."""
+    clip_norm: float | None = None
+    """In place of the schedule's."""
+    on: Literal["noisy", "noisy and trusted", "trusted"] = "noisy"
+    """Which images are trained on."""
+
+    def but(self, **settings: Any) -> "Row":
+        """The same with other settings of the method."""
+        return replace(self, robust={**(self.robust or {}), **settings})
 
 
 @dataclass(frozen=True)
@@ -41,16 +51,15 @@ class Setup:
     """A data set, a network for it and how it is trained, the same for every method."""
 
     pool: Pool
-    network: Callable[[int], Classifier | Regressor]
-    """(seed) -> a new network."""
+    network: Callable[[int], tuple[nn.Module, MarginHead]]
+    """(seed) -> a new backbone and head."""
     schedule: Schedule
-    num_trusted: int
+    num_trusted: int = 0
     """Trusted images of each class, which only L2B and its controls read."""
-    meta_batch_size: int
     validation: float = 0.0
-    augment: Callable[[Tensor], Tensor] | None = None
-    validate: dict[str, Any] | None = None
-    """Further arguments of `score` on the validation images."""
+    augment: Augment | None = None
+    at_most: float = np.inf
+    """What one error of a regression counts on the validation images."""
     device: str = "cpu"
 
 
@@ -62,41 +71,59 @@ class Outcome:
     is_clean: NDArray[np.bool_]  # (N,)
     true_label: Labels  # (N,)
     given_label: Labels  # (N,)
-    estimated_label: Labels | None  # (N,), of estimated targets
 
     @property
     def score(self) -> float:
         """On the test images, after the last epoch: accuracy, or minus the absolute error."""
-        return float(self.record.test_score[-1])
+        return self.record.test_score
 
     def separation(self, seed: int) -> dict[str, float]:
-        """AUROC of clean against noisy samples, for each number that the method keeps of them.
+        """AUROC of clean against noisy samples, for each number that tells noise.
 
         `... last`: in the last epoch. `... mean`: of each sample's mean over the last ten epochs.
-        `shuffled`: the weight's mean against flags in random order, so about 0.5.
+        `shuffled`: the weight's (alpha's) mean against flags in random order, so about 0.5.
         """
         areas: dict[str, float] = {}
         if self.is_clean.all():
             return areas
-        for name, value in self.record.seen.items():
-            mean = np.nanmean(value[-_LAST_EPOCHS:], axis=0)
-            areas[f"{name} last"] = auroc(value[-1], self.is_clean) or 0.0
-            areas[f"{name} mean"] = auroc(mean, self.is_clean) or 0.0
-            if name == "weight":
-                flags = numpy_generator(seed, "shuffled").permutation(self.is_clean)
-                areas["shuffled"] = auroc(mean, flags) or 0.0
+        for name in [name for name in JUDGES if name in self.record.seen]:
+            value = self.record.seen[name][-_LAST_EPOCHS:]
+            met = np.isfinite(value).any(0)  # an epoch leaves out what fills no batch
+            mean, flags = np.nanmean(value[:, met], axis=0), self.is_clean[met]
+            last = np.isfinite(value[-1])
+            areas[f"{name} last"] = auroc(value[-1][last], self.is_clean[last]) or 0.0
+            areas[f"{name} mean"] = auroc(mean, flags) or 0.0
+            if name != "beta":
+                mixed = numpy_generator(seed, "shuffled").permutation(flags)
+                areas["shuffled"] = auroc(mean, mixed) or 0.0
         return areas
+
+
+def sgd(
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    *,
+    weight_decay: float = 5e-4,
+    clip_norm: float | None = None,
+    falls: ScheduleConfig | None = None,
+) -> Schedule:
+    """SGD with momentum 0.9 and a cosine."""
+    optimizer = OptimizerConfig(learning_rate=learning_rate, weight_decay=weight_decay)
+    loop = LoopConfig(
+        batch_size=batch_size, epochs=epochs, clip_norm=clip_norm, precision="float32"
+    )
+    return Schedule(loop, optimizer, falls or ScheduleConfig())
 
 
 def digits_setup() -> Setup:
     """Two hidden layers of 256 and cross-entropy: enough to memorise a good part of the noise."""
 
-    def network(seed: int) -> Classifier:
+    def network(seed: int) -> tuple[nn.Module, MarginHead]:
         torch.manual_seed(derive_seed(seed, "network"))
-        return Classifier(nn.Sequential(perceptron([64, 256, 256]), nn.ReLU()), 256, 10)
+        return perceptron([64, 256, 256]), LinearHead(10, 256, seed)
 
-    schedule = Schedule(epochs=100, batch_size=64, learning_rate=0.1, weight_decay=5e-4)
-    return Setup(digits(), network, schedule, num_trusted=5, meta_batch_size=50, validation=0.2)
+    return Setup(digits(), network, sgd(100, 64, 0.1), num_trusted=5, validation=0.2)
 
 
 def faces_setup(path: Path) -> Setup:
@@ -105,15 +132,14 @@ def faces_setup(path: Path) -> Setup:
     Centres alone cannot memorise: an embedding of 128 dimensions gives 40 % noise no room.
     """
     pool = faces(path)
-    size = pool.x.shape[1]
 
-    def network(seed: int) -> Classifier:
+    def network(seed: int) -> tuple[nn.Module, MarginHead]:
         torch.manual_seed(derive_seed(seed, "network"))
         head = HeadConfig(margin="cosface", scale=32.0)
-        return Classifier(perceptron([size, 512]), 512, pool.num_classes, head, seed)
+        backbone = nn.Linear(pool.x.shape[1], 512)
+        return backbone, MarginHead(head, pool.num_classes, 512, seed=seed)
 
-    schedule = Schedule(epochs=40, batch_size=128, learning_rate=0.1, weight_decay=5e-4)
-    return Setup(pool, network, schedule, num_trusted=2, meta_batch_size=128, validation=0.1)
+    return Setup(pool, network, sgd(40, 128, 0.1), num_trusted=2, validation=0.1)
 
 
 def cifar_setup(
@@ -128,42 +154,30 @@ def cifar_setup(
         raise DataError(f"--data must name {WHERE[f'cifar{num_classes}']}")
     pool = read_cifar(folder, num_classes)
 
-    def network(seed: int) -> Classifier:
+    def network(seed: int) -> tuple[nn.Module, MarginHead]:
         torch.manual_seed(derive_seed(seed, "network"))
         backbone, size = residual_network(network_name)
-        return Classifier(backbone, size, num_classes)
+        return backbone, LinearHead(num_classes, size, seed)
 
     return Setup(
         pool,
         network,
         schedule,
         num_trusted=max(1, int((~pool.test).sum()) // (50 * num_classes)),
-        meta_batch_size=schedule.batch_size,
         augment=crop_and_flip,
         device=device,
     )
 
 
-def run(
-    setup: Setup,
-    method: str,
-    settings: dict[str, Any],
-    noise: Noise,
-    rate: float,
-    seed: int,
-    watch: Callable[[Iterable[int]], Iterable[int]] = iter,
-) -> Outcome:
+def run(setup: Setup, row: Row, noise: Noise, rate: float, seed: int) -> Outcome:
     """Train once. Runs of one seed share split, noise, first weights and the samples' order.
 
     Args:
         setup: the data set.
-        method: one of METHODS.
-        settings: the method's own. NAL's `estimation` is that of estimated targets; `clip_norm`
-            of any method takes the place of the schedule's.
+        row: how to train.
         noise: kind.
         rate: 0 to 1.
         seed: of everything.
-        watch: wraps the epochs, for progress.
     """
     task = make_task(
         setup.pool,
@@ -174,65 +188,33 @@ def run(
         validation=setup.validation,
         device=setup.device,
     )
-    if method == "plain + trusted":
+    if row.on == "noisy and trusted":
         task = task.with_trusted()
-    elif method == "trusted alone":
+    elif row.on == "trusted":
         task = task.only_trusted()
-    network, schedule, own = setup.network(seed), setup.schedule, dict(settings)
-    if "clip_norm" in own:
-        schedule = replace(schedule, clip_norm=own.pop("clip_norm"))
-    with tempfile.TemporaryDirectory() as folder:
-        module = _module(setup, method, own, network, task, seed, Path(folder))
-        record = train(
-            network,
-            module,
-            task,
-            schedule,
-            seed,
-            augment=setup.augment,
-            validate=setup.validate,
-            watch=watch,
-        )
-        estimated = None
-        if isinstance(module, NoiseAttention) and module.targets is not None:
-            estimated = module.estimated_label(torch.arange(len(task.x))).numpy()
+    schedule = setup.schedule
+    if row.clip_norm is not None:
+        loop = schedule.loop.model_copy(update={"clip_norm": row.clip_norm})
+        schedule = replace(schedule, loop=loop)
+    record = train(
+        *setup.network(seed),
+        row.robust,
+        task,
+        schedule,
+        seed,
+        augment=setup.augment,
+        at_most=setup.at_most,
+    )
     given, true = task.label.cpu().numpy(), task.true_label.cpu().numpy()
-    return Outcome(record, given == true, true, given, estimated)
-
-
-def _module(
-    setup: Setup,
-    method: str,
-    settings: dict[str, Any],
-    network: Classifier | Regressor,
-    task: Task,
-    seed: int,
-    folder: Path,
-) -> nn.Module:
-    """The method by its name."""
-    if method == "superloss":
-        num_classes = task.num_classes if settings.get("tau") == "log_classes" else None
-        return SuperLoss(num_classes=num_classes, **settings)
-    if method == "nal":
-        own = dict(settings)
-        estimation = own.pop("estimation", None)
-        return NoiseAttention(
-            embedding_size=network.embedding_size,
-            label=task.label.cpu(),
-            estimation=None if estimation is None else Estimation(folder, **estimation),
-            **own,
-        )
-    if method == "l2b":
-        trusted = task.trusted_x, task.trusted_label
-        return Bootstrap(*trusted, setup.meta_batch_size, seed=seed, **settings)
-    return Plain()
+    return Outcome(record, given == true, true, given)
 
 
 def shortened(setup: Setup, epochs: int | None) -> Setup:
     """The setup with another number of epochs; the same without one."""
     if epochs is None:
         return setup
-    return replace(setup, schedule=replace(setup.schedule, epochs=epochs))
+    loop = setup.schedule.loop.model_copy(update={"epochs": epochs})
+    return replace(setup, schedule=replace(setup.schedule, loop=loop))
 
 
 def arguments_of(
@@ -264,15 +246,15 @@ def arguments_of(
 
 def accuracies(
     setup: Setup,
-    methods: dict[str, tuple[str, dict[str, Any]]],
+    rows: dict[str, Row],
     noises: list[tuple[Noise, float]],
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Print accuracy in percent, methods by noises, mean and spread over the seeds.
+    """Print accuracy in percent, rows by noises, mean and spread over the seeds.
 
     Args:
         setup: the data set.
-        methods: what a row is called -> method and settings.
+        rows: by what they are called.
         noises: (kind, rate).
         arguments: `seeds` and `epochs` are read.
 
@@ -280,26 +262,20 @@ def accuracies(
         The accuracies, and AUROCs of the weights.
     """
     setup = shortened(setup, arguments.epochs)
-    rows, found = [], {}
-    for row, (method, settings) in methods.items():
+    lines, found = [], {}
+    for name, row in rows.items():
         cells = []
         for noise, rate in noises:
-            runs = []
-            for seed in arguments.seeds:
-                label = f"{row}, {noise} {rate:g}, seed {seed}"
-
-                def watch(epochs: Iterable[int], label: str = label) -> Iterable[int]:
-                    return progress(epochs, label, unit="epoch")
-
-                runs.append(run(setup, method, settings, noise, rate, seed, watch))
+            runs = [run(setup, row, noise, rate, seed) for seed in arguments.seeds]
             scores = [one.score for one in runs]
             cells.append(f"{100 * np.mean(scores):.2f} ± {100 * np.std(scores):.2f}")
-            found[f"{row}, {noise} {rate:g}"] = [
+            print(f"{name}, {noise} {rate:g}: {cells[-1]}", flush=True)
+            found[f"{name}, {noise} {rate:g}"] = [
                 {"accuracy": one.score, **one.separation(seed)}
                 for seed, one in zip(arguments.seeds, runs, strict=True)
             ]
-        rows.append([row, *cells])
-    print_table(["accuracy %", *(f"{noise} {100 * rate:g} %" for noise, rate in noises)], rows)
+        lines.append([name, *cells])
+    print_table(["accuracy %", *(f"{noise} {100 * rate:g} %" for noise, rate in noises)], lines)
     return found
 
 

@@ -35,7 +35,8 @@ class Batch:
     """Images on the host, ready for the device.
 
     Attributes:
-        image: (B, 3, H, W) uint8 RGB, contiguous; zeros where there is no image.
+        image: (B, 3, H, W) uint8 RGB, contiguous; zeros where there is no image. Floats of any
+            shape (B, ...) are taken by a training as they are, without augmentation.
         label: (B,) int64; -1 where there is no image (padding or a skipped corrupt record).
         index: (B,) int64 position in the data set; -1 for padding.
     """

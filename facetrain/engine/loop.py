@@ -215,8 +215,13 @@ class Trainer:
         return total
 
     def _augmented(self, image: Tensor) -> Tensor:
-        """Augment this rank's uint8 images; the numbers are drawn for the whole global batch."""
+        """Augment this rank's uint8 images; the numbers are drawn for the whole global batch.
+
+        Floats are what the backbone takes already.
+        """
         rows, rank, device = len(image), self.mesh.rank, self.mesh.device
+        if image.is_floating_point():
+            return image.to(device, non_blocking=True)
         drawn = draw(self.augment_config, self.config.batch_size, self.seed, self.step)
         own = drawn.slice(rank * rows, (rank + 1) * rows).to(device)
         floats = self._augment(image.to(device, non_blocking=True), own)
@@ -314,7 +319,9 @@ class Trainer:
         bad = first_not_finite(self._tensors())
         problem = f"{bad!r} holds NaN or infinity" if bad else None
         if problem is None:
-            image = (batch.image.to(self.mesh.device).float() - 127.5) / 127.5
+            image = batch.image.to(self.mesh.device)
+            if not image.is_floating_point():
+                image = (image.float() - 127.5) / 127.5
             self.backbone.eval()
             norm = self.backbone.forward(image).float().norm(dim=1)  # not what compile made of it
             self._model.train()

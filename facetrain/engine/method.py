@@ -14,7 +14,7 @@ class StepBatch:
     """One step's images of this rank, on the device."""
 
     image: Tensor
-    """(B, 3, H, W) float in [-1, 1], augmented."""
+    """(B, 3, H, W) float in [-1, 1], augmented; or the floats that the batch had."""
     label: Tensor
     """(B,) int64; -1 where there is no image."""
     index: Tensor

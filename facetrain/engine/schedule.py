@@ -12,8 +12,8 @@ class ScheduleConfig(Config):
     """How the learning rate moves over training; lengths are in epochs, fractions allowed.
 
     `multistep` multiplies by `gamma` at each milestone; `polynomial` falls as
-    (1 - progress)^power; `cosine` falls along half a cosine. All three rise linearly from 0
-    during `warmup_epochs` first.
+    (1 - progress)^power; `cosine` falls along half a cosine, once or in every `cycle_epochs` anew.
+    All three rise linearly from 0 during `warmup_epochs` first.
     """
 
     name: Literal["multistep", "polynomial", "cosine"] = "cosine"
@@ -29,6 +29,9 @@ class ScheduleConfig(Config):
     final_factor: float = Field(0.0, ge=0, lt=1)
     """Of `polynomial` and `cosine`: what is left at the end."""
 
+    cycle_epochs: float | None = Field(None, gt=0)
+    """Of `cosine`: begin again at the full rate after so many epochs; None falls once."""
+
     @model_validator(mode="after")
     def _options_fit_the_name(self) -> "ScheduleConfig":
         given = self.model_fields_set
@@ -37,6 +40,7 @@ class ScheduleConfig(Config):
             "gamma": {"multistep"},
             "power": {"polynomial"},
             "final_factor": {"polynomial", "cosine"},
+            "cycle_epochs": {"cosine"},
         }
         for option, names in owners.items():
             if option in given and self.name not in names:
@@ -58,6 +62,8 @@ def learning_rate_factor(
         return float(config.gamma**passed)
     length = num_epochs - config.warmup_epochs
     progress = min(1.0, (epoch - config.warmup_epochs) / length) if length > 0 else 1.0
+    if config.cycle_epochs is not None:
+        progress = (epoch - config.warmup_epochs) % config.cycle_epochs / config.cycle_epochs
     if config.name == "polynomial":
         falling = float((1.0 - progress) ** config.power)
     else:

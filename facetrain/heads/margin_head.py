@@ -33,9 +33,8 @@ from facetrain.heads.sub_centres import Votes
 class HeadOutput:
     """What the head says of this rank's B samples; only the losses carry gradients.
 
-    `negative_logsumexp` is over the logits of all classes but the label, so
-    softplus(negative_logsumexp - scale * target_cosine) is the loss without a margin. Samples
-    with label -1 have losses, cosine and probabilities 0.
+    `negative_logsumexp` is over the logits of all classes but the label. Samples with label -1
+    have losses, cosine and probabilities 0.
     """
 
     loss: Tensor
@@ -53,9 +52,10 @@ class HeadOutput:
     negative_logsumexp: Tensor
     """(B,)"""
 
-    def dominant_probability(self, scale: float) -> Tensor:
-        """(B,) probability of the label without a margin, by its dominant sub-centre."""
-        return torch.sigmoid(scale * self.dominant_cosine - self.negative_logsumexp)
+    def plain_loss(self, scale: float, *, dominant: bool = False) -> Tensor:
+        """(B,) loss of the label without a margin, by its nearest or its dominant sub-centre."""
+        cosine = self.dominant_cosine if dominant else self.target_cosine
+        return F.softplus(self.negative_logsumexp - scale * cosine)
 
 
 class MarginHead(nn.Module):
@@ -89,7 +89,7 @@ class MarginHead(nn.Module):
         super().__init__()
         mesh = mesh or Mesh.single()
         self.config = config
-        self.num_classes = num_classes
+        self.num_classes, self.embedding_size = num_classes, embedding_size
         self.mesh = mesh
         self.start, self.stop = shard_range(num_classes, mesh.rank, mesh.world_size)
         centres = config.num_centres

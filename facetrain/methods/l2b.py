@@ -53,6 +53,9 @@ class L2bConfig(Config):
     costs little more than plain training, and three steps of four are that."""
     normalisation: Normalisation = "clamp"
     """How the weights of a batch are brought to a sum of 1."""
+    pseudo_labels: bool = True
+    """Train on the nearest class too; false weighs the given labels alone, which is learning to
+    reweight (Ren et al.: L2RW, ICML 2018)."""
     temperature: float = Field(1.0, gt=0)
     """Of the normalisation `softmax`."""
     warmup_epochs: float = Field(2.0, ge=0)
@@ -115,9 +118,11 @@ class L2bMethod(Method):
 
     def _look_ahead(self, trusted: Batch, number: int, margin: Tensor) -> None:
         device, rank, rows = self.mesh.device, self.mesh.rank, len(trusted.label)
-        drawn = draw(self._augment, self.config.batch_size, self.seed, number)
-        own = drawn.slice(rank * rows, (rank + 1) * rows).to(device)
-        image = augment(trusted.image.to(device, non_blocking=True), own)
+        image = trusted.image.to(device, non_blocking=True)
+        if not image.is_floating_point():
+            drawn = draw(self._augment, self.config.batch_size, self.seed, number)
+            own = drawn.slice(rank * rows, (rank + 1) * rows).to(device)
+            image = augment(image, own)
         label = trusted.label.to(device, non_blocking=True)
         parameters = {n: p for n, p in self.backbone.named_parameters() if p.requires_grad}
         with frozen_statistics(self.backbone), self._same_dropout():
@@ -170,6 +175,8 @@ class L2bMethod(Method):
             raw = directional_derivative(losses, theta, self._direction, self._step_size)
         # Nobody must have no weight, also where the normalisation gives some to a value of 0.
         raw = torch.where(label >= 0, raw, -torch.inf)
+        if not self.config.pseudo_labels:
+            raw[1] = -torch.inf
         everyone = all_gather_no_grad(raw.T.contiguous(), self.mesh)  # (G, 2)
         weight = torch.stack(
             normalise(

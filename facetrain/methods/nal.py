@@ -57,9 +57,10 @@ class NalConfig(Config):
     boost: float = Field(10.0, gt=0)
     """lambda: the gate is open from a probability of 1 / (1 + boost) on. On a frozen
     embedding 0.1 did best; for faces from scratch that shuts the gate on hard clean images."""
-    attention: Literal["branch", "equilibrium"] = "equilibrium"
+    attention: Literal["branch", "equilibrium", "joint"] = "equilibrium"
     """Where the attention would come to rest, or the paper's linear layer on the embedding, which
-    does not see the label and tells noise less well."""
+    does not see the label and tells noise less well. `joint` is the paper's own: the branch begins
+    half open and its loss reaches the backbone, which a margin softmax does not bear."""
     warmup_epochs: float = Field(2.0, ge=0)
     """Of plain training, all gates open."""
     dominant: bool = False
@@ -89,9 +90,10 @@ class NalMethod(Method):
         super().__init__(head)
         self.config, self.mesh, self.steps_per_epoch = config, mesh, steps_per_epoch
         self._branch: AttentionBranch | None = None
-        if config.attention == "branch":
-            self._branch = AttentionBranch(head.weight.shape[-1]).to(mesh.device)
-            nn.init.constant_(self._branch.linear.bias, _OPEN)
+        if config.attention != "equilibrium":
+            self._branch = AttentionBranch(head.embedding_size).to(mesh.device)
+            if config.attention == "branch":
+                nn.init.constant_(self._branch.linear.bias, _OPEN)
             self.trained = self._branch
         self._num_images = len(label)
         self._targets: SparseTargets | None = None
@@ -136,13 +138,14 @@ class NalMethod(Method):
             return plain
         probability = output.plain_probability  # (b, K)
         if self.config.dominant:
-            own = output.dominant_probability(self.head.config.scale)
+            own = (-output.plain_loss(self.head.config.scale, dominant=True)).exp()
             probability = torch.cat([own[:, None], probability[:, 1:]], dim=1)
         if self._branch is None:
             attention = equilibrium_attention(probability, target, self.config.boost)
             of_attention = torch.zeros_like(attention)
         else:
-            attention = self._branch(embedding.detach())  # (b,)
+            joint = self.config.attention == "joint"
+            attention = self._branch(embedding if joint else embedding.detach())  # (b,)
             of_attention = noise_attention_loss(probability, target, attention, self.config.boost)
         weight = target_weight(probability, target, attention.detach())  # (b, K)
         self._weights.append(weight.sum(1))

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -70,9 +69,7 @@ class SuperLossMethod(Method):
         label = self.batch.label[part]
         output = self.head(embedding, label, self.batch.margin[part])
         self.margin_loss = output.loss.detach()
-        scale = self.head.config.scale
-        cosine = output.dominant_cosine if self.config.dominant else output.target_cosine
-        plain = F.softplus(output.negative_logsumexp - scale * cosine)  # (b,)
+        plain = output.plain_loss(self.head.config.scale, dominant=self.config.dominant)  # (b,)
         both = torch.stack(loss_sum_and_count(plain, label >= 0))
         tau = self.tau.update(*all_reduce_sum(both, self.mesh))
         config = self.config

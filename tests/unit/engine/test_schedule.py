@@ -28,6 +28,13 @@ def test_cosine_by_hand() -> None:
     assert factors(config, [0, 25, 50, 100]) == pytest.approx(expected)
 
 
+def test_a_cosine_in_cycles_begins_anew() -> None:
+    # One epoch of warm-up, then cycles of 3 epochs of 10 steps: half of the second is at step 55.
+    config = ScheduleConfig(warmup_epochs=1, cycle_epochs=3, final_factor=0.1)
+    assert factors(config, [10, 25, 40, 55, 70]) == pytest.approx([1, 0.55, 1, 0.55, 1])
+    assert factors(config, [39]) == pytest.approx([0.1025], abs=1e-3)  # the last of a cycle
+
+
 def test_warmup_rises_evenly_to_one() -> None:
     # 20 steps: the factor k/21 for k = 1..20, then 1.
     for name in ("multistep", "polynomial", "cosine"):
@@ -42,6 +49,7 @@ def test_warmup_rises_evenly_to_one() -> None:
         {"name": "cosine", "milestones": (1,)},
         {"name": "multistep", "power": 1.0},
         {"name": "polynomial", "gamma": 0.5},
+        {"name": "polynomial", "cycle_epochs": 2.0},
         {"name": "multistep", "milestones": (5, 2)},
         {"name": "steps"},
     ],
