@@ -16,6 +16,7 @@ from facetrain.clean.clean import CleanConfig
 from facetrain.core import run_folder
 from facetrain.core.artifact import Artifact, fingerprint, read_artifact, write_json
 from facetrain.core.errors import ConfigError
+from facetrain.core.log import logger
 from facetrain.core.npy_file import read_npy
 from facetrain.data.cleaned_set import CleanedSet
 from facetrain.data.dataset import FaceDataset
@@ -184,8 +185,16 @@ def clean_stage(
             f"--graph {graph}: must be the graph of {embeddings}, but was made of other "
             "embeddings; run the graph stage again"
         )
+    config = recipe.clean or CleanConfig()
+    found, wanted = of_graph.metrics["num_neighbours"], config.graph.num_context
+    if found < min(wanted, dataset.num_images - 1):
+        logger.warning(
+            "%s has %d neighbours of each image, but clean.graph.num_context=%d are looked at; "
+            "set graph.num_neighbours to at least that",
+            graph, found, wanted,
+        )  # fmt: skip
     artifact = clean.run(
-        recipe.clean or CleanConfig(),
+        config,
         dataset,
         embeddings,
         graph,

@@ -40,7 +40,7 @@ class KnnConfig(Config):
     """How to build the kNN graph."""
 
     num_neighbours: int = Field(80, ge=1)
-    """K; N - 1 where there are fewer rows."""
+    """K; N - 1 where there are fewer rows. The cleaner reads `clean.graph.num_context` of them."""
     index: IndexChoice = "auto"
     """`exact`, `ivf` (approximate, by faiss), or what a probe on a sample finds fastest."""
     backend: BackendChoice = "auto"

@@ -144,6 +144,20 @@ def test_graph_finds_the_embeddings_beside_it(
     assert np.array_equal(KnnGraph.open(elsewhere).neighbours, found.neighbours)
 
 
+def test_a_graph_with_fewer_neighbours_than_the_cleaner_reads_is_told(
+    recipe: Path, embedded: Path, tmp_path: Path, call: Call
+) -> None:
+    quick = ("clean.pretrain.num_draws=1", "clean.meta.num_rounds=0", "clean.adapter.num_draws=0")
+    for num_neighbours, told in ((5, True), (40, False)):
+        given = ("--embeddings", embedded / "embed")
+        graph = tmp_path / f"graph{num_neighbours}"
+        key = f"graph.num_neighbours={num_neighbours}"
+        assert call("graph", recipe, "--out", graph, *given, key)[0] == 0
+        words = (*given, "--graph", graph, "--out", tmp_path / f"clean{num_neighbours}", *quick)
+        _, _, err = call("clean", recipe, *words)
+        assert ("but clean.graph.num_context=40 are looked at" in err) == told, err
+
+
 def test_stages_that_do_not_belong_together_are_refused(
     recipe: Path, embedded: Path, tmp_path: Path, call: Call
 ) -> None:
