@@ -14,8 +14,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from facetrain.core.artifact import atomic_path, fingerprint, not_writable, read_json, write_json
+from facetrain.core.artifact import (
+    Sealed,
+    atomic_path,
+    fingerprint,
+    not_writable,
+    read_sealed,
+    set_aside,
+    write_json,
+    write_sealed,
+)
 from facetrain.core.config import Config, config_digest
+from facetrain.core.digest import file_digest
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.lock import file_lock
 from facetrain.core.log import logger
@@ -84,25 +94,49 @@ def write_set(
         with atomic_path(out) as temporary:
             temporary.mkdir()
             numbers = _Writer(decided, config, temporary, show_progress).write()
-            write_json(temporary / _MARK, {"identity": identity, "numbers": numbers})
+            write_sealed(
+                temporary / _MARK,
+                _Mark(identity=identity, numbers=numbers, files=_digests(temporary)),
+            )
             if out.exists():
                 out.rmdir()  # only an empty one can be
     return numbers
 
 
+class _Mark(Sealed):
+    """What a written set is of."""
+
+    identity: dict[str, Any]
+    numbers: dict[str, Any]
+    files: dict[str, str]
+    """Name -> `file_digest` of every file but this one."""
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != _MARK)
+    return {printable(str(path.relative_to(folder))): file_digest(path) for path in files}
+
+
 def _finished(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The numbers of this same set, if `out` holds it; None where it is new or empty."""
+    """The numbers of this same set, if `out` holds it whole; None where it is to be written.
+
+    A set that was damaged or edited since is set aside.
+    """
     if not out.exists():
         return None
     if not out.is_dir():
         raise DataError(f"{out}: must be a folder to write to, but is a file; give another --out")
-    if (out / _MARK).is_file():
-        found = read_json(out / _MARK)
-        if isinstance(found, dict) and found.get("identity") == identity:
-            numbers: dict[str, Any] = found["numbers"]
-            return numbers
-    elif not any(out.iterdir()):
+    if not any(out.iterdir()):
         return None
+    with contextlib.suppress(DataError):  # no mark, or a damaged one: whose set it is, who knows
+        mark = read_sealed(out / _MARK, _Mark)
+        if mark.identity == identity:
+            found = _digests(out)
+            changed = [name for name in mark.files if found.get(name) != mark.files[name]]
+            if not changed:
+                return mark.numbers
+            set_aside(out, f"{printable(out / changed[0])}: must be as it was written, but is not")
+            return None
     raise DataError(
         f"{out}: must be new or empty, but holds something else, perhaps a set of "
         "other decisions; give another --out, or remove it"

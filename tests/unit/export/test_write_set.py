@@ -272,6 +272,25 @@ def test_a_failure_leaves_nothing_and_other_content_is_left_alone(
     assert (tmp_path / "own/thesis.txt").read_text() == "mine"
 
 
+def test_a_written_set_that_was_damaged_is_written_again(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    write(run, out, format="folder")
+    wanted = tree(out)
+    write(run, out, format="folder")
+    assert not caplog.records
+    (out / "bob" / "1.jpg").write_bytes(picture(0))
+    (out / "bob" / "mine.txt").touch()  # no fault by itself
+    write(run, out, format="folder")
+    assert tree(out) == wanted
+    assert "bob/1.jpg: must be as it was written" in caplog.text
+    assert (tmp_path / "damaged_out" / "bob" / "mine.txt").exists()
+    (out / ".write.json").write_text("{}")
+    with pytest.raises(DataError, match="must be new or empty"):
+        write(run, out, format="folder")
+
+
 def test_images_that_are_none(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "set/train.rec"
     content = path.read_bytes()
