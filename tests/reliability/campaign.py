@@ -12,6 +12,7 @@ Every case changes a copy of a tiny finished project, runs one command on it, an
 """
 
 import collections
+import contextlib
 import dataclasses
 import random
 import resource
@@ -87,9 +88,10 @@ class Campaign:
             self._requests(tally, random.Random(f"{self.seed} {kind}"), number)
             return tally
         case = first
-        while tally.cases < number:  # some draw nothing, or come too late
-            self.kinds[kind](tally, random.Random(f"{self.seed} {kind} {case}"), case)
-            case += 1
+        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C: what there is so far
+            while tally.cases < number:  # some draw nothing, or come too late
+                self.kinds[kind](tally, random.Random(f"{self.seed} {kind} {case}"), case)
+                case += 1
         return tally
 
     def fresh(self, name: str, *, unfinished: bool, emptied: bool = False) -> Path:
