@@ -63,7 +63,11 @@ def parse_yaml(text: str, where: str) -> Any:
     except RecursionError:
         raise ConfigError(f"{where}: must be YAML, but is nested too deep") from None
     except Exception as error:  # a constructor of PyYAML may raise anything on a bad value
-        reason = str(error) if isinstance(error, yaml.YAMLError) else f"a value: {error!s:.80}"
+        reason = (
+            str(error)
+            if isinstance(error, yaml.YAMLError)
+            else f"a value is not what it is marked as ({error!s:.80})"
+        )
         raise ConfigError(f"{where}: must be YAML; {reason}") from None
     _check_plain(data, where)
     return data

@@ -81,9 +81,12 @@ class FaceDetector:
             ) from None
 
     def _load(self) -> Any:
+        # Its bytes: OpenCV dies of a name that is not UTF-8.
+        network, nothing = np.frombuffer(self.path.read_bytes(), np.uint8), np.empty(0, np.uint8)
+
         def create() -> Any:
             return cv2.FaceDetectorYN.create(
-                str(self.path), "", (_VIEW_SIDE, _VIEW_SIDE), _LEAST_SCORE
+                "onnx", network, nothing, (_VIEW_SIDE, _VIEW_SIDE), _LEAST_SCORE
             )
 
         return listening(create)[0]  # OpenCV 5 prints a warning about its own default

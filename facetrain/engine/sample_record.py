@@ -11,6 +11,7 @@ from torch import Tensor
 
 from facetrain.core.artifact import atomic_path
 from facetrain.core.run_folder import SAMPLES
+from facetrain.data.npz_file import read_npz
 from facetrain.dist.collectives import all_reduce_sum
 from facetrain.dist.mesh import Mesh
 
@@ -79,9 +80,8 @@ def read_samples(out_dir: Path, most_epochs: int | None = None) -> dict[str, Sam
     spread = np.linspace(0, len(files) - 1, count).round().astype(int)
     found: dict[str, list[tuple[int, NDArray[np.float32]]]] = {}
     for path in (files[place] for place in spread):
-        with np.load(path, allow_pickle=False) as arrays:
-            for name in arrays.files:
-                found.setdefault(name, []).append((int(path.stem[6:]), arrays[name]))
+        for name, values in read_npz(path, "what a training kept of its images").items():
+            found.setdefault(name, []).append((int(path.stem[6:]), values))
     return {
         name: SampleHistory(np.array([e for e, _ in kept]), np.stack([v for _, v in kept]))
         for name, kept in found.items()

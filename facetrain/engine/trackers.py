@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import ConfigError
+from facetrain.core.text import printable
 
 TrackerName = Literal["wandb", "mlflow"]
 PROJECT = "facetrain"
@@ -50,7 +51,13 @@ class TensorBoardTracker:
     def __init__(self, out_dir: Path, start_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # half a second to import
 
-        self._board = SummaryWriter(str(out_dir / "tensorboard"), purge_step=start_step)
+        try:
+            self._board = SummaryWriter(str(out_dir / "tensorboard"), purge_step=start_step)
+        except UnicodeEncodeError:
+            raise ConfigError(
+                f"{printable(out_dir)}: must have a name in UTF-8, which TensorBoard and "
+                "safetensors ask for; choose another --out"
+            ) from None
 
     def scalars(self, step: int, numbers: Mapping[str, float]) -> None:
         """One scalar each."""

@@ -11,8 +11,9 @@ from pydantic import Field
 
 from facetrain.core.artifact import Artifact, atomic_path, fingerprint, write_json
 from facetrain.core.config import Config
-from facetrain.core.errors import ConfigError, DataError
+from facetrain.core.errors import ConfigError
 from facetrain.core.log import logger
+from facetrain.core.npy_file import read_npy
 from facetrain.data.attributes import read_attributes
 from facetrain.data.ijb_metadata import IjbMetadata
 from facetrain.dist.mesh import Mesh
@@ -58,22 +59,9 @@ class IjbConfig(Config):
 
 def _open_features(path: Path, faces: IjbMetadata) -> NDArray[Any]:
     """The embeddings in a `.npy`, memory-mapped."""
-    try:
-        features = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: must be a NumPy .npy of numbers; {error}") from None
-    if (
-        not isinstance(features, np.ndarray)
-        or features.ndim != 2
-        or features.dtype.kind != "f"
-        or len(features) != faces.num_images
-    ):
-        came = getattr(features, "shape", "an archive"), getattr(features, "dtype", "")
-        raise DataError(
-            f"{path}: must be floats (N, D) with a row for each of the {faces.num_images} images "
-            f"of {faces.protocol}_face_tid_mid.txt, in its order; got {came[0]} {came[1]}"
-        )
-    return features
+    content = f"embeddings in the order of {faces.protocol}_face_tid_mid.txt"
+    floats = (np.float16, np.float32, np.float64)
+    return read_npy(path, content, (faces.num_images, None), floats)
 
 
 def _inputs(config: IjbConfig, faces: IjbMetadata) -> dict[str, str]:

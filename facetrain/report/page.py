@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import jinja2
+import numpy as np
 
 from facetrain.core.artifact import atomic_path
 from facetrain.core.run_folder import REPORT_FILE
@@ -83,7 +84,7 @@ def write_report(run_dir: Path) -> Path:
     )
     path = run_dir / REPORT_FILE
     with atomic_path(path) as temporary:
-        temporary.write_text(content, encoding="utf-8")
+        temporary.write_text(content, encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -96,7 +97,7 @@ def embedded(picture: Picture) -> str:
     """A picture as an address that holds it; faces as JPEG."""
     content, kind = picture.path.read_bytes(), "png"
     if picture.photo:
-        pixels = cv2.imread(str(picture.path))
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
         assert pixels is not None
         done, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
         assert done

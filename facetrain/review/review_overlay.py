@@ -3,6 +3,7 @@
 It speaks of the images that a person decided and of no others.
 """
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.artifact import fingerprint
+from facetrain.core.lock import file_lock
 from facetrain.core.run_folder import JOURNAL_FILE
 from facetrain.data.overlay import LabelOverlay, overlay_file
 from facetrain.data.review_journal import Journal, read_journal
@@ -46,12 +48,14 @@ def refresh(path: Path) -> None:
     journal = file.with_name(JOURNAL_FILE)
     if not journal.is_file():
         return
-    new = file.with_name(f".{file.name}")
-    overlay_of(read_journal(journal)).save(new)
-    if file.is_file() and fingerprint(file) == fingerprint(new):
-        new.unlink()
-    else:
-        new.replace(file)
+    overlay = overlay_of(read_journal(journal))
+    with tempfile.TemporaryDirectory() as elsewhere:  # other commands may be doing the same
+        new = Path(elsewhere) / file.name
+        overlay.save(new)
+        if file.is_file() and fingerprint(file) == fingerprint(new):
+            return
+    with file_lock(file):
+        overlay.save(file)
 
 
 def decides(overlay: Path) -> bool:

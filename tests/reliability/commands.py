@@ -197,7 +197,7 @@ COMMANDS = {
         leaves=("numbers.json",),
     ),
     "evaluate, an ONNX network": Command(
-        ("evaluate", "--backbone", "net.onnx", "--bin", "pairs.bin", "--json", "numbers.json"),
+        ("evaluate", "--backbone", "net.onnx", "--bin", "pairs.bin", "--json", "of_onnx.json"),
         reads=("net.onnx",),
         often=0.7,
     ),

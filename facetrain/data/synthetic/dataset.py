@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.artifact import atomic_path, write_json
-from facetrain.core.errors import ConfigError
+from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.progress import progress
 from facetrain.core.rng import numpy_generator
 from facetrain.data.face_shard import FaceShardWriter, write_property
 from facetrain.data.images import encode_jpeg
+from facetrain.data.npz_file import read_npz
 from facetrain.data.synthetic.nuisance import SyntheticConfig, draw_nuisance
 from facetrain.data.synthetic.renderer import Labels, render
 from facetrain.data.verification_bin import write_bin
@@ -88,9 +89,16 @@ def _write_labels(path: Path, table: NDArray[np.void]) -> None:
 
 
 def read_labels(path: Path) -> dict[str, NDArray[np.generic]]:
-    """The columns of `labels.npz`: the fields of `Labels`, (N, ...) in record order."""
-    with np.load(path, allow_pickle=False) as table:
-        return {name: table[name] for name in table.files}
+    """The columns of `labels.npz`: the fields of `Labels`, (N, ...) in record order.
+
+    Raises:
+        DataError: another or a damaged file.
+    """
+    found: dict[str, NDArray[np.generic]] = dict(read_npz(path, "the labels of rendered faces"))
+    missing = set(_LABEL_TYPE.names or ()) - set(found)
+    if missing:
+        raise DataError(f"{path}: must be the labels of rendered faces, but lacks {min(missing)}")
+    return found
 
 
 def write_synthetic(

@@ -1,5 +1,6 @@
 """Faces in photographs: which of several, at which size, and as good as another detector's."""
 
+import os
 from pathlib import Path
 
 import cv2
@@ -145,6 +146,12 @@ def test_photographs_are_packed_by_the_face_or_listed(
     data = FaceDataset.open(tmp_path / "largest")
     upright, turned = (data.decode(i, 112).astype(float).ravel() for i in (0, 1))
     assert np.corrcoef(upright, turned)[0, 1] > 0.98
+
+
+def test_a_detector_in_a_file_whose_name_is_not_utf8(yunet: Path, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.onnx")
+    path.write_bytes(yunet.read_bytes())
+    FaceDetector(path)  # of OpenCV's own reader the process would die
 
 
 def test_a_detector_that_is_none_is_named(lfw: Path, yunet: Path, tmp_path: Path) -> None:

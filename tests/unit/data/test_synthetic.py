@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from facetrain.core.config import parse_config
-from facetrain.core.errors import ConfigError
+from facetrain.core.errors import ConfigError, DataError
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.images import encode_jpeg
 from facetrain.data.synthetic import (
@@ -330,6 +330,13 @@ def test_planted_levels_reach_the_label_table(tmp_path) -> None:
     assert labels["blur"][2] == 2
     assert labels["yaw"][0] >= 60
     assert labels["yaw"][2] < -60
+    for damaged, said in ((b"PK", "no .npz archive"), (b"", "no .npz archive")):
+        (tmp_path / "labels.npz").write_bytes(damaged)
+        with pytest.raises(DataError, match=said):
+            read_labels(tmp_path / "labels.npz")
+    np.savez(tmp_path / "labels.npz", **{n: v for n, v in labels.items() if n != "blur"})
+    with pytest.raises(DataError, match="lacks blur"):
+        read_labels(tmp_path / "labels.npz")
 
 
 def test_long_tail_stays_in_its_bounds() -> None:

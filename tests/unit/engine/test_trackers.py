@@ -1,5 +1,6 @@
 """What the trackers receive is what the log says; nothing is sent."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ class Received:
 def write(log: RunLog, step: int, loss: float) -> None:
     numbers = {"loss": loss, "learning_rate": 0.1}
     log.training(step, 9, 0.5, numbers, images_per_second=12.34, seconds_left=1)
+
+
+def test_a_folder_that_tensorboard_cannot_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"caf\\udce9: must have a name in UTF-8"):
+        trackers.TensorBoardTracker(tmp_path / os.fsdecode(b"caf\xe9"), 0)
 
 
 def test_every_tracker_gets_what_the_log_gets(tmp_path: Path) -> None:

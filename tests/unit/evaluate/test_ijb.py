@@ -281,7 +281,10 @@ def test_embeddings_that_cannot_be_used_are_refused(noise, tmp_path):
     _, config = copy_of(noise, tmp_path)
     features = np.load(tmp_path / "features.npy")
     np.save(tmp_path / "features.npy", features[:100])
-    with pytest.raises(DataError, match=r"a row for each of the 230 images .* got \(100, 12\)"):
+    with pytest.raises(DataError, match=r"of shape \(230, any\), but is .* \(100, 12\)"):
+        evaluate_ijb(config, None, Mesh.single())
+    (tmp_path / "features.npy").write_bytes(b"")
+    with pytest.raises(DataError, match=r"must be embeddings .* is no whole \.npy"):
         evaluate_ijb(config, None, Mesh.single())
     features[5] = 0
     np.save(tmp_path / "features.npy", features)

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import os
 import re
+import sys
 from pathlib import Path
 
 import cv2
@@ -202,6 +204,14 @@ def test_report_is_one_file_with_numbers_pictures_and_config(tmp_path: Path) -> 
     assert set(links) <= set(anchors)
     assert {"overview", "training", "verification", "stages", "config-train"} <= set(links)
     assert "cleaning" not in anchors  # nothing was cleaned: no empty section
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are any bytes on Linux")
+def test_a_folder_may_be_called_anything(tmp_path: Path) -> None:
+    """Of such a name OpenCV's reader dies by a signal, and UTF-8 cannot hold it."""
+    run = tmp_path / os.fsdecode(b"caf\xe9")
+    make_run(run)
+    assert "caf\\udce9" in write_report(run).read_text(encoding="utf-8")
 
 
 def test_report_without_a_finished_stage_says_so(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from helpers.manifest import change_manifest, plain_manifest
 from helpers.reports import LABEL, write_run
 
+from facetrain.core.errors import DataError
 from facetrain.data.variation import VARIATION_FILE, Variations, save_variations
 from facetrain.engine.sample_record import read_samples
 from facetrain.report.run import Run
@@ -40,6 +41,9 @@ def test_at_most_twelve_epochs_are_read_the_first_and_the_last_among_them(tmp_pa
     assert (np.diff(epochs) >= 2).all()
     np.testing.assert_allclose(values, np.repeat(epochs[:, None] / 1000, 4, axis=1), rtol=1e-6)
     assert read_samples(tmp_path / "none") == {}
+    (tmp_path / "samples" / "epoch_0032.npz").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"epoch_0032\.npz: must be what a training kept"):
+        read_samples(tmp_path)
 
 
 def test_what_began_later_has_fewer_epochs(tmp_path: Path) -> None:

@@ -96,6 +96,9 @@ def test_refreshing_brings_the_file_up_to_date_and_no_further(tmp_path: Path) ->
     refresh(path)
     assert path.read_bytes() != first
     assert not LabelOverlay.load(path).kept[3]
+    (tmp_path / ".overlay.npz.01234567.tmp").touch()  # of one that was killed before it was done
+    write(tmp_path, [Decision("drop", (4,), 5).as_entry()])
+    refresh(path)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["journal.jsonl", "overlay.npz"]
 
 
