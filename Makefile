@@ -1,5 +1,6 @@
 # make demo    fresh machine -> environment, install, the whole pipeline on synthetic faces, a report
-# make test    environment, install, every test
+# make test    environment, install, every test, two processes at a time
+# make test-quick   the unit tests of the rooms: about a minute on two cores
 # make check   format, lint, types, tests: what CI runs
 # make docs    the pages of docs/ with the API, as a site in site/; a broken link is an error
 # make wheel   what pip installs, in dist/
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= demo
 
-.PHONY: demo test check lint format docs wheel clean
+.PHONY: demo test test-quick test-whole test-data test-rooms check lint format docs wheel clean
 
 $(BIN)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -19,8 +20,25 @@ $(BIN)/.installed: setup.py pyproject.toml
 demo: $(BIN)/.installed
 	$(BIN)/facetrain demo --out $(DEMO_OUT)
 
+# One thread a process: two of them share the cores, and distributed tests start more.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+DATA := tests/unit/data/ tests/unit/export/
+ROOMS := $(filter-out $(DATA) tests/unit/tools/ %__pycache__/,$(wildcard tests/unit/*/))
+
 test: $(BIN)/.installed
-	$(BIN)/python -m pytest
+	$(MAKE) -j2 --output-sync=target test-whole test-data test-rooms
+
+test-quick: $(BIN)/.installed
+	$(MAKE) -j2 --output-sync=target test-data test-rooms
+
+test-whole:
+	$(PYTEST) --ignore-glob='tests/unit/[!t]*' tests
+
+test-data:
+	$(PYTEST) $(DATA)
+
+test-rooms:
+	$(PYTEST) $(ROOMS)
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff format --check .

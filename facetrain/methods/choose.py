@@ -1,6 +1,5 @@
 """Which method a recipe asks for, what it may be combined with, and how it is built."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,13 +10,13 @@ from torch import nn
 
 from facetrain.core.errors import ConfigError
 from facetrain.core.rng import derive_seed
-from facetrain.data.augment import AugmentConfig
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.loader import TrainLoader
 from facetrain.data.trusted import TrustedImages
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.loop import LoopConfig
 from facetrain.engine.method import Method
+from facetrain.engine.training import TrainingConfig, make_sampler
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
 from facetrain.methods.correction import CorrectionConfig, CorrectionMethod
@@ -65,20 +64,14 @@ def check_combination(robust: RobustConfig | None, head: HeadConfig, loop: LoopC
 
 def make_method(
     robust: RobustConfig | None,
+    config: TrainingConfig,
     head: MarginHead,
     backbone: nn.Module,
     dataset: FaceDataset,
     mesh: Mesh,
-    *,
-    data_path: Sequence[Path],
-    augment: AugmentConfig,
-    image_size: int,
-    steps_per_epoch: int,
-    seed: int,
     out_dir: Path,
-    workers: int,
 ) -> Method:
-    """The method of `robust` on this head and data set; plain training for None.
+    """The method of `robust` in a training of `config`; plain training for None.
 
     Raises:
         ConfigError: fewer trusted images than one look-ahead needs, or too many to hold out.
@@ -86,6 +79,7 @@ def make_method(
     """
     if robust is None:
         return Method(head)
+    steps_per_epoch = make_sampler(config, dataset).steps_per_epoch
     if isinstance(robust, SuperLossConfig):
         return SuperLossMethod(robust, head, mesh, steps_per_epoch)
     if isinstance(robust, CorrectionConfig):
@@ -95,7 +89,7 @@ def make_method(
         return NalMethod(
             robust, head, mesh, label=label, steps_per_epoch=steps_per_epoch, folder=out_dir
         )
-    trusted = TrustedImages(dataset, data_path, robust.trusted)
+    trusted = TrustedImages(dataset, config.data.path, robust.trusted)
     held_out = torch.from_numpy(np.isin(dataset.row, trusted.row))
     if not robust.hold_out:
         held_out = torch.zeros_like(held_out)
@@ -110,17 +104,17 @@ def make_method(
             f"{robust.trusted}: a look-ahead takes {robust.batch_size} trusted images, but there "
             f"are {trusted.num_images}; set robust.batch_size to at most that"
         )
-    own_seed = derive_seed(seed, "trusted images")
+    own_seed = derive_seed(config.seed, "trusted images")
 
     def batches(start: int) -> TrainLoader:
         return TrainLoader(
             trusted,
-            image_size,
+            config.model.image_size,
             robust.batch_size,
             own_seed,
             rank=mesh.rank,
             world_size=mesh.world_size,
-            workers=min(workers, 1),
+            workers=min(config.data.workers, 1),
             start_step=start,
             pin_memory=mesh.device.type == "cuda",
         )
@@ -131,7 +125,7 @@ def make_method(
         backbone,
         mesh,
         batches=batches,
-        augment_config=augment,
+        augment_config=config.augment,
         held_out=held_out,
         steps_per_epoch=steps_per_epoch,
         seed=own_seed,

@@ -21,7 +21,7 @@ from facetrain.data.overlay import overlay_file
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import run_stage
 from facetrain.engine.loop import Evaluate
-from facetrain.engine.training import TrainingConfig, make_sampler, train_backbone
+from facetrain.engine.training import TrainingConfig, train_backbone
 from facetrain.heads.margin_head import MarginHead
 from facetrain.methods.choose import RobustConfig, check_combination, make_method
 from facetrain.methods.l2b import L2bConfig
@@ -121,20 +121,7 @@ def run(
         size = config.model.embedding_size
         head = MarginHead(config.head, dataset.num_classes, size, mesh, config.seed)
         backbone = begin(config, dataset, head, mesh, out_dir)
-        method = make_method(
-            config.robust,
-            head,
-            backbone,
-            dataset,
-            mesh,
-            data_path=config.data.path,
-            augment=config.augment,
-            image_size=config.model.image_size,
-            steps_per_epoch=make_sampler(config, dataset).steps_per_epoch,
-            seed=config.seed,
-            out_dir=out_dir,
-            workers=config.data.workers,
-        )
+        method = make_method(config.robust, config, head, backbone, dataset, mesh, out_dir)
         return train_backbone(
             config,
             dataset,
