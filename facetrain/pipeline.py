@@ -177,7 +177,7 @@ def clean_stage(
         )
     inputs = {
         "embedding": fingerprint(embeddings / run_folder.EMBEDDING_FILE),
-        "graph": fingerprint(graph / "neighbours.npy"),
+        "graph": fingerprint(graph / run_folder.NEIGHBOURS_FILE),
     }
     of_graph = read_artifact(graph)
     if of_graph is None or of_graph.manifest["inputs"].get("embedding") != inputs["embedding"]:

@@ -18,11 +18,15 @@ SUMMARY_FILE, REPORT_FILE = "summary.json", "report.html"
 
 MANIFEST_FILE = "manifest.json"  # of every finished stage
 LOG_FILE, CHECKPOINTS, SAMPLES = "log.jsonl", "checkpoints", "samples"  # of a training
-ROW_FILE, EMBEDDING_FILE, NORM_FILE = "row.npy", "embedding.npy", "norm.npy"  # of embed
+ROW_FILE, LABEL_FILE = "row.npy", "label.npy"  # of embed
+EMBEDDING_FILE, NORM_FILE = "embedding.npy", "norm.npy"  # of embed
+NEIGHBOURS_FILE, SIMILARITY_FILE = "neighbours.npy", "similarity.npy"  # of graph
 CLEAN_FILE, OVERLAY_FILE = "clean.npz", "overlay.npz"  # of clean; the review has an overlay, too
+VERIFICATION_FILE, DISTANCES = "verification.json", "distances"  # of an evaluation
 ROC_FILE = "roc.npz"  # of an evaluation on IJB
 JOURNAL_FILE = "journal.jsonl"  # of a review
-CLASSES_FILE, TRUTH_FILE = "classes.json", "truth.npz"  # beside shards; beside planted noise
+CLASSES_FILE, SKIPPED_FILE = "classes.json", "skipped.txt"  # beside shards
+TRUTH_FILE = "truth.npz"  # beside planted noise
 
 STAGE_OF_FOLDER = {
     **dict.fromkeys((TRAIN, RETRAIN, TRAIN_TRUE), "train"),

@@ -7,6 +7,7 @@ import numpy as np
 from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.lock import file_lock
+from facetrain.core.run_folder import TRUTH_FILE
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.features import Features, load_features, save_features
 from facetrain.data.noise import NoiseConfig, PlantedNoise, plant
@@ -47,9 +48,9 @@ def corrupt(source: Path, out: Path, config: NoiseConfig) -> dict[str, int]:
             raise ConfigError(f"--out {target}: must not be the source; choose another file")
         with file_lock(target):
             return _corrupt_features(source, target, config)
-    if target.name == "truth.npz":
+    if target.name == TRUTH_FILE:
         raise ConfigError(f"--out {target}: truth.npz holds the truth; name the overlay otherwise")
-    with file_lock(target.with_name("truth.npz")), file_lock(target):
+    with file_lock(target.with_name(TRUTH_FILE)), file_lock(target):
         return _corrupt_dataset(source, target, config)
 
 
@@ -83,7 +84,7 @@ def _corrupt_dataset(source: Path, target: Path, config: NoiseConfig) -> dict[st
         source_names=("", "corrupt"),
         dataset_fingerprint=dataset.base_fingerprint,
     )
-    truth = target.with_name("truth.npz")
+    truth = target.with_name(TRUTH_FILE)
     with atomic_path(truth) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, is_clean=is_clean, true_label=true_label)
     overlay.save(target)

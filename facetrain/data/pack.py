@@ -30,6 +30,7 @@ from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.lock import folder_lock
 from facetrain.core.log import logger
 from facetrain.core.progress import progress
+from facetrain.core.run_folder import CLASSES_FILE, SKIPPED_FILE
 from facetrain.core.text import printable
 from facetrain.data.detection import Choice
 from facetrain.data.face_shard import FaceShardWriter, write_property
@@ -293,7 +294,7 @@ def _write_lists(
     """What lies beside the shards; returns what is counted."""
     skipped = [*listing.refused, *(pair for mark in marks for pair in mark.skipped)]
     suspect = [pair for mark in marks for pair in mark.suspect]
-    write_list(out / "skipped.txt", skipped)
+    write_list(out / SKIPPED_FILE, skipped)
     write_list(out / "ignored.txt", listing.ignored)
     write_list(out / SUSPECT_FILE, suspect)
     if aligned.detector is not None:
@@ -302,7 +303,7 @@ def _write_lists(
         names = {int(image.label[0]): f"{image.label[0]:.0f}" for image in listing.images}
     else:
         names = dict(enumerate(listing.identities))
-    write_json(out / "classes.json", {str(label): names[one] for one, label in labels.items()})
+    write_json(out / CLASSES_FILE, {str(label): names[one] for one, label in labels.items()})
     write_property(out, max(labels.values()) + 1, config.size)
     num_images = sum(mark.num_images for mark in marks)
     num_files = sum(mark.num_files for mark in marks)

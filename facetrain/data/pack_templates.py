@@ -10,6 +10,7 @@ from facetrain.core.config import parse_config
 from facetrain.core.errors import ConfigError
 from facetrain.core.lock import folder_lock
 from facetrain.core.progress import progress
+from facetrain.core.run_folder import SKIPPED_FILE
 from facetrain.data.align import ARCFACE_POINTS
 from facetrain.data.detection import Choice
 from facetrain.data.features import load_features
@@ -88,7 +89,7 @@ def pack_templates(
         finally:
             scratch.unlink(missing_ok=True)
         write_template_benchmark(out, protocol, packed)
-        write_list(out / "skipped.txt", skipped)
+        write_list(out / SKIPPED_FILE, skipped)
         return _counts(packed, len(skipped))
 
 

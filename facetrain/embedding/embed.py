@@ -21,6 +21,7 @@ from facetrain.core.log import logger
 from facetrain.core.npy_file import read_npy
 from facetrain.core.progress import progress
 from facetrain.core.row_blocks import RowBlocks
+from facetrain.core.run_folder import EMBEDDING_FILE, LABEL_FILE, NORM_FILE, ROW_FILE
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.loader import OrderedLoader
 from facetrain.dist.collectives import gather_objects
@@ -50,8 +51,8 @@ class EmbedConfig(Config):
 def _blocks(config: EmbedConfig, out_dir: Path, num_images: int, size: int) -> RowBlocks:
     """The arrays, a block a batch."""
     arrays = {
-        "embedding.npy": ((num_images, size), config.dtype),
-        "norm.npy": ((num_images,), "f4"),
+        EMBEDDING_FILE: ((num_images, size), config.dtype),
+        NORM_FILE: ((num_images,), "f4"),
     }
     return RowBlocks(out_dir, arrays, config.batch_size)
 
@@ -63,7 +64,7 @@ def _prepare(
     if blocks.interrupted(identity) is None:
         blocks.create()
         blocks.note(identity, {})
-    for name, column in (("label.npy", dataset.label), ("row.npy", dataset.row)):
+    for name, column in ((LABEL_FILE, dataset.label), (ROW_FILE, dataset.row)):
         with atomic_path(out_dir / name) as temporary, open(temporary, "wb") as file:
             np.save(file, np.asarray(column, np.int64))
     return blocks.remaining()
@@ -171,7 +172,7 @@ def run(
         start, stop = shard_range(len(remaining), mesh.rank, mesh.world_size)
         _embed_rows(config, backbone, dataset, remaining[start:stop], blocks, mesh, on_corrupt)
         mesh.barrier()
-        norm = read_npy(out_dir / "norm.npy", "norms", (dataset.num_images,), np.float32)
+        norm = read_npy(out_dir / NORM_FILE, "norms", (dataset.num_images,), np.float32)
         skipped = np.flatnonzero(norm == 0)
         return {
             "num_images": dataset.num_images,

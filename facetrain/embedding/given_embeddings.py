@@ -15,7 +15,7 @@ from facetrain.core.artifact import Artifact, atomic_path, fingerprint
 from facetrain.core.config import Config
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
-from facetrain.core.run_folder import EMBEDDING_FILE, NORM_FILE, ROW_FILE
+from facetrain.core.run_folder import EMBEDDING_FILE, LABEL_FILE, NORM_FILE, ROW_FILE
 from facetrain.core.text import printable
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.features import load_embedding, row_norms, unit_rows
@@ -56,7 +56,7 @@ def run(embeddings: Path, dataset: FaceDataset, out_dir: Path, mesh: Mesh) -> Ar
         for name, column in (
             (EMBEDDING_FILE, unit),
             (NORM_FILE, norm),
-            ("label.npy", dataset.label),
+            (LABEL_FILE, dataset.label),
             (ROW_FILE, dataset.row),
         ):
             with atomic_path(out_dir / name) as temporary, open(temporary, "wb") as file:

@@ -19,6 +19,7 @@ from facetrain.core.config import Config
 from facetrain.core.errors import CheckpointError, DivergenceError
 from facetrain.core.log import logger
 from facetrain.core.rng import derive_seed
+from facetrain.core.run_folder import CHECKPOINTS
 from facetrain.data.augment import AugmentConfig, augment, draw
 from facetrain.data.loader import Batch
 from facetrain.dist.collectives import all_reduce_sum, gather_objects
@@ -120,7 +121,7 @@ class Trainer:
         self._dtype = autocast_dtype(config.precision, mesh.device)
         self._scaler = LossScaler(enabled=self._dtype is torch.float16)
         self._record = SampleRecord(out_dir, num_images, mesh)
-        self._checkpoints = Checkpoints(out_dir / "checkpoints", mesh, config.keep_checkpoints)
+        self._checkpoints = Checkpoints(out_dir / CHECKPOINTS, mesh, config.keep_checkpoints)
         if config.channels_last:
             backbone.to(memory_format=torch.channels_last)
         self._model = wrap_ddp(backbone, mesh)

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from facetrain.core.artifact import atomic_path
 from facetrain.core.log import logger
+from facetrain.core.run_folder import LOG_FILE
 from facetrain.engine.trackers import TensorBoardTracker, Tracker
 
 
@@ -30,7 +31,7 @@ class RunLog:
     """
 
     def __init__(self, out_dir: Path, start_step: int, trackers: Sequence[Tracker] = ()) -> None:
-        self.path = out_dir / "log.jsonl"
+        self.path = out_dir / LOG_FILE
         kept = [entry for entry in read_run_log(self.path) if entry["step"] <= start_step]
         with atomic_path(self.path) as temporary:  # a kill here must not cost the log
             lines = "".join(json.dumps(entry) + "\n" for entry in kept)

@@ -25,6 +25,7 @@ from facetrain.core.config import Config, Paths
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.log import logger
 from facetrain.core.progress import progress
+from facetrain.core.run_folder import DISTANCES, VERIFICATION_FILE
 from facetrain.data.attributes import read_attributes
 from facetrain.data.loader import OrderedLoader
 from facetrain.data.npz_file import read_npz
@@ -292,7 +293,7 @@ def run(
         for name, source in named.items():
             text = f"{sorted(inputs.items())} {content[name]} flip={config.flip}"
             digest = hashlib.sha256(text.encode()).hexdigest()
-            saved = out_dir / "distances" / f"{name}.npz"
+            saved = out_dir / DISTANCES / f"{name}.npz"
             pairs = _saved_distances(saved, digest)
             if any_rank(pairs is None, mesh) or pairs is None:
                 pairs = pair_distances(
@@ -302,7 +303,7 @@ def run(
                     _write_distances(saved, pairs, digest)
             numbers[name] = _numbers(source, pairs, config)
         if mesh.is_main:
-            write_json(out_dir / "verification.json", numbers)
+            write_json(out_dir / VERIFICATION_FILE, numbers)
         return numbers
 
     return run_stage("evaluate", config, all_inputs, out_dir, mesh, work)

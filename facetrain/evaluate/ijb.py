@@ -14,6 +14,7 @@ from facetrain.core.config import Config
 from facetrain.core.errors import ConfigError
 from facetrain.core.log import logger
 from facetrain.core.npy_file import read_npy
+from facetrain.core.run_folder import ROC_FILE, VERIFICATION_FILE
 from facetrain.data.attributes import read_attributes
 from facetrain.data.ijb_metadata import IjbMetadata
 from facetrain.dist.mesh import Mesh
@@ -199,9 +200,9 @@ def run(
         results, pairs = _evaluate(config, backbone, faces, mesh, cache)
         if mesh.is_main:
             far, tar = _draw_points(*roc(-pairs.similarity, pairs.same))
-            with atomic_path(out_dir / "roc.npz") as temporary, open(temporary, "wb") as file:
+            with atomic_path(out_dir / ROC_FILE) as temporary, open(temporary, "wb") as file:
                 np.savez(file, far=far, tar=tar)
-            write_json(out_dir / "verification.json", results)
+            write_json(out_dir / VERIFICATION_FILE, results)
         return results
 
     return run_stage("ijb", config, all_inputs, out_dir, mesh, work)

@@ -17,6 +17,7 @@ from facetrain.core.artifact import Artifact, fingerprint, read_artifact
 from facetrain.core.config import config_digest
 from facetrain.core.errors import ConfigError
 from facetrain.core.log import logger
+from facetrain.core.run_folder import CHECKPOINTS
 from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.meta_sampler import MetaSampler
 from facetrain.data.variation import VARIATION_FILE, Variations, load_variations
@@ -124,7 +125,7 @@ def run(
         head = MarginHead(config.head, dataset.num_classes, size, mesh, config.seed)
         start = {f"backbone/{n}": value for n, value in backbone.state_dict().items()}
         of_head = {f"head/{name}": value for name, value in head.tensors().items()}
-        checkpoint = newest_whole(trained / "checkpoints", mesh)
+        checkpoint = newest_whole(trained / CHECKPOINTS, mesh)
         from facetrain.dist.distributed_checkpoint import load_state  # a second to import
 
         load_state({**start, **of_head}, checkpoint, mesh)

@@ -23,6 +23,7 @@ from facetrain.core.log import logger
 from facetrain.core.npy_file import read_npy
 from facetrain.core.progress import progress
 from facetrain.core.row_blocks import RowBlocks
+from facetrain.core.run_folder import NEIGHBOURS_FILE, SIMILARITY_FILE
 from facetrain.dist.collectives import gather_objects
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
@@ -32,7 +33,6 @@ from facetrain.graph.knn_ivf import Ivf
 from facetrain.graph.knn_rows import UnitRows, check_rows
 from facetrain.graph.knn_search import Searcher, exact_searcher, recall
 
-NEIGHBOURS, SIMILARITY = "neighbours.npy", "similarity.npy"
 _CHECKED_ROWS = 1 << 16
 
 
@@ -74,7 +74,7 @@ class KnnGraph:
 
     def save(self, folder: Path) -> None:
         """Write `neighbours.npy` and `similarity.npy`, each atomically."""
-        for name, array in ((NEIGHBOURS, self.neighbours), (SIMILARITY, self.similarity)):
+        for name, array in ((NEIGHBOURS_FILE, self.neighbours), (SIMILARITY_FILE, self.similarity)):
             with atomic_path(folder / name) as temporary, open(temporary, "wb") as file:
                 np.save(file, array)
 
@@ -89,15 +89,15 @@ class KnnGraph:
         """
         again = "build the graph again"
         neighbours = read_npy(
-            folder / NEIGHBOURS,
+            folder / NEIGHBOURS_FILE,
             "the neighbours of a kNN graph",
             (None, None),
             (np.int32, np.int64),
             advice=again,
         )
         similarity = read_npy(
-            folder / SIMILARITY,
-            f"the similarity of each of {NEIGHBOURS}",
+            folder / SIMILARITY_FILE,
+            f"the similarity of each of {NEIGHBOURS_FILE}",
             neighbours.shape,
             (np.float16, np.float32),
             advice=again,
@@ -107,8 +107,8 @@ class KnnGraph:
             rows = neighbours[start : start + _CHECKED_ROWS]
             if rows.size and (rows.min() < -1 or rows.max() >= num_rows):
                 raise DataError(
-                    f"{folder / NEIGHBOURS}: neighbours must be rows, 0 to {num_rows - 1}, or -1 "
-                    f"for none, but are {rows.min()} to {rows.max()}; {again}"
+                    f"{folder / NEIGHBOURS_FILE}: neighbours must be rows, 0 to {num_rows - 1}, or "
+                    f"-1 for none, but are {rows.min()} to {rows.max()}; {again}"
                 )
         return cls(neighbours, similarity)
 
@@ -164,7 +164,7 @@ def knn_graph(
     num_neighbours = min(config.num_neighbours, len(rows) - 1)
     shape = (len(rows), num_neighbours)
     index_dtype = np.int32 if len(rows) < 2**31 else np.int64
-    arrays = {NEIGHBOURS: (shape, index_dtype), SIMILARITY: (shape, config.dtype)}
+    arrays = {NEIGHBOURS_FILE: (shape, index_dtype), SIMILARITY_FILE: (shape, config.dtype)}
     blocks = RowBlocks(out_dir, arrays, config.block_size)
     ivf = Ivf(rows, num_neighbours, config.recall_target, config.num_recall_queries, blocks.folder)
     plan = _prepare(rows, num_neighbours, config, ivf, blocks, mesh)

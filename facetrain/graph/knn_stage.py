@@ -8,6 +8,7 @@ import numpy as np
 
 from facetrain.core.artifact import Artifact, fingerprint
 from facetrain.core.npy_file import read_npy
+from facetrain.core.run_folder import NORM_FILE
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import run_stage
 from facetrain.graph.knn import KnnConfig, knn_graph
@@ -38,7 +39,7 @@ def run(
     embedding = read_npy(embedding_path, "embeddings", (None, None), types, advice=again)
 
     def work() -> dict[str, Any]:
-        norm = embedding_path.with_name("norm.npy")  # the stage embed says which did not decode
+        norm = embedding_path.with_name(NORM_FILE)  # the stage embed says which did not decode
         skipped = norm.is_file() and bool(
             (read_npy(norm, "norms", (len(embedding),), np.float32, advice=again) == 0).any()
         )

@@ -10,6 +10,7 @@ from facetrain.core.artifact import Artifact
 from facetrain.core.config import parse_config
 from facetrain.core.run_folder import (
     CLEAN_FILE,
+    DISTANCES,
     EVALUATE_RETRAIN,
     PICTURES,
     ROC_FILE,
@@ -157,7 +158,7 @@ def _draw_cleaned(cleaned: CleanedSet, gallery: Gallery, which: str, suffix: str
 def _read_distances(stage: Artifact) -> dict[str, tuple[Floats, Bools]]:
     sets = {}
     for name in stage.metrics:
-        with np.load(stage.path / "distances" / f"{name}.npz", allow_pickle=False) as arrays:
+        with np.load(stage.path / DISTANCES / f"{name}.npz", allow_pickle=False) as arrays:
             sets[name] = (arrays["distance"], arrays["same"])
     return sets
 
