@@ -5,7 +5,13 @@ from typing import Any
 
 import click
 
-from facetrain.commands.options import ReadablePath, alignment_options, say, value_lines
+from facetrain.commands.options import (
+    ReadablePath,
+    alignment_options,
+    say,
+    value_lines,
+    write_numbers,
+)
 
 
 @click.command(short_help="Images -> RecordIO shards.")
@@ -63,13 +69,12 @@ def pack(
 @click.option("--sheet", type=ReadablePath, help="Draw faces here (.png, .jpg), a row an identity.")
 def inspect(data: Path, json_path: Path | None, sheet: Path | None) -> None:
     """Count DATA (a .rec file or a folder of shards) and name every record that cannot be read."""
-    from facetrain.core.artifact import write_json
     from facetrain.data.contact_sheet import write_contact_sheet
     from facetrain.data.inspection import inspect as run_inspect
 
     numbers = run_inspect(data)
     if json_path:
-        write_json(json_path, numbers)
+        write_numbers(json_path, numbers)
     if sheet:
         write_contact_sheet(data, sheet)
     say(value_lines(numbers))

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from facetrain.commands.options import ReadablePath, backbone_options, backbone_source, job, say
+from facetrain.commands.options import (
+    ReadablePath,
+    backbone_options,
+    backbone_source,
+    job,
+    say,
+    write_numbers,
+)
 
 if TYPE_CHECKING:  # importing torch takes seconds; `--help` must not
     from facetrain.dist.mesh import Mesh
@@ -82,7 +89,6 @@ def evaluate(
     Two more ways, by themselves: --gallery DIR --probe DIR searches every probe among the people
     of the gallery; --embeddings F.npz --pairs LIST scores embeddings of any origin.
     """
-    from facetrain.core.artifact import write_json
     from facetrain.dist.stage import job_lock
     from facetrain.report.tables import evaluation_text
 
@@ -100,7 +106,7 @@ def evaluate(
             with job_lock(out, mesh) if out else contextlib.nullcontext():  # its pictures too
                 numbers = _evaluate(settings, given, out, mesh)
         if json_path and mesh.is_main:
-            write_json(json_path, numbers)
+            write_numbers(json_path, numbers)
         say(evaluation_text(numbers), mesh)
 
 

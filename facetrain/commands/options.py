@@ -101,6 +101,15 @@ def value_lines(numbers: Mapping[str, Any]) -> str:
     )
 
 
+def write_numbers(path: Path, numbers: Mapping[str, Any]) -> None:
+    """Write what `--json` asks for; what a killed command left half-written goes."""
+    from facetrain.core.artifact import write_json
+    from facetrain.core.lock import file_lock
+
+    with file_lock(path):
+        write_json(path, numbers)
+
+
 def say(text: str, mesh: "Mesh | None" = None) -> None:
     """Print a result, once for all ranks."""
     if text and (mesh is None or mesh.is_main):

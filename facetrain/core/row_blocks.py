@@ -96,6 +96,8 @@ class RowBlocks:
         for path, (shape, dtype) in self.arrays.items():
             size = _num_bytes(shape, dtype)
             try:
+                if not path.is_file():  # a pipe would be waited for
+                    path.unlink(missing_ok=True)
                 with open(path, "wb") as file:
                     file.write(_header(shape, dtype))
                     file.truncate(size)
@@ -229,6 +231,8 @@ def _is_of(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
     """Whether the file has the length and the beginning of such an array."""
     header = _header(shape, dtype)
     try:
+        if not path.is_file():
+            return False
         with open(path, "rb") as file:
             return (
                 os.fstat(file.fileno()).st_size == _num_bytes(shape, dtype)

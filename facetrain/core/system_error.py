@@ -11,6 +11,10 @@ _OUTPUT = (
     # a file where a folder should be, or a folder where a file
     errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
 )  # fmt: skip
+_MEMORY = (
+    "out of memory", "not enough memory", "can't allocate memory", "could not allocate",
+    "could not create a primitive",  # all that oneDNN says
+)  # fmt: skip
 _AGAIN = "then run the same command again: finished work is kept"
 
 
@@ -21,9 +25,10 @@ def as_user_error(error: BaseException) -> UserError | None:
     processes, files and memory, and writes between them.
     """
     text = f"{type(error).__name__}: {error}"
-    if isinstance(error, MemoryError):
+    short = isinstance(error, RuntimeError) and any(words in text for words in _MEMORY)
+    if short or isinstance(error, MemoryError):
         return UserError(
-            f"there must be memory for what is read, but {error or 'there was not'}; lower the "
+            f"there must be memory for the work, but {error or 'there was not'}; lower the "
             f"batch size or data.workers, or raise the limit, {_AGAIN}"
         )
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
@@ -56,8 +61,10 @@ def as_user_error(error: BaseException) -> UserError | None:
             f"{path or 'output'}: must be writable, but {os.strerror(code)}; free space or choose "
             f"another --out, {_AGAIN}"
         )
-    if code is not None and path:
-        return UserError(f"{path}: must be a readable file, but {os.strerror(code)}; check it")
+    if code is not None and isinstance(error, OSError):
+        return UserError(
+            f"{path or 'a file'}: must be a readable file, but {error.strerror}; check it"
+        )
     return None
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import ConfigError, DataError
+from facetrain.core.lock import file_lock
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.images import Image
 
@@ -50,6 +51,5 @@ def write_contact_sheet(data: Path, out: Path) -> None:
     sheet = contact_sheet(FaceDataset.open(data, on_corrupt="skip"))
     written, encoded = cv2.imencode(out.suffix, sheet[..., ::-1])
     assert written, out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(out) as temporary:
+    with file_lock(out), atomic_path(out) as temporary:
         temporary.write_bytes(encoded.tobytes())

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.artifact import atomic_path
-from facetrain.core.errors import DataError
+from facetrain.core.errors import SHORTAGES, DataError
 from facetrain.data.record_index import RecordIndex, find_index, settle_index
 from facetrain.data.record_table import (
     FIRST,
@@ -278,7 +278,9 @@ def _open_shard(path: Path, identity: tuple[int, int]) -> BinaryIO:
     return file
 
 
-def _unreadable(path: Path, error: OSError) -> DataError:
+def _unreadable(path: Path, error: OSError) -> Exception:
+    if error.errno in SHORTAGES:
+        return error
     return DataError(f"{path}: must be a readable .rec file, but {error.strerror}")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from facetrain.core.errors import ConfigError, DataError
+from facetrain.core.lock import file_lock
 from facetrain.core.progress import progress
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.variation import UNKNOWN, VARIATION_FILE, Variations, save_variations
@@ -67,7 +68,9 @@ def build_variations(
     if any(len(column) != dataset.num_rows for column in level.values()):
         raise DataError(f"{folder / _LABELS}: must cover the {dataset.num_rows} images of {data}")
     variations = Variations(level, {n: v for part in parts for n, v in part.names.items()})
-    save_variations(out or folder / VARIATION_FILE, variations)
+    target = out or folder / VARIATION_FILE
+    with file_lock(target):
+        save_variations(target, variations)
     return {
         factor: ", ".join(f"{name} {number}" for name, number in counts.items())
         for factor, counts in variations.counts().items()

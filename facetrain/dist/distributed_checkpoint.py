@@ -228,6 +228,9 @@ def _named_failures(
     folder: Path, what: str, mesh: Mesh, kind: type[UserError] = CheckpointError
 ) -> Iterator[None]:
     """DCP reports a failure of any rank on every rank; name the first in one line."""
+    advice = "check the disk, or load an earlier checkpoint"
+    if kind is OutputError:
+        advice = "free space or choose another --out, then run the same command again"
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
@@ -237,16 +240,11 @@ def _named_failures(
             raise KeyboardInterrupt from None  # Ctrl-C, which says nothing of the disk
         rank, (error, _) = next(iter(failure.failures.items()))
         text = f"{type(error).__name__} on rank {rank}: {error}"
-        raise kind(
-            f"{folder}: {what} ({text}); check the disk, or load an earlier checkpoint"
-        ) from None
+        raise kind(f"{folder}: {what} ({text}); {advice}") from None
     except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
         if mesh.group is not None and not isinstance(error, OSError | KeyError):
             raise LostRankError(
                 f"rank {mesh.rank} of {mesh.world_size}: {folder} {what}: a rank died ({error}); "
                 "start the same command again to resume"
             ) from None
-        raise kind(
-            f"{folder}: {what} ({type(error).__name__}: {error}); "
-            "check the disk, or load an earlier checkpoint"
-        ) from None
+        raise kind(f"{folder}: {what} ({type(error).__name__}: {error}); {advice}") from None

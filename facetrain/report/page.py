@@ -11,7 +11,8 @@ import jinja2
 import numpy as np
 
 from facetrain.core.artifact import atomic_path
-from facetrain.core.run_folder import REPORT_FILE
+from facetrain.core.lock import file_lock, folder_lock
+from facetrain.core.run_folder import PICTURES, REPORT_FILE
 from facetrain.report.blocks import Block
 from facetrain.report.gallery import draw_run
 from facetrain.report.overview import Overview
@@ -52,7 +53,12 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         DataError: no stage, finished or not; or a data set that cannot be read.
     """
-    run = Run(run_dir)
+    run, path = Run(run_dir), run_dir / REPORT_FILE
+    with file_lock(path), folder_lock(run_dir / PICTURES):
+        return _write(run, path)
+
+
+def _write(run: Run, path: Path) -> Path:
     pictures = draw_run(run)
     of_section = {
         name: [one for one in pictures if one.section == name]
@@ -69,7 +75,7 @@ def write_report(run_dir: Path) -> Path:
     here = jinja2.FileSystemLoader(Path(__file__).parent)
     templates = jinja2.Environment(loader=here, autoescape=True, undefined=jinja2.StrictUndefined)
     content = templates.get_template("page.html.j2").render(
-        title=run_dir.resolve().name,
+        title=run.folder.resolve().name,
         made_by=_made_by(run),
         style=(Path(__file__).parent / "page.css").read_text(encoding="utf-8"),
         overview=Overview.of(run),
@@ -82,7 +88,6 @@ def write_report(run_dir: Path) -> Path:
         embedded=embedded,
         kind=lambda value: type(value).__name__,
     )
-    path = run_dir / REPORT_FILE
     with atomic_path(path) as temporary:
         temporary.write_text(content, encoding="utf-8", errors="backslashreplace")
     return path

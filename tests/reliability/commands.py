@@ -48,6 +48,10 @@ def _packed(out: str, given: Callable[[Path], int]) -> Callable[[Path], bool]:
     return adds_up
 
 
+def _num_files(folder: Path) -> int:
+    return sum(not path.is_dir() for path in (folder / "images").glob("*/*"))
+
+
 def _inspected(folder: Path) -> bool:
     numbers = json.loads((folder / "inspect.json").read_text())
     return bool(numbers["num_images"] + len(numbers["unreadable"]) >= NUM_IMAGES)
@@ -87,7 +91,7 @@ COMMANDS = {
         state=("packed/*", "packed/.[!.]*"),
         leaves=("packed/*.rec", "packed/*.idx", "packed/*.lst", "packed/classes.json"),
         unfinished=("packed/*", "packed/.[!.]*"),
-        adds_up=_packed("packed", lambda folder: len([*(folder / "images").glob("*/*")])),
+        adds_up=_packed("packed", _num_files),
         often=3,
     ),
     "pack, two workers": Command(

@@ -1,5 +1,6 @@
 """Rows written block by block, in the face of kills and damage."""
 
+import os
 import random
 from pathlib import Path
 
@@ -102,3 +103,13 @@ def test_a_full_disk_is_told_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"values\.npy: needs \d+\.00 GiB of disk, but"):
         huge.create()
     assert not (tmp_path / "values.npy").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes among the files of this system")
+def test_a_pipe_in_an_arrays_place_is_not_waited_for(tmp_path: Path) -> None:
+    started(tmp_path)
+    (tmp_path / "norms.npy").unlink()
+    os.mkfifo(tmp_path / "norms.npy")
+    assert blocks(tmp_path).interrupted({"of": "a"}) is None
+    write(started(tmp_path), [0, 1, 2, 3, 4, 5])
+    assert np.array_equal(np.load(tmp_path / "norms.npy"), NORMS)

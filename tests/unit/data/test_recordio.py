@@ -1,6 +1,7 @@
 """Records against files that MXNet wrote, and against the format's own description."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import pickle
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from facetrain.core.errors import DataError, OutputError
+from facetrain.data import recordio
 from facetrain.data.recordio import (
     RecordHeader,
     ShardReader,
@@ -341,3 +343,14 @@ def test_real_faces_written_by_mxnet(lfw: Path, tmp_path: Path) -> None:
     assert np.array_equal(scanned.keys, reader.keys)
     everything = np.arange(len(reader))
     assert np.array_equal(scanned.extents(everything), reader.extents(everything))
+
+
+def test_too_few_descriptors_are_no_fault_of_the_shard(
+    shard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(recordio, "open", refused, raising=False)
+    with pytest.raises(OSError, match="Too many open files"):
+        ShardReader(shard)
