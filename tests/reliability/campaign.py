@@ -188,9 +188,10 @@ class Campaign:
             return
         process.signal(number, group=group)
         ended = process.wait()
-        allowed = 130 if number == signal.SIGINT else -number
+        if ended.status == 0:  # it had ended already, and only its memory was not given back yet
+            return
         faults = _faults_of_any(ended)
-        if ended.status not in (0, allowed):
+        if ended.status != (130 if number == signal.SIGINT else -number):
             faults.append("status")
         what = f"{name}: {number.name} at {share:.3f} (case {case})"
         tally.add(what, ended, faults + self._again(name))
