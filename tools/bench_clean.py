@@ -14,7 +14,8 @@ where a row says "hindsight": its threshold is the best one for that target. Row
   gcn                                   the same, inputs standardised by the source, as here
   + meta                                after meta-supervision; first order: less Eq. 5's last term
   + adapter                             with thresholds of the adapter instead of 0.5
-  facetrain clean                       the stage itself: that, and its rules of homes and ties
+  posterior alone                       the identity model without the GCN
+  facetrain clean                       the stage itself: the posterior with the GCN as evidence
   literal, canonical                    other inputs of the GCN, pre-trained, at 0.5
 """
 
@@ -25,13 +26,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import clean_baselines as baselines
 import clean_rivals
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from facetrain.clean import baselines
-from facetrain.clean.clean import PRETRAINED_FILE, CleanConfig, clean, pretrained
+from facetrain.clean.adc import PRETRAINED_FILE, pretrained
+from facetrain.clean.clean import CleanConfig, clean
 from facetrain.clean.cleaner import Cleaner, clean_probability
 from facetrain.clean.embedded_set import EmbeddedSet
 from facetrain.clean.labelled_set import LabelledSet
@@ -52,6 +54,13 @@ def f1(kept: NDArray[np.bool_], is_clean: NDArray[np.bool_]) -> float:
     """F1 of the noise class; without noise 1 - the share wrongly dropped."""
     found = noise_detection(None, kept, is_clean).f1
     return float(kept.mean()) if found is None or is_clean.all() else found
+
+
+def calibration(clean_probability: NDArray[np.floating], is_clean: NDArray[np.bool_]) -> float:
+    """Expected calibration error over fifteen bins of equal width."""
+    place = np.minimum((clean_probability * 15).astype(int), 14)
+    gap = np.bincount(place, clean_probability - is_clean, 15)
+    return float(np.abs(gap).sum() / len(place))
 
 
 def graph_of(embedding: NDArray[Any]) -> KnnGraph:
@@ -106,9 +115,17 @@ def standardised_by(cleaner: Cleaner, target: LabelledSet) -> Cleaner:
 class Cleaners:
     """What one source and one seed give, trained once for all targets."""
 
-    def __init__(self, source: Features, config: CleanConfig, *, inputs: bool, drift: bool) -> None:
+    def __init__(
+        self,
+        source: Features,
+        config: CleanConfig,
+        *,
+        inputs: bool,
+        drift: bool,
+        brief: bool = False,
+    ) -> None:
         assert source.is_clean is not None
-        self.drift = drift
+        self.drift, self.brief = drift, brief
         self._folder = tempfile.TemporaryDirectory()
         self.folder = Path(self._folder.name)
         self.config, self.source = (
@@ -160,6 +177,8 @@ class Cleaners:
         for prefix, cleaner in starts.items():
             answer = chance(cleaner)
             yield prefix, f1(answer > 0.5, is_clean)
+            if self.brief:
+                continue
             # Only the target shows what its own statistics do to the answers.
             believed = Known(images, target.label, answer > 0.5)
             known = self.source if cleaner is self.base else believed
@@ -174,8 +193,13 @@ class Cleaners:
             yield f"{prefix} + meta", f1(answer > 0.5, is_clean)
             threshold = thresholds(cleaner, answer, known)
             yield f"{prefix} + meta + adapter", f1(answer > threshold[target.label], is_clean)
-        stage = clean(config, images, target.label, self.source, (), self.folder, MESH, _DIGEST)
-        yield "facetrain clean", f1(stage.kept, is_clean)
+        for name, gcn in (("posterior alone", False), ("facetrain clean", True)):
+            asked = config.model_copy(update={"gcn": gcn})
+            stage = clean(asked, images, target.label, self.source, (), self.folder, MESH, _DIGEST)
+            yield name, f1(stage.kept, is_clean)
+            yield f"{name}, calibration error", calibration(stage.clean_probability, is_clean)
+        if self.brief:
+            return
         yield "meta, hindsight", best_f1(answer, is_clean)[0]
         for name, level in (("error of t=0.5", np.full_like(threshold, 0.5)),
                             ("error of the adapter's t", threshold)):  # fmt: skip
@@ -202,6 +226,7 @@ def main() -> None:
     )
     parser.add_argument("--cleanlab", action="store_true", help="slow: minutes a target")
     parser.add_argument("--drift", action="store_true", help="also with the target's statistics")
+    parser.add_argument("--brief", action="store_true", help="gcn at 0.5 and the stage alone")
     parser.add_argument("--inputs", action="store_true", help="also the GCN's other inputs")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -221,11 +246,17 @@ def main() -> None:
         return target
 
     for path in arguments.target:
-        for method, value in baseline_rows(load(path), arguments.cleanlab):
+        for method, value in (
+            () if arguments.brief else baseline_rows(load(path), arguments.cleanlab)
+        ):
             add(path, None, method, value)
     for seed in arguments.seeds:
         cleaners = Cleaners(
-            source, CleanConfig(seed=seed), inputs=arguments.inputs, drift=arguments.drift
+            source,
+            CleanConfig(seed=seed),
+            inputs=arguments.inputs,
+            drift=arguments.drift,
+            brief=arguments.brief,
         )
         for path in arguments.target:
             for method, value in cleaners.rows(load(path)):

@@ -1,7 +1,8 @@
-"""Stage `clean`: which images of a noisily labelled set belong to their identity.
+"""Stage `clean`: whose image each is, and why: one posterior with a reason for every image.
 
-ADC (Zhang et al., ICCV 2021): a GCN learns on a source with known noise to tell noise from
-signal, is brought to the target by meta-supervision, and an adapter sets each class's threshold.
+ADC's cleaner (Zhang et al., ICCV 2021) and a model of what images of one person look like
+(docs/methods.md) are evidence for the given label; what the same model says of whole classes is
+read off it.
 """
 
 import json
@@ -10,59 +11,49 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
-from safetensors import safe_open
 
-from facetrain.clean.answer import Cleaned, answer, numbers_of, overlay
-from facetrain.clean.cleaner import Cleaner, clean_probability
-from facetrain.clean.decision import decide
+from facetrain.clean.adc import AdcConfig, Evidence, gcn_evidence
+from facetrain.clean.answer import numbers_of, overlay, result_of
+from facetrain.clean.calibration import Draw, calibrate
 from facetrain.clean.embedded_set import EmbeddedSet
 from facetrain.clean.evaluation_faces import excluded_embeddings
-from facetrain.clean.self_source import most_consistent
-from facetrain.clean.thresholds import AdapterConfig, learn_thresholds
-from facetrain.clean.training import (
-    GraphConfig,
-    Known,
-    MetaConfig,
-    PretrainConfig,
-    adapt,
-    labelled_set,
-    pretrain,
-)
-from facetrain.core.artifact import Artifact, atomic_path, fingerprint
-from facetrain.core.config import Config, Paths
+from facetrain.clean.fitting import describes_better, fit_to, fit_unsupervised
+from facetrain.clean.labelled_set import LEAST_IMAGES, LabelledSet
+from facetrain.clean.posterior import Calibration, posterior
+from facetrain.clean.training import Known, draw_noise, labelled_set, some_classes
+from facetrain.core.artifact import Artifact, fingerprint
+from facetrain.core.config import Paths
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.log import logger
 from facetrain.core.run_folder import CLEAN_FILE, OVERLAY_FILE
+from facetrain.data.cleaning_result import CleaningResult
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.features import load_features
-from facetrain.dist.collectives import broadcast
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import run_stage
 from facetrain.graph.knn import KnnConfig, KnnGraph, knn_graph
 from facetrain.models.weights import BackboneSource
 
-PRETRAINED_FILE = "pretrained.safetensors"
-_LEAST_SOURCE_CLASSES, _LEAST_SOURCE_IMAGES = 8, 4
+_LEAST_SOURCE_CLASSES = 8
+_CALIBRATING_IMAGES = 1 << 16
+_CALIBRATING_DRAWS = 3
+"""Half and twice change F1 by less than a split's spread (docs/benchmarks/clean.md)."""
 
 
-class CleanConfig(Config):
+class CleanConfig(AdcConfig):
     """How to clean labels."""
 
-    seed: int = Field(0, ge=0)
+    gcn: bool = True
+    """Ask ADC's cleaner as well; without it the identity model alone decides, several times
+    faster."""
     exclude: Paths = ()
     """Evaluation sets (`.bin`, or features `.npz`) whose identities are flagged in the target."""
     source: Path | None = None
-    """Features `.npz` with `is_clean`; without one the target's most consistent classes serve."""
+    """Features `.npz` with `is_clean`; without one the target's own believed images serve."""
     apply_suggestions: bool = False
     """Let the overlay move a dropped image to the class suggested for it."""
-    graph: GraphConfig = GraphConfig()
-    pretrain: PretrainConfig = PretrainConfig()
-    meta: MetaConfig = MetaConfig()
-    adapter: AdapterConfig = AdapterConfig()
 
 
 def clean(
@@ -75,11 +66,11 @@ def clean(
     mesh: Mesh,
     digest: str,
     decided: NDArray[np.bool_] | None = None,
-) -> Cleaned:
+) -> CleaningResult:
     """Clean the labels (N,) of `target`; called by every rank, each gets the answer.
 
     Args:
-        source: labels that are known; None takes the target's own most consistent classes.
+        source: labels that are known; None takes the images that the identity model believes.
         excluded: embeddings (M, D) of evaluation sets, whose people the target should not have.
         out_dir: the pre-trained cleaner is kept here, and taken up when its `digest` is this one.
         digest: of config and inputs.
@@ -89,82 +80,66 @@ def clean(
         DataError: the source has too few identities to learn from.
     """
     labelled = labelled_set(config.graph, target, label)
-    own = source is None
-    source = source or Known(target, label, most_consistent(labelled))
-    _check_source(source, own=own)
-    cleaner = pretrained(config, source, out_dir / PRETRAINED_FILE, mesh, digest)
-    for _ in range(2 if own else 1):
-        cleaner = adapt(
-            config.graph, config.meta, cleaner, source, labelled, mesh, config.seed,
-            batch_classes=config.pretrain.batch_classes,
-        )  # fmt: skip
-        _same_on_every_rank(cleaner, mesh)
-        if own:  # the cleaner knows by now more of its source than the rule that chose it
-            chance = clean_probability(cleaner, labelled, mesh)[-1]
-            better = Known(target, label, (chance > 0.5).cpu().numpy() & (label >= 0))
-            source = better if _enough(better) >= _LEAST_SOURCE_CLASSES else source
-    probability = clean_probability(cleaner, labelled, mesh)[-1]
-    confirmed = torch.zeros(len(label), dtype=torch.bool, device=target.device)
-    if decided is not None:
-        confirmed |= torch.from_numpy(decided & (label >= 0)).to(target.device)
-    probability[confirmed] = 1.0
-    graphs = labelled.classes.to(target.device)
-    threshold = torch.full((graphs.num_classes,), 0.5, device=target.device)
-    if config.adapter.num_draws:
-        adapter = learn_thresholds(
-            config.graph, config.adapter, cleaner, source, config.seed, show=mesh.is_main
+    model, belief = fit_unsupervised(labelled, mesh)
+    believed = Known(target, label, (belief > 0.5).cpu().numpy() & (label >= 0))
+    calibrating = believed
+    if source is not None:
+        if config.gcn and (enough := _enough(source)) < _LEAST_SOURCE_CLASSES:
+            raise DataError(
+                f"the source must have {_LEAST_SOURCE_CLASSES} identities with at least "
+                f"{LEAST_IMAGES} clean images each to learn from, but has {enough}; use a larger "
+                "source"
+            )
+        known = labelled_set(
+            config.graph, source.embedded, np.where(source.trusted, source.label, -1)
         )
-        with torch.no_grad():
-            threshold = adapter.threshold(probability[graphs.row], graphs)
-    decision = decide(labelled, probability, threshold, confirmed)
-    return answer(labelled, *decision, excluded)
+        of_source = fit_to(known, known.certain())
+        if describes_better(of_source, labelled, belief):
+            model, calibrating = of_source, source
+    calibrating = some_classes(calibrating, _CALIBRATING_IMAGES, config.seed)
+    evidence = _evidence(config, source or believed, labelled, calibrating, out_dir, mesh, digest)
+    calibration = Calibration()
+    if evidence.draws:
+        calibration = calibrate(evidence.draws, model, Mesh.single(mesh.device))
+    logger.info("clean: %s", calibration)
+    confirmed = None
+    if decided is not None:
+        confirmed = torch.from_numpy(decided & (label >= 0)).to(target.device)
+    found = posterior(labelled, model, calibration, evidence.logit, mesh, confirmed)
+    return result_of(labelled, model, calibration, found, excluded, confirmed, config.seed)
+
+
+def _evidence(
+    config: CleanConfig,
+    source: Known,
+    labelled: LabelledSet,
+    calibrating: Known,
+    out_dir: Path,
+    mesh: Mesh,
+    digest: str,
+) -> Evidence:
+    """What the GCN says, where it is asked and there is enough to learn from."""
+    num_draws = _CALIBRATING_DRAWS if _enough(calibrating) >= _LEAST_SOURCE_CLASSES else 0
+    if config.gcn and _enough(source) >= _LEAST_SOURCE_CLASSES:
+        return gcn_evidence(config, source, labelled, calibrating, num_draws, out_dir, mesh, digest)
+    if config.gcn:
+        logger.warning(
+            "clean: without the GCN, which learns from %d identities of at least %d images whose "
+            "labels can be believed; this set has %d",
+            _LEAST_SOURCE_CLASSES, LEAST_IMAGES, _enough(source),
+        )  # fmt: skip
+    truth = torch.from_numpy(calibrating.label).to(mesh.device)
+    draws = [
+        Draw(draw_noise(config.graph, calibrating, config.seed, "calibrate", draw), truth, None)
+        for draw in range(num_draws)
+    ]
+    return Evidence(None, draws)
 
 
 def _enough(known: Known) -> int:
     """Identities with enough believed images to plant noise among."""
     count = np.bincount(known.label[known.trusted], minlength=1)
-    return int(np.count_nonzero(count >= _LEAST_SOURCE_IMAGES))
-
-
-def _check_source(source: Known, *, own: bool) -> None:
-    if (enough := _enough(source)) < _LEAST_SOURCE_CLASSES:
-        advice = (
-            "too few of the set's own classes are that consistent: name a source whose noise is "
-            "known (`facetrain corrupt` plants it)"
-            if own
-            else "use a larger source"
-        )
-        raise DataError(
-            f"the source must have {_LEAST_SOURCE_CLASSES} identities with at least "
-            f"{_LEAST_SOURCE_IMAGES} clean images each to learn from, but has {enough}; {advice}"
-        )
-
-
-def pretrained(config: CleanConfig, source: Known, path: Path, mesh: Mesh, digest: str) -> Cleaner:
-    """The cleaner after its training on the source, from `path` if it lies there with `digest`."""
-    if path.is_file():
-        with safe_open(path, "pt") as file:
-            same = (file.metadata() or {}).get("digest") == digest
-        if same:
-            logger.info("%s: trained before", path)
-            state = safetensors.torch.load_file(path)
-            cleaner = Cleaner(config.graph.gcn, torch.zeros(2, len(state["mean"])))
-            cleaner.load_state_dict(state)
-            return cleaner.to(mesh.device)
-    cleaner = pretrain(config.graph, config.pretrain, source, config.seed, show=mesh.is_main)
-    _same_on_every_rank(cleaner, mesh)
-    if mesh.is_main:
-        with atomic_path(path) as temporary:
-            state = {name: value.contiguous() for name, value in cleaner.state_dict().items()}
-            safetensors.torch.save_file(state, temporary, {"digest": digest})
-    mesh.barrier()
-    return cleaner
-
-
-def _same_on_every_rank(cleaner: Cleaner, mesh: Mesh) -> None:
-    """Rank 0's weights everywhere: sums on a GPU come out in any order."""
-    for value in cleaner.state_dict().values():
-        value.copy_(broadcast(value, mesh))
+    return int(np.count_nonzero(count >= LEAST_IMAGES))
 
 
 def _known_source(
@@ -210,8 +185,7 @@ def run_features(config: CleanConfig, target: Path, out_dir: Path, mesh: Mesh) -
         digest = _digest(config, inputs)
         cleaned = clean(config, embedded, features.label, source, excluded, out_dir, mesh, digest)
         if mesh.is_main:
-            given = np.arange(int(features.label.max()) + 1)
-            cleaned.result(features.label, given).save(out_dir / CLEAN_FILE)
+            cleaned.save(out_dir / CLEAN_FILE)
         return numbers_of(cleaned, features.label, features.is_clean)
 
     return run_stage("clean", config, inputs, out_dir, mesh, work)
@@ -256,8 +230,9 @@ def run(
         label = np.where(np.load(embeddings / "norm.npy") > 0, dataset.label, -1)
         cleaned = clean(config, embedded, label, source, excluded, out_dir, mesh, digest, decided)
         if mesh.is_main:
-            cleaned.result(label, dataset.class_ids, decided).save(out_dir / CLEAN_FILE)
-            opinion = overlay(cleaned, label, dataset, config.apply_suggestions, decided)
+            cleaned = cleaned.named(dataset.class_ids)
+            cleaned.save(out_dir / CLEAN_FILE)
+            opinion = overlay(cleaned, dataset, config.apply_suggestions)
             opinion.save(out_dir / OVERLAY_FILE)
         return numbers_of(cleaned, label, None)
 

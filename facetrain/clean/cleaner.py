@@ -4,6 +4,8 @@ The second pass sees every class through the first one's answer: each image coun
 is believed, so the class centre is no longer pulled by the noise (the paper passes once).
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -53,38 +55,43 @@ def believed(owner: LabelledSet, row: Tensor, clean_probability: Tensor) -> Tens
 
 
 @torch.no_grad()
-def one_pass(cleaner: Cleaner, piece: Piece, weight: Tensor) -> Tensor:
-    """Clean probability of the nodes of `piece`, (N,), under these weights (num_images,)."""
-    output: GCNOutput = cleaner(piece.features(weight), piece.graph()[0])
+def judged(cleaner: Cleaner, piece: Piece, features: Tensor) -> Tensor:
+    """Clean probability of the nodes of `piece`, (N,)."""
+    output: GCNOutput = cleaner(features, piece.graph()[0])
     return output.clean_probability
 
 
-def next_weight(cleaner: Cleaner, piece: Piece, weight: Tensor) -> Tensor:
-    """The weight that one pass over `piece` gives, (num_images,); 1 outside of it."""
-    return believed(piece.owner, piece.graphs.row, one_pass(cleaner, piece, weight))
+def passes(cleaner: Cleaner, piece: Piece) -> Iterator[Tensor]:
+    """Features (N, F) of each pass over `piece`, a later one's by the answer to the one before.
+
+    The cleaner answers when the next is asked for, so as it has become by then.
+    """
+    features = piece.features(piece.owner.certain())
+    yield features
+    for _ in range(NUM_PASSES - 1):
+        answer = judged(cleaner, piece, features)
+        features = piece.features(believed(piece.owner, piece.graphs.row, answer))
+        yield features
 
 
 @torch.no_grad()
-def clean_probability(
-    cleaner: Cleaner, labelled: LabelledSet, mesh: Mesh, num_passes: int = NUM_PASSES
-) -> list[Tensor]:
+def clean_probability(cleaner: Cleaner, labelled: LabelledSet, mesh: Mesh) -> list[Tensor]:
     """How likely each image belongs to its class, (num_images,) after each pass.
 
-    Each rank judges some of the classes; every rank gets all answers. An absent image's is 1.
+    Each rank judges some of the large classes; every rank gets all answers. 1 for other images.
     """
+    graphs = labelled.classes.subset(labelled.large)
+    row = graphs.row.to(labelled.embedded.device)
     weight, answers = labelled.certain(), []
-    cut = labelled.cut(_NODES_AT_ONCE)
-    for number in range(num_passes):
+    own = labelled.cut(_NODES_AT_ONCE)[mesh.rank :: mesh.world_size]
+    for number in range(NUM_PASSES):
         answer = torch.zeros_like(weight)
-        own = cut[mesh.rank :: mesh.world_size]
         label = f"clean, pass {number + 1}"
         shown = mesh.is_main and len(own) > 1
         for classes in progress(own, label, total=len(own), unit="piece", enabled=shown):
             piece = labelled.piece(classes)
-            answer[piece.graphs.row] = one_pass(cleaner, piece, weight)
-        answer = all_reduce_sum(answer, mesh)
-        answer = answer.where(labelled.label_of_row >= 0, 1.0)
-        answers.append(answer)
-        present = torch.nonzero(labelled.label_of_row >= 0)[:, 0]
-        weight = believed(labelled, present, answer[present])
+            answer[piece.graphs.row] = judged(cleaner, piece, piece.features(weight))
+        answer = all_reduce_sum(answer, mesh)[row]
+        weight = believed(labelled, row, answer)
+        answers.append(labelled.certain().index_copy_(0, row, answer))
     return answers

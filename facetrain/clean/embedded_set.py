@@ -49,7 +49,7 @@ class EmbeddedSet:
     def __init__(
         self, embedding: NDArray[np.floating], knn: KnnGraph, num_context: int, device: torch.device
     ) -> None:
-        self.num_images = len(embedding)
+        self.num_images, self.size = embedding.shape
         self.device = device
         self._embedding = _Rows(embedding, device)
         self._neighbours = _Rows(knn.neighbours, device)

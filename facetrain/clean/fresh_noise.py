@@ -6,11 +6,9 @@ A cleaner sees each draw once. With few identities that is worth more than any r
 import numpy as np
 from numpy.typing import NDArray
 
-from facetrain.core.errors import ConfigError
 from facetrain.core.rng import derive_seed, numpy_generator
-from facetrain.data.noise import NOISE_KINDS, NoiseConfig, PlantedNoise, plant
+from facetrain.data.noise import STRUCTURED, NoiseConfig, plant_at_most
 
-_STRUCTURED = NOISE_KINDS.index("structured")
 _LEAST_OWN = 4
 
 
@@ -30,11 +28,11 @@ def fresh_noise(
         seed: with `parts`, names the draw.
     """
     generator = numpy_generator(seed, "fresh noise", *parts)
-    rates, part = _rates(generator), derive_seed(seed, *parts)
-    planted = _plant(label, trusted, rates, part)
+    config = NoiseConfig(**_rates(generator), seed=derive_seed(seed, *parts))
+    planted = plant_at_most(label, config, trusted)
     noisy = np.where(planted.kept & trusted, planted.label, -1)
-    if rates["structured"] > 0:
-        moved = planted.kind == _STRUCTURED
+    if config.structured > 0:
+        moved = planted.kind == STRUCTURED
         choice = generator.random()
         if choice < 0.4:
             donors = np.unique(planted.true_label[moved])
@@ -57,20 +55,6 @@ def _rates(generator: np.random.Generator) -> dict[str, float]:
     return {
         "flip": uniform(0, 0.1), "outlier": uniform(0, 0.15), "structured": uniform(0.01, 0.2)
     }  # fmt: skip
-
-
-def _plant(
-    label: NDArray[np.int64], trusted: NDArray[np.bool_], rates: dict[str, float], seed: int
-) -> PlantedNoise:
-    """`plant` at these rates, or at the largest fraction of them that the classes bear."""
-    share = 1.0
-    while share > 0.05:
-        scaled = {kind: rate * share for kind, rate in rates.items()}
-        try:
-            return plant(label, NoiseConfig(**scaled, seed=seed), trusted)
-        except ConfigError:
-            share *= 0.6
-    return plant(label, NoiseConfig(seed=seed), trusted)
 
 
 def _thin(

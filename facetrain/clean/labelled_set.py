@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facetrain.clean.embedded_set import EmbeddedSet
-from facetrain.clean.homes import Homes, find_homes
 from facetrain.clean.relational import Context, Scale, measure_scale, relational_features
 from facetrain.core.rng import torch_generator
 from facetrain.graph.affinity import normalised_affinity
-from facetrain.graph.class_graphs import ClassGraphs, class_neighbours, group_by_class
+from facetrain.graph.class_graphs import (
+    ClassGraphs,
+    Neighbourhoods,
+    class_neighbours,
+    group_by_class,
+)
 from facetrain.graph.dgl_graph import DGLGraph
 from facetrain.graph.neighbour_table import NeighbourTable
 from facetrain.models.gcn import Graph
@@ -22,6 +26,8 @@ from facetrain.models.gcn import Graph
 NodeInput = Literal["relational", "canonical", "embedding"]
 Backend = Literal["native", "dgl"]
 _DUPLICATE = 0.9995
+LEAST_IMAGES = 4
+"""Of a class that the GCN learns on and judges; in fewer it sees no structure."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Piece:
     owner: "LabelledSet"
     graphs: ClassGraphs
     unit_embedding: Tensor  # (N, D) centred
+    whole: Neighbourhoods
     neighbour: Tensor  # (N, K) nodes of the same class, -1 past its end
     similarity: Tensor  # (N, K)
     context_similarity: Tensor  # (N, K')
@@ -54,8 +61,7 @@ class Piece:
         return relational_features(
             self.unit_embedding,
             self.graphs,
-            self.neighbour,
-            self.similarity,
+            self.whole,
             weight[self.graphs.row],
             around,
             self.owner.scale,
@@ -106,22 +112,25 @@ class LabelledSet:
         self.embedded, self.node_input, self.backend = embedded, node_input, backend
         self.classes = group_by_class(label)  # on the CPU
         self.label_of_row = torch.from_numpy(label.astype(np.int64)).to(embedded.device)
+        self.place_of_row = torch.full_like(self.label_of_row, -1)
+        """(num_images,) which of `classes` each image is labelled with; -1 is absent."""
+        self.place_of_row[self.classes.row.to(embedded.device)] = self.classes.label.to(
+            embedded.device
+        )
         self.is_clean = None if is_clean is None else torch.from_numpy(is_clean).to(embedded.device)
         self._num_neighbours = num_neighbours
-        self.scale: Scale = measure_scale(embedded.rows, self.classes, torch_generator(0, "scale"))
+        self.large = torch.nonzero(self.classes.size >= LEAST_IMAGES)[:, 0]
+        """Places in `classes` of those with at least LEAST_IMAGES images."""
 
     @functools.cached_property
-    def homes(self) -> Homes:
-        """Where the images belong when all classes look at once."""
-        class_id = self.classes.class_id.to(self.label_of_row.device)
-        place = torch.searchsorted(class_id, self.label_of_row.clamp(min=int(class_id[0])))
-        given = place.where(self.label_of_row >= 0, -1)
-        return find_homes(self.embedded, given, self.classes.num_classes, self.scale.same)
+    def scale(self) -> Scale:
+        """What cosines mean in this set, under its labels."""
+        return measure_scale(self.embedded.rows, self.classes, torch_generator(0, "scale"))
 
     @property
     def num_images(self) -> int:
         """Rows of the data set, absent ones included."""
-        return self.embedded.num_images
+        return int(self.embedded.num_images)
 
     def certain(self) -> Tensor:
         """Full belief in every label, (num_images,): the weight of a first pass."""
@@ -132,18 +141,18 @@ class LabelledSet:
         graphs = self.classes if classes is None else self.classes.subset(classes)
         graphs = graphs.to(self.embedded.device)
         unit_embedding = self.embedded.rows(graphs.row)
-        neighbour, similarity = class_neighbours(unit_embedding, graphs, self._num_neighbours)
-        context = self.embedded.context(graphs.row)
-        return Piece(self, graphs, unit_embedding, neighbour, similarity, *context)
+        whole = Neighbourhoods(unit_embedding, graphs)
+        nearest = class_neighbours(whole, graphs, self._num_neighbours)
+        return Piece(
+            self, graphs, unit_embedding, whole, *nearest, *self.embedded.context(graphs.row)
+        )
 
     def cut(self, max_nodes: int) -> list[Tensor]:
-        """All classes in runs of at most `max_nodes` images; a larger class stands alone."""
-        start, runs, at = self.classes.start, [], 0
-        while at < self.classes.num_classes:
-            fits = int(torch.searchsorted(start, start[at] + max_nodes, right=True)) - 1
-            runs.append(torch.arange(at, max(fits, at + 1)))
-            at = max(fits, at + 1)
-        return runs
+        """The large classes in runs of `max_nodes` images or less, and one class more."""
+        size = self.classes.size[self.large]
+        before = size.cumsum(0) - size
+        count = torch.unique_consecutive(before // max_nodes, return_counts=True)[1]
+        return list(torch.split(self.large, count.tolist()))
 
 
 def canonical_frame(unit_embedding: Tensor, graphs: ClassGraphs) -> Tensor:

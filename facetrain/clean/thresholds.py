@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 
 from facetrain.clean.adapter import Judged, ThresholdAdapter, fit_adapter
-from facetrain.clean.cleaner import NUM_PASSES, Cleaner, believed, one_pass
+from facetrain.clean.cleaner import Cleaner, judged, passes
 from facetrain.clean.training import GraphConfig, Known, draw_noise, draw_piece
 from facetrain.core.config import Config
 from facetrain.core.progress import progress
@@ -14,7 +14,7 @@ from facetrain.core.rng import derive_seed
 class AdapterConfig(Config):
     """The threshold adapter."""
 
-    num_draws: int = Field(16, ge=0)
+    num_draws: int = Field(8, ge=0)
     """Draws of fresh noise that it learns from; 0 leaves every threshold at 0.5."""
     margin: float = Field(0.1, gt=0, lt=0.5)
     """m_fp and m_fn of the threshold loss, in probability."""
@@ -36,14 +36,11 @@ def learn_thresholds(
     Draws of the target's own believed images serve no better where there is a source: the images
     that are hard to judge are not among them (docs/log.md).
     """
-    judged = []
+    seen = []
     draws = range(config.num_draws)
     for draw in progress(draws, "clean: thresholds", total=len(draws), enabled=show):
         piece = draw_piece(draw_noise(graph, source, seed, "adapter", draw), seed, "adapter", draw)
-        weight = piece.owner.certain()
-        for _ in range(NUM_PASSES):
-            chance = one_pass(cleaner, piece, weight)
-            weight = believed(piece.owner, piece.graphs.row, chance)
-        judged.append(Judged(piece.graphs, chance, piece.truth()))
+        *_, features = passes(cleaner, piece)
+        seen.append(Judged(piece.graphs, judged(cleaner, piece, features), piece.truth()))
     torch.manual_seed(derive_seed(seed, "adapter"))
-    return fit_adapter(judged, margin=config.margin, prior_weight=config.prior_weight)
+    return fit_adapter(seen, margin=config.margin, prior_weight=config.prior_weight)

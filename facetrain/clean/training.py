@@ -23,7 +23,7 @@ from facetrain.clean.cleaner import (
     Cleaner,
     believed,
     clean_probability,
-    next_weight,
+    passes,
 )
 from facetrain.clean.embedded_set import EmbeddedSet
 from facetrain.clean.fresh_noise import fresh_noise
@@ -36,8 +36,9 @@ from facetrain.dist.mesh import Mesh
 from facetrain.graph.class_graphs import ClassGraphs
 from facetrain.models.gcn import GCNConfig
 
-_LEAST_IMAGES = 4
-_MOST_IMAGES = 100_000
+_DRAWN_IMAGES = 4096
+"""In a draw of noise: more are in the next one."""
+_TARGET_IMAGES = 1 << 15
 
 
 class GraphConfig(Config):
@@ -58,13 +59,14 @@ class GraphConfig(Config):
 class PretrainConfig(Config):
     """Learning from planted noise."""
 
-    num_draws: int = Field(80, ge=1)
+    num_draws: int = Field(48, ge=1)
     """Times that fresh noise is planted."""
     batch_classes: int = Field(64, ge=1)
     """B: class graphs in a step."""
     learning_rate: float = Field(3e-3, gt=0)
     """Adam's, falling to zero by half a cosine."""
     weight_decay: float = Field(1e-4, ge=0)
+    """Adam's, of all weights."""
 
 
 class MetaConfig(Config):
@@ -127,42 +129,55 @@ def draw_noise(config: GraphConfig, known: Known, seed: int, *parts: int | str) 
     return labelled_set(config, known.embedded, label, is_clean)
 
 
-def draw_piece(labelled: LabelledSet, seed: int, *parts: int | str) -> Piece:
-    """All classes, or random ones with some 100,000 images where there are more."""
-    order = numpy_generator(seed, "piece", *parts).permutation(labelled.classes.num_classes)
-    classes = torch.from_numpy(order)
+def some_classes(known: Known, most_images: int, seed: int) -> Known:
+    """All that is believed, or that of random classes with at most `most_images` images of it."""
+    count = np.bincount(known.label[known.trusted], minlength=1)
+    if int(count.sum()) <= most_images:
+        return known
+    order = numpy_generator(seed, "some classes").permutation(len(count))
+    chosen = np.zeros(len(count), np.bool_)
+    chosen[order[np.cumsum(count[order]) <= most_images]] = True
+    return known._replace(trusted=known.trusted & chosen[known.label])
+
+
+def draw_piece(
+    labelled: LabelledSet, seed: int, *parts: int | str, most_images: int = _DRAWN_IMAGES
+) -> Piece:
+    """All large classes (all, where none is), or random ones with about `most_images` images."""
+    large = labelled.large if len(labelled.large) else torch.arange(labelled.classes.num_classes)
+    order = numpy_generator(seed, "piece", *parts).permutation(len(large))
+    classes = large[torch.from_numpy(order)]
     images = labelled.classes.size[classes].cumsum(0)
-    return labelled.piece(classes[(images <= _MOST_IMAGES) | (images == images[0])])
+    return labelled.piece(classes[(images <= most_images) | (images == images[:1])])
 
 
 def batches(graphs: ClassGraphs, size: int, seed: int, *parts: int | str) -> tuple[Tensor, ...]:
-    """Random batches of the classes large enough to learn from; none where none is."""
+    """Random batches of the classes."""
     order = numpy_generator(seed, "batches", *parts).permutation(graphs.num_classes)
     classes = torch.from_numpy(order).to(graphs.start.device)
-    classes = classes[graphs.size[classes] >= _LEAST_IMAGES]
-    return torch.split(classes, size) if len(classes) else ()
+    return torch.split(classes, size)
 
 
 def pretrain(
     graph: GraphConfig, config: PretrainConfig, source: Known, seed: int, *, show: bool
 ) -> Cleaner:
     """A cleaner trained by binary cross-entropy on fresh noise in the source's trusted images."""
-    cleaner: Cleaner | None = None
+
+    def drawn(draw: int) -> Piece:
+        return draw_piece(draw_noise(graph, source, seed, "pretrain", draw), seed, draw)
+
+    first = drawn(0)
+    torch.manual_seed(derive_seed(seed, "cleaner"))
+    cleaner = Cleaner(graph.gcn, first.features(first.owner.certain())).to(source.embedded.device)
+    optimizer = torch.optim.Adam(
+        cleaner.parameters(), config.learning_rate, weight_decay=config.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.num_draws)
     draws = range(config.num_draws)
     for draw in progress(draws, "clean: learn", total=len(draws), unit="draw", enabled=show):
-        piece = draw_piece(draw_noise(graph, source, seed, "pretrain", draw), seed, draw)
-        truth, weight = piece.truth().float(), piece.owner.certain()
-        for number in range(NUM_PASSES):
-            features = piece.features(weight)
-            if cleaner is None:
-                torch.manual_seed(derive_seed(seed, "cleaner"))
-                cleaner = Cleaner(graph.gcn, features).to(features.device)
-                optimizer = torch.optim.Adam(
-                    cleaner.parameters(), config.learning_rate, weight_decay=config.weight_decay
-                )
-            for rate in optimizer.param_groups:
-                done = (draw + 0.5) / config.num_draws
-                rate["lr"] = config.learning_rate * (1 + np.cos(np.pi * done)) / 2
+        piece = drawn(draw)
+        truth = piece.truth().float()
+        for number, features in enumerate(passes(cleaner, piece)):
             for classes in batches(piece.graphs, config.batch_classes, seed, draw, number):
                 class_graph, node = piece.graph(classes)
                 logit = cleaner(features[node], class_graph).logit
@@ -170,8 +185,7 @@ def pretrain(
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
-            weight = next_weight(cleaner, piece, weight)
-    assert cleaner is not None
+        schedule.step()
     return cleaner
 
 
@@ -201,11 +215,8 @@ def _source_draws(
     draw = 0
     while True:
         piece = draw_piece(draw_noise(graph, source, seed, *parts, draw), seed, *parts, draw)
-        certain = piece.owner.certain()
-        weights = [certain, next_weight(cleaner, piece, certain)]
         truth = piece.truth().float()
-        features = [piece.features(weight) for weight in weights]
-        yield _Supervised(piece, features, truth, torch.ones_like(truth))
+        yield _Supervised(piece, list(passes(cleaner, piece)), truth, torch.ones_like(truth))
         draw += 1
 
 
@@ -214,7 +225,7 @@ def _pseudo_labelled(
 ) -> _Supervised:
     """The target with the cleaner's own answers as labels, the ambiguous ones left out."""
     answers = clean_probability(cleaner, target, mesh)
-    piece = draw_piece(target, seed)
+    piece = draw_piece(target, seed, most_images=_TARGET_IMAGES)
     row = piece.graphs.row
     weights = [target.certain(), believed(target, row, answers[0][row])]
     answer = answers[-1][row]
@@ -237,6 +248,8 @@ def adapt(
 ) -> Cleaner:
     """A cleaner brought to `target` by meta-supervision; the one given stays as it is."""
     cleaner = copy.deepcopy(cleaner)
+    if len(target.large) == 0:
+        return cleaner
     parameters: Parameters = dict(cleaner.named_parameters())
     optimizer = torch.optim.Adam(cleaner.parameters(), config.learning_rate)
     for round_number in range(config.num_rounds):
@@ -268,12 +281,7 @@ def _pairs(
     """B source classes with B target classes, without end."""
     test_batches: list[Tensor] = []
     for number, train in enumerate(draws):
-        train_batches = batches(train.piece.graphs, batch_classes, seed, "train", number)
-        if not train_batches:
-            return  # nor any source class
-        for classes in train_batches:
+        for classes in batches(train.piece.graphs, batch_classes, seed, "train", number):
             if not test_batches:
                 test_batches = list(batches(test.piece.graphs, batch_classes, seed, "test", number))
-            if not test_batches:
-                return  # no target class is large enough to learn from
             yield train, classes, test_batches.pop()

@@ -72,6 +72,19 @@ class CleaningResult:
         with atomic_path(Path(path)) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
 
+    def named(self, class_ids: Ints) -> "CleaningResult":
+        """The same with what a set calls its classes, (C',), in place of their numbers."""
+
+        def name(place: Ints) -> Ints:
+            return np.where(place >= 0, class_ids[place], -1)
+
+        return dataclasses.replace(
+            self,
+            suggested_label=name(self.suggested_label),
+            merge_label=name(self.merge_label),
+            class_id=name(self.class_id),
+        )
+
     @classmethod
     def load(cls, path: Path) -> "CleaningResult":
         """Read an `.npz`.
@@ -90,7 +103,8 @@ class CleaningResult:
         reason_names = arrays.pop("reason_names")
         if reason_names.dtype.kind != "U" or reason_names.ndim != 1:
             raise DataError(f"{path}: reason_names must be text, got {reason_names.dtype}")
-        lengths = {"class_id": len(arrays["threshold"]), "threshold": len(arrays["threshold"])}
+        num_classes = len(np.atleast_1d(arrays["threshold"]))
+        lengths = {"class_id": num_classes, "threshold": num_classes}
         num_images = len(np.atleast_1d(arrays["kept"]))
         columns = {}
         for name in names[:-1]:

@@ -18,6 +18,7 @@ from facetrain.data.structured_noise import least_own, most_noise, plan_transfer
 
 NOISE_KINDS = ("clean", "flip", "outlier", "structured")
 CLEAN, FLIP, OUTLIER, STRUCTURED = range(4)
+_LESS = 0.6
 
 
 class NoiseConfig(Config):
@@ -91,17 +92,37 @@ def plant(
         DataError: no eligible image.
         ConfigError: these classes cannot bear the noise; names a rate they can.
     """
-    rows = np.arange(len(label)) if eligible is None else np.flatnonzero(eligible)
+    eligible = np.ones(len(label), np.bool_) if eligible is None else eligible
+    try:
+        return _plant_among(label, config, eligible)
+    except _UnreachableError as error:
+        class_ids, identity = np.unique(label[eligible], return_inverse=True)
+        raise _advice(str(error), identity, len(class_ids), config) from None
+
+
+def plant_at_most(
+    label: NDArray[np.integer], config: NoiseConfig, eligible: NDArray[np.bool_]
+) -> PlantedNoise:
+    """`plant`, at 1, 0.6, 0.36, ... of these rates: the first that the classes bear."""
+    rates = config.model_dump(include={"flip", "outlier", "structured"})
+    while True:
+        try:
+            return _plant_among(label, NoiseConfig(**rates, seed=config.seed), eligible)
+        except _UnreachableError:
+            rates = {kind: rate * _LESS if rate > 0.02 else 0.0 for kind, rate in rates.items()}
+
+
+def _plant_among(
+    label: NDArray[np.integer], config: NoiseConfig, eligible: NDArray[np.bool_]
+) -> PlantedNoise:
+    """`plant` among these rows."""
+    rows = np.flatnonzero(eligible)
     if len(rows) == 0:
         raise DataError("planting noise needs at least one image, got none")
     if config.shuffle:
         return _shuffled(label.astype(np.int64), rows, config.seed)
     class_ids, identity = np.unique(label[rows], return_inverse=True)
-    identity = identity.astype(np.int64)
-    try:
-        destination, kind, kept = _plant(identity, len(class_ids), config)
-    except _UnreachableError as error:
-        raise _advice(str(error), identity, len(class_ids), config) from None
+    destination, kind, kept = _plant(identity.astype(np.int64), len(class_ids), config)
     noisy, all_kept = label.astype(np.int64), np.ones(len(label), np.bool_)
     all_kinds = np.zeros(len(label), np.uint8)
     noisy[rows], all_kept[rows], all_kinds[rows] = class_ids[destination], kept, kind

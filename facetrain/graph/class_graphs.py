@@ -1,7 +1,7 @@
 """Images grouped by class, and the similarities inside each class, for many classes at once."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -131,8 +131,22 @@ def _neighbourhood(unit_embedding: Tensor, rows: Tensor, member: Tensor) -> Neig
     return Neighbourhood(rows[real], neighbour, ordered)
 
 
+class Neighbourhoods:
+    """The same, to be gone through again and again: kept where they are few, else made anew."""
+
+    def __init__(
+        self, unit_embedding: Tensor, graphs: ClassGraphs, most_kept: int = 1 << 23
+    ) -> None:
+        self._made_of = unit_embedding, graphs
+        few = int(graphs.size.square().sum()) <= most_kept
+        self._kept = list(neighbourhoods(*self._made_of)) if few else None
+
+    def __iter__(self) -> Iterator[Neighbourhood]:
+        return neighbourhoods(*self._made_of) if self._kept is None else iter(self._kept)
+
+
 def class_neighbours(
-    unit_embedding: Tensor, graphs: ClassGraphs, num_neighbours: int
+    whole: Iterable[Neighbourhood], graphs: ClassGraphs, num_neighbours: int
 ) -> tuple[Tensor, Tensor]:
     """The nearest images of each image's own class: nodes and cosines, (N, K) each.
 
@@ -141,8 +155,8 @@ def class_neighbours(
     """
     width = max(1, min(num_neighbours, int(graphs.size.max()) - 1))
     neighbour = torch.full((graphs.num_nodes, width), -1, device=graphs.row.device)
-    similarity = unit_embedding.new_zeros(graphs.num_nodes, width)
-    for piece in neighbourhoods(unit_embedding, graphs):
+    similarity = torch.zeros(graphs.num_nodes, width, device=graphs.row.device)
+    for piece in whole:
         real = piece.similarity[:, :width] > -torch.inf
         columns = real.shape[1]
         neighbour[piece.node, :columns] = piece.neighbour[:, :width].where(real, -1)

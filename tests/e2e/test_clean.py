@@ -11,7 +11,7 @@ from helpers.cleaned_run import EASY, NUM_CLASSES, PER_CLASS, STAGES, TRAININGS,
 from safetensors.torch import load_file
 
 from facetrain import pipeline
-from facetrain.clean import clean as clean_room
+from facetrain.clean import adc
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.overlay import LabelOverlay
 from facetrain.dist.mesh import Mesh
@@ -123,7 +123,7 @@ def test_interrupted_while_cleaning_it_goes_on_from_there(
 
     settings = load_recipe(recipe, ())
     with monkeypatch.context() as context:
-        context.setattr(clean_room, "adapt", killed)
+        context.setattr(adc, "adapt", killed)
         with pytest.raises(KeyboardInterrupt):
             pipeline.run(settings, out, Mesh.single())
     assert sorted(manifests(out)) == sorted(STAGES[:4])

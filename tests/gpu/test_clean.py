@@ -8,7 +8,8 @@ import pytest
 import torch
 from clean_parts import CPU, GRAPH, PRETRAIN, noisy_people, people, slow_knn
 
-from facetrain.clean.clean import CLEAN_FILE, PRETRAINED_FILE, CleanConfig, run_features
+from facetrain.clean.adc import PRETRAINED_FILE
+from facetrain.clean.clean import CLEAN_FILE, CleanConfig, run_features
 from facetrain.clean.embedded_set import EmbeddedSet
 from facetrain.clean.thresholds import AdapterConfig
 from facetrain.clean.training import MetaConfig

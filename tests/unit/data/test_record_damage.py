@@ -178,7 +178,7 @@ def test_a_shard_that_cannot_be_read_says_so(
         data.encoded(0)
     monkeypatch.undo()
     (tmp_path / "folder.rec").mkdir()
-    with pytest.raises(DataError, match=r"folder\.rec: must be a readable .rec file, but Is a dir"):
+    with pytest.raises(DataError, match=r"folder\.rec: must be a .rec file, but is none"):
         ShardReader(tmp_path / "folder.rec")
 
 

@@ -6,9 +6,9 @@ import torch
 from clean_parts import random_unit
 
 from facetrain.core.rng import numpy_generator
-from facetrain.graph import class_graphs
 from facetrain.graph.class_graphs import (
     ClassGraphs,
+    Neighbourhoods,
     class_neighbours,
     components,
     group_by_class,
@@ -85,15 +85,22 @@ def test_equal_similarities_stand_in_the_order_of_nodes() -> None:
         assert found == [i for i in range(5) if i != node]
 
 
-@pytest.mark.parametrize("num_neighbours", [1, 5, 39, 1000])
-def test_class_neighbours_against_argsort(
-    num_neighbours: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = neighbourhoods
-    cut = lambda unit, graphs: whole(unit, graphs, 2000)  # noqa: E731
-    monkeypatch.setattr(class_graphs, "neighbourhoods", cut)
+@pytest.mark.parametrize("most_kept", [0, 1 << 23], ids=["made anew", "kept"])
+def test_neighbourhoods_gone_through_twice(most_kept: int) -> None:
     unit_embedding, graphs = shuffled()
-    neighbour, similarity = class_neighbours(unit_embedding, graphs, num_neighbours)
+    found = Neighbourhoods(unit_embedding, graphs, most_kept)
+    for _ in range(2):
+        expected = neighbourhoods(unit_embedding, graphs)
+        for one, other in zip(found, expected, strict=True):
+            for name in ("node", "neighbour", "similarity"):
+                assert torch.equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.mark.parametrize("num_neighbours", [1, 5, 39, 1000])
+def test_class_neighbours_against_argsort(num_neighbours: int) -> None:
+    unit_embedding, graphs = shuffled()
+    pieces = neighbourhoods(unit_embedding, graphs, 2000)
+    neighbour, similarity = class_neighbours(pieces, graphs, num_neighbours)
     unit, label = unit_embedding.numpy().astype(np.float64), graphs.label.numpy()
     assert neighbour.shape == similarity.shape == (len(unit), min(num_neighbours, 299))
     for node in range(len(unit)):
@@ -110,7 +117,7 @@ def test_class_neighbours_against_argsort(
 
 def test_classes_of_one_image_have_no_neighbours() -> None:
     unit_embedding, graphs = shuffled((1, 1, 1))
-    neighbour, similarity = class_neighbours(unit_embedding, graphs, 20)
+    neighbour, similarity = class_neighbours(Neighbourhoods(unit_embedding, graphs), graphs, 20)
     assert neighbour.tolist() == [[-1]] * 3
     assert similarity.tolist() == [[0]] * 3
 

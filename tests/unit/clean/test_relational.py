@@ -13,16 +13,15 @@ from facetrain.clean.relational import (
     NUM_FEATURES,
     Context,
     Scale,
-    label_support,
     measure_scale,
+    most_votes,
     relational_features,
 )
 from facetrain.core.rng import numpy_generator, torch_generator
-from facetrain.graph.class_graphs import class_neighbours, group_by_class
+from facetrain.graph.class_graphs import Neighbourhoods, group_by_class
 
-INSIDE, LINKS = slice(0, 16), slice(13, 16)
-RELATIVE, SUMMARY, OUTSIDE, BELIEF = slice(16, 32), slice(32, 42), slice(42, 53), 53
-LOG_SIZE = 40
+INSIDE, RELATIVE, SUMMARY = slice(0, 13), slice(13, 26), slice(26, 36)
+OUTSIDE, BELIEF, LOG_SIZE = slice(36, 47), 47, 34
 NUM_NEIGHBOURS = 5
 SCALE = Scale(0.0, 0.35, 0.8)
 
@@ -76,15 +75,13 @@ def scaled(cosine: Any) -> Any:
 
 
 def slow_inside(unit: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
-    """The 16 columns of one class (n, D)."""
+    """The 13 columns of one class (n, D)."""
     count = len(unit)
-    found = np.zeros((count, 16))
+    found = np.zeros((count, 13))
     cosine = unit @ unit.T
-    links = []
     for i in range(count):
         others = [j for j in range(count) if j != i]
         others.sort(key=lambda j: -cosine[i, j])
-        links.append(others[:NUM_NEIGHBOURS])
         if not others:
             continue
         centre = sum(weight[j] * unit[j] for j in others)
@@ -107,17 +104,7 @@ def slow_inside(unit: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
         for threshold in (0.3, 0.6, 0.9):
             above = sigmoid((np.array(level) - threshold) / 0.08)
             columns.append(above @ mass / sum(mass))
-        found[i, :13] = columns
-    for column, threshold in zip((13, 14, 15), (0.5, 0.65, 0.8), strict=True):
-        group = list(range(count))
-        for i in range(count):
-            for j in links[i]:
-                if scaled(cosine[i, j]) > threshold:
-                    old = group[j]
-                    group = [group[i] if name == old else name for name in group]
-        for i in range(count):
-            alike = np.array(group) == group[i]
-            found[i, column] = weight[alike].sum() / weight.sum()
+        found[i] = columns
     return found
 
 
@@ -160,7 +147,7 @@ def test_features_against_the_oracle(seed: int, certain: bool) -> None:
         here = np.flatnonzero(label[nodes] == own)
         mass = belief[nodes[here]]
         inside = slow_inside(unit[here], mass)
-        compared = np.ones(16, np.bool_)
+        compared = np.ones(13, np.bool_)
         compared[5:10] = not certain  # with equal weights rounding decides where a quantile falls
         # float32, sums of up to 24 terms, a sigmoid as steep as 1 / (4 * 0.08)
         np.testing.assert_allclose(
@@ -191,7 +178,7 @@ def test_by_hand_in_the_plane() -> None:
     """Images at 0, 60 and 120 degrees of one class, all believed; a scale that changes nothing.
 
     From 0: cosines 0.5 and -0.5; the others' centre at 90, cosine 0. Of 60: both 0.5, centre
-    (0.5, 0) + (0.5, 0): 60 as well, cosine 1. Links need more than 0.5: none, a third each.
+    (0.5, 0) + (0.5, 0): 60 as well, cosine 1.
     """
     angle = torch.deg2rad(torch.tensor([0.0, 60.0, 120.0]))
     unit = torch.stack([angle.cos(), angle.sin()], 1)
@@ -199,12 +186,11 @@ def test_by_hand_in_the_plane() -> None:
     nobody = Context(torch.full((3, 1), -1.0), torch.full((3, 1), -1), torch.zeros(3, 1))
     plain = Scale(0.0, 0.3, 1.0)  # 0 -> 0, 0.3 -> 0.3, 1 -> 1
     found = relational_features(
-        unit, graphs, *class_neighbours(unit, graphs, 2), torch.ones(3), nobody, plain
+        unit, graphs, Neighbourhoods(unit, graphs), torch.ones(3), nobody, plain
     )
     np.testing.assert_allclose(found[:, 0], [0, 1, 0], atol=1e-5)
     np.testing.assert_allclose(found[:, 1], [0.5, 0.5, 0.5], atol=1e-5)  # nearest
     np.testing.assert_allclose(found[:, 2], [0, 0.5, 0], atol=1e-5)  # nearest three: there are two
-    np.testing.assert_allclose(found[:, LINKS], np.full((3, 3), 1 / 3), atol=1e-5)
     np.testing.assert_allclose(found[:, LOG_SIZE], np.full(3, np.log(3)), atol=1e-5)
     assert (found[:, OUTSIDE] == 0).all()
     assert (found[:, BELIEF] == 0).all()
@@ -282,7 +268,7 @@ def test_turning_the_space_changes_nothing() -> None:
 
 @pytest.mark.parametrize("size", [2, 3, 12])
 def test_disbelieved_images_do_not_matter_to_the_others(size: int) -> None:
-    """All columns but the log size and the links, which may lead over such an image."""
+    """All columns but the log size."""
     generator = numpy_generator(size, "disbelieved")
     unit = torch.from_numpy(random_unit(generator, size, 6))
     other = unit.clone()
@@ -292,10 +278,10 @@ def test_disbelieved_images_do_not_matter_to_the_others(size: int) -> None:
     graphs = group_by_class(np.zeros(size, np.int64))
     nobody = Context(torch.full((size, 1), -1.0), torch.full((size, 1), -1), torch.zeros(size, 1))
     first, second = (
-        relational_features(one, graphs, *class_neighbours(one, graphs, 20), weight, nobody, SCALE)
+        relational_features(one, graphs, Neighbourhoods(one, graphs), weight, nobody, SCALE)
         for one in (unit, other)
     )
-    columns = [i for i in range(NUM_FEATURES) if i not in (13, 14, 15, 29, 30, 31, LOG_SIZE)]
+    columns = [i for i in range(NUM_FEATURES) if i != LOG_SIZE]
     if size == 2:  # the only other image is disbelieved: no weighted mean says anything
         columns = [i for i in columns if i in range(5)]
     np.testing.assert_allclose(first[1:, columns], second[1:, columns], atol=1e-5)
@@ -339,10 +325,10 @@ def test_the_same_image_under_another_label_says_nothing() -> None:
     assert np.abs(found["other"][near] - found["absent"][near]).max() > 0.01
 
 
-def test_label_support_by_hand() -> None:
-    label = torch.tensor([[4, 7, 4, 7, 9]])
-    vote = torch.tensor([[1.0, 2.0, 0.5, 0.25, 3.0]])
-    assert label_support(label, vote).tolist() == [[1.5, 2.25, 1.5, 2.25, 3.0]]
+def test_most_votes_by_hand() -> None:
+    label = torch.tensor([[4, 7, 4, 7, 9], [-1, 5, 5, -1, 4], [3, 3, 3, 3, 3]])
+    vote = torch.tensor([[1.0, 2.0, 0.5, 1.25, 3.0], [0, 0.5, 0.5, 0, 0.75], [0.0] * 5])
+    assert most_votes(label, vote).tolist() == [3.25, 1.0, 0.0]
 
 
 def test_support_counts_belief() -> None:
@@ -356,8 +342,8 @@ def test_support_counts_belief() -> None:
         torch.tensor([[1.0, 0.55, 0.55]]), torch.tensor([[5, 6, 6]]), torch.tensor([[0.5, 1, 1]])
     )
     plain = Scale(0.0, 0.3, 1.0)
-    nearest = class_neighbours(unit, graphs, 2)
-    found = relational_features(unit, graphs, *nearest, torch.ones(1), around, plain)
+    whole = Neighbourhoods(unit, graphs)
+    found = relational_features(unit, graphs, whole, torch.ones(1), around, plain)
     own, best = 0.5 / (1 + np.exp(-0.45 / 0.08)), 1.0
     expected = [
         np.log1p(own), np.log1p(best), own / (own + best + 0.3), best / (own + best + 0.3),

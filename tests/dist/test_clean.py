@@ -39,9 +39,9 @@ def clean(mesh: Mesh, source: Path | None, target: Path, out_dir: Path) -> dict[
         cleaner._NODES_AT_ONCE = whole
 
 
-def failure(mesh: Mesh, target: Path, out_dir: Path) -> str:
+def failure(mesh: Mesh, source: Path, target: Path, out_dir: Path) -> str:
     try:
-        run_features(config(None, 1), target, out_dir, mesh)
+        run_features(config(source, 1), target, out_dir, mesh)
     except DataError as error:
         return str(error)
     return "no error"
@@ -79,15 +79,18 @@ def test_ranks_equal_one_process(
         assert sorted(found) == sorted(expected)
         for name in expected:
             if expected[name].dtype.kind == "f":
-                # Pieces and batches are the same at any world size; a kernel may cut them anew.
-                np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-5)
+                # Sums over images come in another order, and the evidence is weighed by them.
+                np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=2e-4)
             else:
                 np.testing.assert_array_equal(found[name], expected[name], name)
         assert 0 < (~expected["kept"]).sum() < len(expected["kept"]) / 2
 
 
-def test_too_few_to_learn_from_is_told_by_every_rank(ranks: Ranks, tmp_path: Path) -> None:
-    save_features(tmp_path / "target.npz", Features(*noisy_people(0, 5)))
-    texts = set(ranks.run(failure, tmp_path / "target.npz", tmp_path / "out"))
+def test_too_few_to_learn_from_is_told_by_every_rank(
+    ranks: Ranks, folder: Path, tmp_path: Path
+) -> None:
+    few = tmp_path / "source.npz"
+    save_features(few, Features(*noisy_people(0, 5)))
+    texts = set(ranks.run(failure, few, folder / "target.npz", tmp_path / "out"))
     assert len(texts) == 1
     assert "8 identities with at least 4 clean images" in texts.pop()

@@ -1,0 +1,141 @@
+"""ADC's cleaner from end to end, as evidence for the given labels of a target.
+
+Zhang et al., ICCV 2021: a GCN learns on a source with known noise to tell noise from signal, is
+brought to the target by meta-supervision, and an adapter sets each class's threshold.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors.torch
+import torch
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from facetrain.clean.adapter import class_summary
+from facetrain.clean.calibration import Draw
+from facetrain.clean.cleaner import Cleaner, clean_probability
+from facetrain.clean.labelled_set import LabelledSet
+from facetrain.clean.thresholds import AdapterConfig, learn_thresholds
+from facetrain.clean.training import (
+    GraphConfig,
+    Known,
+    MetaConfig,
+    PretrainConfig,
+    adapt,
+    draw_noise,
+    pretrain,
+)
+from facetrain.core.artifact import atomic_path
+from facetrain.core.config import Config
+from facetrain.core.log import logger
+from facetrain.dist.collectives import broadcast
+from facetrain.dist.mesh import Mesh
+
+PRETRAINED_FILE = "pretrained.safetensors"
+_SURE = 1e-4
+
+
+class AdcConfig(Config):
+    """The GCN cleaner, its meta-supervision and its threshold adapter."""
+
+    seed: int = Field(0, ge=0)
+    """Of the noise that is planted and of the networks that learn from it."""
+    graph: GraphConfig = GraphConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    meta: MetaConfig = MetaConfig()
+    adapter: AdapterConfig = AdapterConfig()
+
+
+class Evidence(NamedTuple):
+    """What the cleaner says of a target, and of draws of noise to weigh its word by."""
+
+    logit: Tensor | None  # (num_images,) that the label is right, from its class's threshold on
+    draws: list[Draw]
+
+
+def gcn_evidence(
+    config: AdcConfig,
+    source: Known,
+    target: LabelledSet,
+    calibrating: Known,
+    num_draws: int,
+    out_dir: Path,
+    mesh: Mesh,
+    digest: str,
+) -> Evidence:
+    """Train on `source`, adapt to `target` and judge it.
+
+    Args:
+        calibrating: what noise is planted into for `draws`.
+        num_draws: how often.
+        out_dir: the pre-trained cleaner is kept here, and taken up when its `digest` is this one.
+        digest: of what it depends on.
+    """
+    cleaner = pretrained(config, source, out_dir / PRETRAINED_FILE, mesh, digest)
+    cleaner = adapt(
+        config.graph, config.meta, cleaner, source, target, mesh, config.seed,
+        batch_classes=config.pretrain.batch_classes,
+    )  # fmt: skip
+    _same_on_every_rank(cleaner, mesh)
+    adapter = None
+    if config.adapter.num_draws:
+        adapter = learn_thresholds(
+            config.graph, config.adapter, cleaner, source, config.seed, show=mesh.is_main
+        )
+
+    @torch.no_grad()
+    def judge(labelled: LabelledSet, of: Mesh) -> Tensor:
+        graphs = labelled.classes.subset(labelled.large).to(mesh.device)
+        chance = clean_probability(cleaner, labelled, of)[-1][graphs.row]
+        logit = torch.logit(chance, eps=_SURE)
+        if adapter is not None:
+            logit -= adapter(class_summary(chance, graphs))[graphs.label]  # of the threshold
+        return torch.zeros_like(labelled.certain()).index_copy_(0, graphs.row, logit)
+
+    truth = torch.from_numpy(calibrating.label).to(mesh.device)
+    draws = []
+    for draw in range(num_draws):
+        drawn = draw_noise(config.graph, calibrating, config.seed, "calibrate", draw)
+        draws.append(Draw(drawn, truth, judge(drawn, Mesh.single(mesh.device))))
+    return Evidence(judge(target, mesh), draws)
+
+
+def pretrained(config: AdcConfig, source: Known, path: Path, mesh: Mesh, digest: str) -> Cleaner:
+    """The cleaner after its training on the source, from `path` if it lies there with `digest`."""
+    if (cleaner := _taken_up(config, path, digest)) is not None:
+        return cleaner.to(mesh.device)
+    cleaner = pretrain(config.graph, config.pretrain, source, config.seed, show=mesh.is_main)
+    _same_on_every_rank(cleaner, mesh)
+    if mesh.is_main:
+        with atomic_path(path) as temporary:
+            state = {name: value.contiguous() for name, value in cleaner.state_dict().items()}
+            safetensors.torch.save_file(state, temporary, {"digest": digest})
+    mesh.barrier()
+    return cleaner
+
+
+def _taken_up(config: AdcConfig, path: Path, digest: str) -> Cleaner | None:
+    """The cleaner in `path`, or None where there is none, of other inputs, or a damaged one."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            same = (file.metadata() or {}).get("digest") == digest
+        state = safetensors.torch.load_file(path)
+        if not same or not all(bool(value.isfinite().all()) for value in state.values()):
+            return None
+        cleaner = Cleaner(config.graph.gcn, torch.zeros(2, len(state["mean"])))
+        cleaner.load_state_dict(state)
+    except (SafetensorError, OSError, RuntimeError, KeyError) as error:
+        logger.warning("%s: cannot be read, trained anew; %s", path, error)
+        return None
+    logger.info("%s: trained before", path)
+    return cleaner
+
+
+def _same_on_every_rank(cleaner: Cleaner, mesh: Mesh) -> None:
+    """Rank 0's weights everywhere: sums on a GPU come out in any order."""
+    for value in cleaner.state_dict().values():
+        value.copy_(broadcast(value, mesh))

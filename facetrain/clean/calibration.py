@@ -1,0 +1,97 @@
+"""How much the model's evidence and the GCN's weigh: logistic regression on planted noise."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from facetrain.clean.identity_model import IdentityModel
+from facetrain.clean.labelled_set import LabelledSet
+from facetrain.clean.posterior import Calibration, Estimation
+from facetrain.dist.mesh import Mesh
+
+_ROUNDS = 2
+_STEPS = 50
+_OFFSET_UNIT = 10.0  # nats, the offsets' standard deviation beforehand
+_PRIOR_IMAGES = (4.0, 4.0, 100.0, 4.0)
+"""Strength of the normal priors around log 0.2, log 0.2, no offset and a weight of 1/2."""
+
+
+class Draw(NamedTuple):
+    """A set under planted noise, and what the GCN says of it."""
+
+    labelled: LabelledSet
+    true_label: Tensor  # (num_images,) whose the images are
+    cleaner_logit: Tensor | None  # (num_images,)
+
+
+def calibrate(draws: Sequence[Draw], model: IdentityModel, mesh: Mesh) -> Calibration:
+    """The temperature, the offset and the GCN's weight under which planted noise is most likely.
+
+    Cross-entropy of the true class, or nobody where that is no candidate, over all images of all
+    draws, at the classes' members as the posterior finds them; these depend on the three in turn,
+    so twice.
+    """
+    with_cleaner = draws[0].cleaner_logit is not None
+    found = Calibration(cleaner_weight=0.5 if with_cleaner else 0.0)
+    for _ in range(_ROUNDS):
+        with torch.no_grad():
+            sets = [
+                (Estimation(d.labelled, model, found, d.cleaner_logit, mesh).run(), d)
+                for d in draws
+            ]
+        found = _fit([_Case.of(one, draw) for one, draw in sets], found, with_cleaner)
+    return found
+
+
+class _Case(NamedTuple):
+    estimation: Estimation
+    logit: Tensor | None
+    truth: Tensor  # (n,) slot of the true class among the candidates, the last for nobody
+
+    @classmethod
+    def of(cls, estimation: Estimation, draw: Draw) -> "_Case":
+        row, place = estimation.row, estimation.place
+        logit = None if draw.cleaner_logit is None else draw.cleaner_logit[row]
+        class_id = draw.labelled.classes.class_id.to(place.device)
+        right = (class_id[place.clamp(min=0)] == draw.true_label[row][:, None]) & estimation.real
+        nobody = ~right.any(1, keepdim=True)
+        return cls(estimation, logit, torch.cat([right, nobody], 1).float().argmax(1))
+
+
+def _fit(cases: Sequence[_Case], start: Calibration, with_cleaner: bool) -> Calibration:
+    device = cases[0].truth.device
+    begin = [
+        math.log(start.temperature),
+        math.log(start.own_temperature),
+        start.offset / _OFFSET_UNIT,
+        start.cleaner_weight,
+    ]
+    free = torch.tensor(begin, device=device, requires_grad=True)
+    origin = torch.tensor([math.log(0.2), math.log(0.2), 0.0, 0.5], device=device)
+    strength = torch.tensor(_PRIOR_IMAGES, device=device)
+    optimizer = torch.optim.LBFGS([free], max_iter=_STEPS, line_search_fn="strong_wolfe")
+    number = sum(len(case.truth) for case in cases)
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        weights = Calibration(
+            free[0].exp(), free[1].exp(), _OFFSET_UNIT * free[2], free[3] if with_cleaner else 0.0  # type: ignore[arg-type]
+        )  # fmt: skip
+        total = torch.zeros((), device=device)
+        for case in cases:
+            odds = case.estimation.terms.log_odds(weights, case.logit)
+            total = total + cross_entropy(odds, case.truth, reduction="sum")
+        # Separable draws would have all of them grow without end.
+        away = free - origin
+        mean = (total + 0.5 * (strength * away.square()).sum()) / max(number, 1)
+        mean.backward()  # type: ignore[no-untyped-call]
+        return mean
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    temperature, own, offset, weight = free.detach().tolist()
+    weight = max(weight, 0.0) if with_cleaner else 0.0
+    return Calibration(math.exp(temperature), math.exp(own), _OFFSET_UNIT * offset, weight)

@@ -1,0 +1,77 @@
+"""Small sets of synthetic people and what the identity model says of them, without a GCN."""
+
+from typing import Any
+
+import numpy as np
+from clean_parts import CPU, GRAPH, embedded
+from numpy.typing import NDArray
+
+from facetrain.clean.fitting import fit_to
+from facetrain.clean.identity_model import IdentityModel
+from facetrain.clean.labelled_set import LabelledSet
+from facetrain.clean.posterior import NUM_CANDIDATES, Calibration, Posterior, posterior
+from facetrain.clean.training import labelled_set
+from facetrain.core.rng import numpy_generator
+from facetrain.dist.mesh import Mesh
+
+MESH = Mesh.single(CPU)
+SIZE = 16
+PLAIN = Calibration(temperature=0.5, own_temperature=0.5)
+
+
+def gaussian_people(seed: int, sizes: list[int], image: float = 0.35) -> tuple[Any, Any]:
+    """Embeddings (N, SIZE) of identities 0, 1, ... with so many images each, and their labels.
+
+    Args:
+        seed: of the draw.
+        sizes: images of each identity.
+        image: standard deviation of an image, identities having 1.
+    """
+    generator = numpy_generator(seed, "gaussian people")
+    label = np.repeat(np.arange(len(sizes)), sizes)
+    person = generator.normal(size=(len(sizes), SIZE))
+    embedding = person[label] + image * generator.normal(size=(len(label), SIZE))
+    return embedding.astype(np.float32), label
+
+
+def labelled_as(embedding: NDArray[Any], label: NDArray[np.integer]) -> LabelledSet:
+    """The embeddings, with an exact graph, under these labels."""
+    return labelled_set(GRAPH, embedded(embedding), np.asarray(label, np.int64))
+
+
+def model_of(labelled: LabelledSet) -> IdentityModel:
+    """Fitted in full belief in the labels."""
+    return fit_to(labelled, labelled.certain())
+
+
+def answer_of(labelled: LabelledSet, model: IdentityModel | None = None, **more: Any) -> Posterior:
+    """The posterior at fixed temperatures."""
+    arguments = {"calibration": PLAIN, "cleaner_logit": None, "mesh": MESH, **more}
+    return posterior(labelled, model or model_of(labelled), **arguments)
+
+
+def said(labelled: LabelledSet, found: Posterior, image: int) -> dict[int, float]:
+    """Probability of each label that an image was compared with, and of nobody as -1."""
+    place = found.place[image]
+    ids = labelled.classes.class_id[place[place >= 0]].tolist()
+    chances = found.probability[image, : len(ids)].tolist()
+    return {-1: float(found.nobody[image]), **dict(zip(ids, chances, strict=True))}
+
+
+def slow_candidates(embedding: NDArray[Any], label: NDArray[np.integer], image: int) -> list[int]:
+    """The given label, then other labels in the order of the image's neighbours by centred cosine.
+
+    Of its GRAPH.num_context nearest by centred cosine among its 30 nearest by plain cosine.
+    """
+    unit = embedding.astype(np.float64) / np.linalg.norm(embedding, axis=1, keepdims=True)
+    plain = unit @ unit[image]
+    plain[image] = -np.inf
+    nearest = np.argsort(-plain, kind="stable")[:30]
+    centred = unit - unit.mean(0)
+    centred /= np.linalg.norm(centred, axis=1, keepdims=True)
+    nearest = nearest[np.argsort(-(centred[nearest] @ centred[image]), kind="stable")]
+    found = [int(label[image])]
+    for other in label[nearest[: GRAPH.num_context]].tolist():
+        if other >= 0 and other not in found:
+            found.append(other)
+    return found[:NUM_CANDIDATES]
