@@ -8,7 +8,8 @@ newcomer   the three commands of the README, and `write` as a `.rec`; every file
            be in the set or named, and the folder that was written must pack to the same bytes.
 misplaced  a fifth of the photographs is put into other people's folders first. Share of right
            labels before and in what `write` leaves, and the F1 of the noise; the same for `clean
-           --target` on the embeddings of that run. Names of people must come through.
+           --target` on the embeddings of that run. Names of people must come through. With
+           --embeddings F.npz in place of backbone and detector these judge.
 joined     two sets of other people with some in common, under other names, that are joined by
            data.path=[a, b]: the recall and precision of the people found in both, and the set that
            `write --merges` makes of them. F.npz has `path` as DATA.lst names its images.
@@ -117,17 +118,22 @@ def misplaced(options: argparse.Namespace) -> dict[str, Any]:
         (noisy / folder).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(photograph, noisy / folder / photograph.name)
         owner[f"{folder}/{photograph.name}"] = own
-    facetrain(
-        "clean", noisy, "--backbone", options.backbone, "--detector", options.detector,
-        "--out", run, f"seed={options.seed}",
-    )  # fmt: skip
+    judge: tuple[object, ...] = ("--backbone", options.backbone, "--detector", options.detector)
+    if options.embeddings is not None:
+        given = np.load(options.embeddings)
+        lies = {f"{own}/{Path(name).name}": name for name, own in owner.items()}
+        rows = [row for row, name in enumerate(given["path"].tolist()) if name in lies]
+        path = np.array([lies[given["path"][row]] for row in rows])
+        np.savez(out / "F.npz", embedding=given["embedding"][rows], path=path)
+        judge = ("--embeddings", out / "F.npz")
+    facetrain("clean", noisy, *judge, "--out", run, f"seed={options.seed}")
     results: dict[str, Any] = {"photographs": len(photographs), "misplaced": len(chosen)}
     for name, words in {"kept": (), "with suggestions": ("--suggestions",)}.items():
         folder = out / f"written {name}".replace(" ", "_")
         facetrain("write", run, "--format", "folder", "--out", folder, *words)
-        rows = [row for row in table(folder / "images.csv") if row["written"]]
-        right = sum(owner[row["source"]] == Path(row["written"]).parent.name for row in rows)
-        results[name] = {"images": len(rows), "right": round(right / len(rows), 4)}
+        written = [row for row in table(folder / "images.csv") if row["written"]]
+        right = sum(owner[row["source"]] == Path(row["written"]).parent.name for row in written)
+        results[name] = {"images": len(written), "right": round(right / len(written), 4)}
         folders = {one.name for one in folder.iterdir() if one.is_dir()}
         results[name]["names_kept"] = folders <= set(people)
     cleaned = CleanedSet.open_run(run)

@@ -1,0 +1,151 @@
+"""Run every `facetrain` command of the pages as it is printed, in a folder that has what they name.
+
+    python tools/check_commands.py README.md docs/getting_started.md --photographs FOLDER \
+        --landmarks F.csv --bin F.bin --detector yunet.onnx --backbone F.onnx --weights RUN \
+        --out DIR
+
+A command is a line of a code block that begins with facetrain or torchrun. It runs in DIR, where
+the names that the pages use (people, yunet.onnx, lfw.bin, configs/mine.yaml, ...) stand for what
+is given here. Three things differ from the page: a review is ended by Ctrl-C after it has said its
+address, torchrun starts two processes, and trainings take a few steps of a small network. --weights
+is a training of configs/lfw_small.yaml and --backbone its export; --landmarks are of the
+photographs. Prints status and seconds of each command; exit status 1 where one fails.
+"""
+
+import argparse
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from facetrain.data.dataset import FaceDataset
+from facetrain.data.overlay import LabelOverlay
+
+COMMAND = [sys.executable, "-m", "facetrain"]
+MINE = """\
+base: lfw_small.yaml
+data: {path: data/people}
+train: {batch_size: 32, epochs: 1, margin_warmup_epochs: 0, precision: float32}
+schedule: {warmup_epochs: 0}
+evaluate: {bins: [lfw.bin]}
+"""
+SMALL = (
+    "model.name=small", "model.width=32", "model.image_size=64", "train.batch_size=32",
+    "train.epochs=1", "train.max_steps=2", "train.precision=float32", "train.compile=false",
+)  # fmt: skip
+
+
+def commands(page: Path) -> Iterator[str]:
+    """The commands in a page's code blocks, without their comments."""
+    for block in re.findall(r"```\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
+        for line in block.splitlines():
+            if re.match(r"(\.venv/bin/)?(facetrain [a-z]|torchrun)", line):
+                yield re.sub(r"\s+#.*", "", line)
+
+
+def prepare(out: Path, options: argparse.Namespace) -> None:
+    """The names that the pages use."""
+    (out / "configs").mkdir(parents=True)
+    for recipe in Path("configs").glob("*.yaml"):
+        shutil.copy(recipe, out / "configs")
+    (out / "configs/mine.yaml").write_text(MINE, encoding="utf-8")
+    links = {
+        "people": options.photographs, "lfw": options.photographs, "lfw.bin": options.bin,
+        "yunet.onnx": options.detector, "face_detection_yunet.onnx": options.detector,
+        "w600k_r50.onnx": options.backbone, "B": options.backbone,
+        "lfw_5pts.csv": options.landmarks,
+    }  # fmt: skip
+    for name, target in links.items():
+        (out / name).symlink_to(target.resolve())
+    shutil.copytree(options.weights, out / "runs/other/train")
+    people = [one for one in sorted(options.photographs.iterdir()) if len(list(one.iterdir())) > 1]
+    pairs = ["10\t3"]
+    for fold in range(10):
+        own = [people[(3 * fold + k) % len(people)].name for k in range(4)]
+        pairs += [f"{own[k]}\t1\t2" for k in range(3)]
+        pairs += [f"{own[k]}\t1\t{own[k + 1]}\t2" for k in range(3)]
+    (out / "pairs.txt").write_text("\n".join(pairs), encoding="utf-8")
+    call(out, "pack people data/people --detector yunet.onnx")
+    call(out, "embed data/people --backbone B --out mine")
+    data = FaceDataset.open(out / "data/people")
+    names = [data.source(index) for index in range(data.num_images)]
+    mine = {"embedding": np.load(out / "mine/embedding.npy"), "label": data.label}
+    for name in ("mine.npz", "embeddings.npz"):
+        np.savez(out / name, path=np.array(names), **mine)
+    call(out, "corrupt mine.npz --flip 0.1 --out known.npz")
+    first = np.unique(data.label, return_index=True)[1]
+    kept = np.zeros(data.num_rows, np.bool_)
+    kept[data.row[np.concatenate([first, first + 1])]] = True
+    LabelOverlay.make(data.base_label, kept).save(out / "trusted.npz")
+
+
+def call(out: Path, words: str) -> None:
+    """Run a command that prepares."""
+    subprocess.run([*COMMAND, *words.split()], cwd=out, check=True, capture_output=True)
+
+
+def run(out: Path, command: str) -> tuple[int, str]:
+    """Status and what was said."""
+    words = shlex.split(command)
+    if words[0] == "torchrun":
+        program = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+        words = [*program, *words[words.index("-m") :]]
+    else:
+        words = [*COMMAND, *words[1:]]
+    if "configs/ms1m_r100_cosface.yaml" in words:
+        words += SMALL
+    if "review" in words:
+        return reviewed(out, words)
+    done = subprocess.run(words, cwd=out, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def reviewed(out: Path, words: list[str]) -> tuple[int, str]:
+    """Open a review, read its address, end it."""
+    with subprocess.Popen(
+        [*words, "--no-open"], cwd=out, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        said = ""
+        for line in process.stdout:
+            said += line
+            if "http://127.0.0.1" in line:
+                process.send_signal(signal.SIGINT)
+    return process.returncode, said
+
+
+def main() -> int:
+    """Prepare, run, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pages", type=Path, nargs="+")
+    for name in ("photographs", "landmarks", "bin", "detector", "backbone", "weights", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--only", default="", help="commands that match this expression")
+    options = parser.parse_args()
+    prepare(options.out, options)
+    failed = 0
+    for page in options.pages:
+        print(page)
+        for command in commands(page):
+            if not re.search(options.only, command):
+                continue
+            begun = time.perf_counter()
+            status, said = run(options.out, command)
+            print(f"  {status}  {time.perf_counter() - begun:5.1f} s  {command}", flush=True)
+            if status or not said.strip():
+                failed += 1
+                print("      " + "\n      ".join(said.strip().splitlines()[-4:]), flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
