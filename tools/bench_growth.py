@@ -43,6 +43,7 @@ def prepare(folder: Path, num_images: int) -> None:
     """Write `images/`, `backbone.safetensors`, `recipe.yaml` and `run/embed/` below `folder`."""
     import numpy as np
     import torch
+    from synthetic_embedding import write_embedding
 
     from facetrain.core.artifact import write_manifest
     from facetrain.data.dataset import FaceDataset
@@ -51,7 +52,6 @@ def prepare(folder: Path, num_images: int) -> None:
     from facetrain.embedding.embed import EmbedConfig
     from facetrain.models.backbone import ModelConfig, build_backbone
     from facetrain.models.weights import save_backbone
-    from synthetic_embedding import write_embedding
 
     pool = folder.parent / "pool"
     if not pool.is_dir():
@@ -83,10 +83,10 @@ def prepare(folder: Path, num_images: int) -> None:
     raw.unlink()
     write_manifest(embedded, "embed", EmbedConfig(), {}, {}, started=time.time(), world_size=1)
     files = sorted(pool.iterdir())
-    for number, (given, person) in enumerate(zip(label.tolist(), identity[order].tolist())):
+    for number, (given, person) in enumerate(zip(label, identity[order], strict=True)):
         of_class = folder / "images" / f"{given:07d}"
         of_class.mkdir(parents=True, exist_ok=True)
-        os.link(files[(37 * person + number) % len(files)], of_class / f"{number:07d}.jpg")
+        os.link(files[(37 * int(person) + number) % len(files)], of_class / f"{number:07d}.jpg")
 
 
 def command_of(stage: str, folder: Path) -> tuple[list[str], Path | None]:
@@ -132,6 +132,7 @@ class Watch(threading.Thread):
         self.start()
 
     def run(self) -> None:
+        """Until told to stop."""
         while not self.stopped.wait(0.1):
             try:
                 held = [
@@ -226,7 +227,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--folder", type=Path, required=True, help="for the sets and what is left")
-    parser.add_argument("--json", type=Path, help="where to write the numbers, beside what is there")
+    parser.add_argument(
+        "--json", type=Path, help="where to write the numbers, beside what is there"
+    )
     parser.add_argument(CHILD, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     folder: Path = options.folder.resolve()

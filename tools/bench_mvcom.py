@@ -51,10 +51,10 @@ from facetrain.core.config import parse_config
 from facetrain.core.log import configure_logging
 from facetrain.core.rng import torch_generator
 from facetrain.data.dataset import FaceDataset
+from facetrain.data.sample_history import read_samples
 from facetrain.data.variation import VARIATION_FILE, load_variations
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.method import StepBatch
-from facetrain.engine.sample_record import read_samples
 from facetrain.finetune import finetune
 from facetrain.finetune.mvcom import Mvcom, PriorMargin
 from facetrain.finetune.settings import FinetuneStageConfig

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from facetrain.core.rng import derive_seed
 from facetrain.data.augment import AugmentConfig
 from facetrain.data.loader import Batch
+from facetrain.data.sample_history import read_samples
 from facetrain.data.sampler import TrainSampler
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.loop import LoopConfig, Trainer
 from facetrain.engine.method import Method
 from facetrain.engine.optim import OptimizerConfig, Optimizers
-from facetrain.engine.sample_record import read_samples
 from facetrain.engine.schedule import ScheduleConfig
 from facetrain.heads.margin_head import MarginHead
 from facetrain.methods.choose import RobustConfig

@@ -78,9 +78,11 @@ def export(run_dir: Path, file_format: str, out: Path) -> None:
 
     Of a run that cleaned its labels, the backbone that was trained on the cleaned ones.
     """
+    from facetrain.core.log import configure_logging
     from facetrain.core.run_folder import RETRAIN, TRAIN
     from facetrain.export.export import export as run_export
 
+    configure_logging()
     folders = (run_dir / RETRAIN, run_dir / TRAIN)
     nested = next((folder for folder in folders if folder.is_dir()), run_dir)
     done = run_export(nested, file_format, out)

@@ -82,6 +82,7 @@ def run_stage(
         started = time.time()
         if mesh.is_main:
             (out_dir / MANIFEST).unlink(missing_ok=True)
+            logger.info("%s: %s started", printable(out_dir), stage)
         mesh.barrier()
         metrics = work()
         mesh.barrier()

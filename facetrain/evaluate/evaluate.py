@@ -226,6 +226,7 @@ def evaluate_sets(
     """Name -> numbers of every set of `config` but IJB, with nothing left on the disk."""
     results = {}
     for name, source in name_sources(config).items():
+        logger.info("evaluate: %s", name)
         pairs = pair_distances(
             backbone, source, mesh, image_size=backbone.image_size, config=config
         )

@@ -12,7 +12,9 @@ from torch import nn
 from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import UserError
 from facetrain.core.lock import file_lock
+from facetrain.core.log import logger
 from facetrain.core.rng import torch_generator
+from facetrain.core.text import printable
 from facetrain.models.backbone import ModelConfig
 from facetrain.models.onnx_model import OnnxBackbone
 from facetrain.models.weights import load_module, save_backbone
@@ -54,6 +56,7 @@ def export(source: Path, file_format: str, out: Path) -> Export:
         known = ", ".join(get_args(ExportFormat))
         raise UserError(f"--format must be one of {known}, got {file_format!r}")
     module, config = load_module(source)
+    logger.info("%s: %s at %d pixels", printable(source), config.name, config.image_size)
     difference = None
     with file_lock(out):
         if file_format == "safetensors":

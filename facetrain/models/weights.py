@@ -8,9 +8,11 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from facetrain.core.artifact import fingerprint, read_artifact
 from facetrain.core.config import parse_config
@@ -188,8 +190,17 @@ def _verify(folder: Path) -> None:
 
 def _empty(config: ModelConfig) -> nn.Module:
     """The network without memory for its weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         return build_backbone(config)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves `normal_` out: without memory it fills nothing, but loads torch's compiler for 1 s."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return args[0] if func is Tensor.normal_ else func(*args, **(kwargs or {}))
 
 
 def _misfit(state: Mapping[str, Tensor], module: nn.Module) -> str | None:

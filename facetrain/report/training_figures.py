@@ -5,7 +5,6 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 from facetrain.report.cleaning_figures import CLEAN_COLOUR, NOISE_COLOUR
 from facetrain.report.style import COLOURS, STYLE, literal
-from facetrain.robust.superloss import confidence
 
 _NUM_BINS = 40
 _MOST_PANELS, _MOST_CLASSES = 6, 30
@@ -157,6 +155,10 @@ def confidence_figure(lam: float) -> Figure:
     Args:
         lam: lambda; drawn strongest, between a quarter and four times as much.
     """
+    import torch  # no other figure needs it, and it takes seconds
+
+    from facetrain.robust.superloss import confidence
+
     excess = lam * torch.linspace(-2, 6, 400, dtype=torch.float64)  # loss - tau
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 3.9), layout="constrained")

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from facetrain.core.run_folder import LOG_FILE
 from facetrain.data.cleaned_set import Bools, Ints, class_place, data_of_stage
 from facetrain.data.dataset import DataConfig, FaceDataset
+from facetrain.data.sample_history import SampleHistory, read_samples
 from facetrain.data.variation import VARIATION_FILE, Variations, load_variations
 from facetrain.engine.meter import read_run_log
-from facetrain.engine.sample_record import SampleHistory, read_samples
 from facetrain.report.margin_figures import (
     long_tails_figure,
     margin_by_level_figure,

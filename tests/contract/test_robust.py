@@ -9,7 +9,7 @@ from helpers.cli import Call
 
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.overlay import LabelOverlay
-from facetrain.engine.sample_record import read_samples
+from facetrain.data.sample_history import read_samples
 
 
 @pytest.fixture(scope="module")

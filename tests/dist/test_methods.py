@@ -10,8 +10,8 @@ from helpers.engine import fit, gathered_weights, make_trainer
 from helpers.methods import METHODS, make
 from launch import Ranks
 
+from facetrain.data.sample_history import read_samples
 from facetrain.dist.mesh import Mesh
-from facetrain.engine.sample_record import read_samples
 
 
 def train(mesh: Mesh, folder: str, name: str, options: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -10,12 +10,12 @@ import torch
 from facetrain.core.config import parse_config
 from facetrain.core.errors import CheckpointError, ConfigError, DataError
 from facetrain.data.dataset import FaceDataset
+from facetrain.data.sample_history import read_samples
 from facetrain.data.synthetic import SyntheticConfig, write_synthetic
 from facetrain.data.variation import VARIATION_FILE, load_variations
 from facetrain.data.variation_build import build_variations
 from facetrain.dist.distributed_checkpoint import load_state
 from facetrain.dist.mesh import Mesh
-from facetrain.engine.sample_record import read_samples
 from facetrain.finetune import finetune
 from facetrain.finetune.margin_prior import variation_margins
 from facetrain.finetune.meta_set import known_people

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from facetrain.data.augment import augment, draw
+from facetrain.data.sample_history import read_samples
 from facetrain.engine.loop import Trainer
 from facetrain.engine.method import StepBatch
-from facetrain.engine.sample_record import read_samples
 from facetrain.methods.superloss import SuperLossConfig
 from facetrain.robust.superloss import confidence, scaled_lambda
 

@@ -8,8 +8,8 @@ from helpers.manifest import change_manifest, plain_manifest
 from helpers.reports import LABEL, write_run
 
 from facetrain.core.errors import DataError
+from facetrain.data.sample_history import read_samples
 from facetrain.data.variation import VARIATION_FILE, Variations, save_variations
-from facetrain.engine.sample_record import read_samples
 from facetrain.report.run import Run
 from facetrain.report.stages import Stage
 from facetrain.report.style import Gallery, Picture
