@@ -2,7 +2,7 @@
 
     python tools/bench_growth.py --images 10000 100000 1000000 --folder F --json growth.json
 
-Each stage is one process of the command line, on a set that is made for it: identities of 20
+Each stage is one process of the command line, on a set that is made for it: identities of 100
 images in the mean, 128 numbers an image (tools/synthetic_embedding.py), 30 % of the labels wrong,
 and as the images a few thousand small rendered faces over and over, by hard links. Embeddings are
 given, so the cleaner has something to find; the stage `embed` is measured apart, with a small
@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 from process_memory import memory_mib
 
 STAGES = ("pack", "embed", "graph", "clean", "clean without the GCN", "review", "report", "write")
-SIZE, POOL, PEOPLE = 32, 2_000, 100
+SIZE, POOL, PEOPLE, IMAGES = 32, 2_000, 100, 100
 CHILD = "--prepare"
 _RECIPE = """\
 data: {{path: {data}}}
@@ -71,7 +71,9 @@ def prepare(folder: Path, num_images: int) -> None:
     (folder / "recipe.yaml").write_text(_RECIPE.format(data=folder / "run/data", size=SIZE))
     embedded, raw = folder / "run" / "embed", folder / "embedding.npy"
     embedded.mkdir(parents=True)
-    identity = write_embedding(raw, num_images, 128, "float16", 0.3, torch.device("cpu"))
+    identity = write_embedding(
+        raw, num_images, 128, "float16", 0.3, torch.device("cpu"), images=IMAGES
+    )
     noisy = plant(identity, NoiseConfig(flip=0.15, structured=0.15))
     order = np.argsort(noisy.label, kind="stable")  # as they are packed: by class
     label = np.unique(noisy.label[order], return_inverse=True)[1]

@@ -143,8 +143,8 @@ def main() -> None:
                     continue
                 words = [word.replace(f"out{number}", f"{command.split()[-1]}{number}")
                          for word in words]  # fmt: skip
-                taken, lines[command] = first_line(words, folder)
-                seconds.setdefault(command, []).append(taken)
+                until_first, lines[command] = first_line(words, folder)
+                seconds.setdefault(command, []).append(until_first)
     rows = ["| command | seconds | range | first line |", "|---|---|---|---|"]
     report: dict[str, Any] = {}
     for command, taken in seconds.items():
