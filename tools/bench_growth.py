@@ -2,11 +2,13 @@
 
     python tools/bench_growth.py --images 10000 100000 1000000 --folder F --json growth.json
 
-Each stage is one process of the command line, on a set that is made for it: identities of 100
-images in the mean, 128 numbers an image (tools/synthetic_embedding.py), 30 % of the labels wrong,
-and as the images a few thousand small rendered faces over and over, by hard links. Embeddings are
-given, so the cleaner has something to find; the stage `embed` is measured apart, with a small
-network whose numbers nobody uses. What is there in F of an earlier call is used again.
+Each stage is one process of the command line, on a set that is made for it: identities of 20 images
+in the mean (or `--identity-images`), 128 numbers an image (tools/synthetic_embedding.py), 30 % of
+the labels wrong, and as the images a few thousand small rendered faces over and over, by hard
+links. Embeddings are given, so the cleaner has something to find; the stage `embed` is measured
+apart, with a small network whose numbers nobody uses. What is in F of an earlier call is used
+again, so `review`, `report` and `write` can be measured by themselves on a cleaning that is drawn
+at random (tools/fake_clean_run.py F/1000000 --identities 50000).
 
 Processor seconds are of a process and its workers; `own` is the most memory that these held of
 their own at once (anonymous and shared, looked up ten times a second), `resident` the most that one
@@ -30,7 +32,7 @@ from urllib.parse import urlsplit
 from process_memory import memory_mib
 
 STAGES = ("pack", "embed", "graph", "clean", "clean without the GCN", "review", "report", "write")
-SIZE, POOL, PEOPLE, IMAGES = 32, 2_000, 100, 100
+SIZE, POOL, PEOPLE = 32, 2_000, 100
 CHILD = "--prepare"
 _RECIPE = """\
 data: {{path: {data}}}
@@ -39,7 +41,7 @@ clean: {{}}
 """
 
 
-def prepare(folder: Path, num_images: int) -> None:
+def prepare(folder: Path, num_images: int, identity_images: int) -> None:
     """Write `images/`, `backbone.safetensors`, `recipe.yaml` and `run/embed/` below `folder`."""
     import numpy as np
     import torch
@@ -72,7 +74,7 @@ def prepare(folder: Path, num_images: int) -> None:
     embedded, raw = folder / "run" / "embed", folder / "embedding.npy"
     embedded.mkdir(parents=True)
     identity = write_embedding(
-        raw, num_images, 128, "float16", 0.3, torch.device("cpu"), images=IMAGES
+        raw, num_images, 128, "float16", 0.3, torch.device("cpu"), images=identity_images
     )
     noisy = plant(identity, NoiseConfig(flip=0.15, structured=0.15))
     order = np.argsort(noisy.label, kind="stable")  # as they are packed: by class
@@ -228,6 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--identity-images", type=int, default=20, help="in the mean")
     parser.add_argument("--folder", type=Path, required=True, help="for the sets and what is left")
     parser.add_argument(
         "--json", type=Path, help="where to write the numbers, beside what is there"
@@ -236,7 +239,7 @@ def main() -> None:
     options = parser.parse_args()
     folder: Path = options.folder.resolve()
     if options.prepare:
-        prepare(folder / str(options.prepare), options.prepare)
+        prepare(folder / str(options.prepare), options.prepare, options.identity_images)
         return
     found: dict[str, dict[str, Any]] = {}
     if options.json is not None and options.json.is_file():
@@ -244,9 +247,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for size in sorted(options.images):
         if not (folder / str(size)).is_dir():
-            subprocess.run(
-                [sys.executable, __file__, "--folder", str(folder), CHILD, str(size)], check=True
-            )
+            made = [CHILD, str(size), "--identity-images", str(options.identity_images)]
+            subprocess.run([sys.executable, __file__, "--folder", str(folder), *made], check=True)
         for stage in options.stages:
             numbers = measure(stage, folder / str(size), folder / "log.txt")
             found[f"{stage} {size}"] = numbers
