@@ -130,20 +130,18 @@ def main() -> None:
     lines: dict[str, str] = {}
     for _ in range(options.help_rounds):
         for name in HELPED:
-            taken = help_seconds([name] if name else [])
-            seconds.setdefault(" ".join(["facetrain", *filter(None, [name]), "--help"]), []).append(
-                taken
-            )
+            words = [name] if name else []
+            shown = " ".join(["facetrain", *words, "--help"])
+            seconds.setdefault(shown, []).append(help_seconds(words))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
         for number in range(options.rounds):
-            for command, words in commands(f"out{number}").items():
+            for command in commands(""):
                 if options.only and command not in options.only:
                     continue
-                words = [word.replace(f"out{number}", f"{command.split()[-1]}{number}")
-                         for word in words]  # fmt: skip
-                until_first, lines[command] = first_line(words, folder)
+                arguments = commands(f"{command.split()[-1]}{number}")[command]
+                until_first, lines[command] = first_line(arguments, folder)
                 seconds.setdefault(command, []).append(until_first)
     rows = ["| command | seconds | range | first line |", "|---|---|---|---|"]
     report: dict[str, Any] = {}
