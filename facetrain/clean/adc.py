@@ -7,10 +7,8 @@ brought to the target by meta-supervision, and an adapter sets each class's thre
 from pathlib import Path
 from typing import NamedTuple
 
-import safetensors.torch
 import torch
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from facetrain.clean.adapter import class_summary
@@ -27,13 +25,15 @@ from facetrain.clean.training import (
     draw_noise,
     pretrain,
 )
-from facetrain.core.artifact import atomic_path
 from facetrain.core.config import Config
+from facetrain.core.errors import CheckpointError
 from facetrain.core.log import logger
 from facetrain.dist.collectives import broadcast
 from facetrain.dist.mesh import Mesh
+from facetrain.models.tensor_file import read_tensors, save_tensors
 
 PRETRAINED_FILE = "pretrained.safetensors"
+_OF = "facetrain_cleaner"
 _SURE = 1e-4
 
 
@@ -109,9 +109,7 @@ def pretrained(config: AdcConfig, source: Known, path: Path, mesh: Mesh, digest:
     cleaner = pretrain(config.graph, config.pretrain, source, config.seed, show=mesh.is_main)
     _same_on_every_rank(cleaner, mesh)
     if mesh.is_main:
-        with atomic_path(path) as temporary:
-            state = {name: value.contiguous() for name, value in cleaner.state_dict().items()}
-            safetensors.torch.save_file(state, temporary, {"digest": digest})
+        save_tensors(path, cleaner.state_dict(), _OF, {"inputs": digest})
     mesh.barrier()
     return cleaner
 
@@ -121,14 +119,12 @@ def _taken_up(config: AdcConfig, path: Path, digest: str) -> Cleaner | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, "pt") as file:
-            same = (file.metadata() or {}).get("digest") == digest
-        state = safetensors.torch.load_file(path)
-        if not same or not all(bool(value.isfinite().all()) for value in state.values()):
+        state, of = read_tensors(path, _OF)
+        if of != {"inputs": digest} or not all(bool(v.isfinite().all()) for v in state.values()):
             return None
         cleaner = Cleaner(config.graph.gcn, torch.zeros(2, len(state["mean"])))
         cleaner.load_state_dict(state)
-    except (SafetensorError, OSError, RuntimeError, KeyError) as error:
+    except (CheckpointError, RuntimeError, KeyError) as error:
         logger.warning("%s: cannot be read, trained anew; %s", path, error)
         return None
     logger.info("%s: trained before", path)

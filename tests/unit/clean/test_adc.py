@@ -1,5 +1,6 @@
 """The GCN as evidence: what it says of whom, and what is taken up of an earlier training."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from facetrain.data.cleaning_result import CleaningResult
 from facetrain.data.features import Features, save_features
 from facetrain.dist.mesh import Mesh
 
+OF_ONE = {"facetrain_cleaner": json.dumps({"inputs": "one"})}
 MESH = Mesh.single(torch.device("cpu"))
 CONFIG = AdcConfig(
     graph=GRAPH,
@@ -43,6 +45,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def damage(path: Path, how: str) -> None:
     whole = path.read_bytes()
+    if how == "bit":  # of a weight
+        path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 4]) + whole[-8:])
     if how == "cut":
         path.write_bytes(whole[: len(whole) // 2])
     if how == "empty":
@@ -52,20 +56,20 @@ def damage(path: Path, how: str) -> None:
     if how == "NaN":
         weights = state(path)
         next(iter(weights.values()))[:] = torch.nan
-        safetensors.torch.save_file(weights, path, {"digest": "one"})
+        safetensors.torch.save_file(weights, path, OF_ONE)
     if how == "lacks an array":
         weights = state(path)
         weights.pop("mean")
-        safetensors.torch.save_file(weights, path, {"digest": "one"})
+        safetensors.torch.save_file(weights, path, OF_ONE)
     if how == "another size":
         weights = {name: value.repeat(2, *[1] * (value.dim() - 1))
                    for name, value in state(path).items() if value.dim()}  # fmt: skip
-        safetensors.torch.save_file(weights, path, {"digest": "one"})
+        safetensors.torch.save_file(weights, path, OF_ONE)
     if how == "no digest":
         safetensors.torch.save_file(state(path), path)
 
 
-DAMAGES = ["cut", "empty", "text", "NaN", "lacks an array", "another size", "no digest"]
+DAMAGES = ["bit", "cut", "empty", "text", "NaN", "lacks an array", "another size", "no digest"]
 
 
 @pytest.mark.parametrize("how", DAMAGES)
