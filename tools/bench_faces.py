@@ -198,7 +198,7 @@ class Setting:
         return {**rows, DROP: again | found}
 
     def cleaning(self) -> Rows:
-        """The rounds of cleaning that begin with plain training, and what begins with them."""
+        """The rounds of cleaning that begin with plain training."""
         recipe, run, mesh = self.recipe(), self.own / "run", self.mesh()
         pipeline.run(recipe, run, mesh)
         spent = seconds(run / "train")
@@ -210,6 +210,12 @@ class Setting:
             found = self._judged(answer.label, answer.kept, answer.clean_probability)
             name = f"clean, {number} round{'s' * (number > 1)}"
             rows[name] = numbers(folder / EVALUATE_RETRAIN) | {"seconds": spent} | found
+        return rows
+
+    def combined(self) -> Rows:
+        """Cleaning, and what begins with its last round."""
+        rows, run = self.cleaning(), self.own / "run"
+        spent = rows[f"clean, {self.rounds} round{'s' * (self.rounds > 1)}"]["seconds"]
         # What the retraining of the last round was, so the rest is as long.
         longer = read_json(run / "retrain" / "manifest.json")["config"]
         length = [
@@ -260,10 +266,13 @@ class Setting:
 CHAINS: dict[str, Callable[[Setting], Rows]] = {
     "plain": Setting.plain,
     "clean": Setting.cleaning,
+    "clean, combined": Setting.combined,
     "sub-centres": Setting.sub_centres,
     "true labels": Setting.on_true_labels,
 }
 """What is done one after the other; every row of ROWS is a chain of its own."""
+BEGIN_WITH = {"clean, combined": ("clean", "plain"), "clean": ("plain",)}
+"""Chains that begin with others, whose rows they have too."""
 
 
 def numbers(verified: Path) -> Numbers:
@@ -343,8 +352,8 @@ def main() -> None:
     names = given.chains or [*CHAINS, *ROWS]
     if given.tune:
         names, given.seeds = ["clean", "true labels", *GRID], [TUNING_SEED]
-    if "clean" in names:  # which begins with it
-        names = [name for name in names if name != "plain"]
+    repeated = {other for name in names for other in BEGIN_WITH.get(name, ())}
+    names = [name for name in names if name not in repeated]
     settings = [
         Setting(
             given.out, seed, noise, given.rounds, given.device, tuple(given.change), given.quick

@@ -15,7 +15,7 @@ def test_every_row_is_trained_and_told(
 ) -> None:
     file, page = tmp_path / "numbers.json", tmp_path / "table.md"
     words = ["--quick", "--seeds", "3", "--noise", "flip=0.2", "--rounds", "1"]
-    words += ["--chains", "clean", "sub-centres", "l2b", "true labels"]
+    words += ["--chains", "clean, combined", "plain", "sub-centres", "l2b", "true labels"]
     words += ["--json", str(file), "--markdown", str(page), "--out", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", ["bench_faces.py", *words])
     monkeypatch.setattr(bench_faces, "COMBINED", {"clean + nal": ["robust.name=nal"]})
