@@ -136,6 +136,8 @@ def sheet_figure(sheet: Sheet, decode: Callable[[int], Image]) -> Figure:
     width = _CELL * (starts[-1] - _GAP) + _MARGIN
     height = _HEAD + len(sheet.rows) * (_CELL + _CAPTION) + _MARGIN
     figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1))  # in inches; axes for each face would take seconds
+    axes.set_axis_off()
     for title, start in zip(sheet.titles, starts, strict=False):
         place = (_MARGIN + start * _CELL) / width
         figure.text(place, 1 - 0.12 / height, title, fontsize=9, fontweight="bold", va="center")
@@ -144,15 +146,13 @@ def sheet_figure(sheet: Sheet, decode: Callable[[int], Image]) -> Figure:
         for faces, start in zip(row, starts, strict=False):
             for place, face in enumerate(faces):
                 left = _MARGIN + (start + place) * _CELL
-                box = (left / width, bottom / height, _FACE / width, _FACE / height)
-                axes = figure.add_axes(box)  # a layout engine would take seconds
-                axes.set_axis_off()
-                axes.imshow(decode(face.image))
-                axes.set_title(face.caption, fontsize=7, pad=2.5, loc="left")
-                if face.frame:  # the axes are off, so it is drawn
-                    shape = Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False)
-                    shape.set(edgecolor=face.frame, linewidth=2.4, clip_on=False)
-                    axes.add_patch(shape)
+                box = (left, left + _FACE, bottom, bottom + _FACE)
+                axes.imshow(decode(face.image), extent=box, aspect="auto")
+                axes.text(left, bottom + _FACE + 2.5 / 72, face.caption, fontsize=7)
+                if face.frame:
+                    shape = Rectangle((left, bottom), _FACE, _FACE, fill=False)
+                    axes.add_patch(shape).set(edgecolor=face.frame, linewidth=2.4)
+    axes.set(xlim=(0, width), ylim=(0, height))
     return figure
 
 
