@@ -16,7 +16,7 @@ from facetrain.dist.mesh import Mesh
 
 MESH = Mesh.single(CPU)
 SIZE = 16
-PLAIN = Calibration(temperature=0.5, own_temperature=0.5)
+PLAIN = Calibration(temperature=0.5)
 
 
 def gaussian_people(seed: int, sizes: list[int], image: float = 0.35) -> tuple[Any, Any]:

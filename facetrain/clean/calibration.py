@@ -16,8 +16,8 @@ from facetrain.dist.mesh import Mesh
 _ROUNDS = 2
 _STEPS = 50
 _OFFSET_UNIT = 10.0  # nats, the offsets' standard deviation beforehand
-_PRIOR_IMAGES = (4.0, 4.0, 100.0, 4.0)
-"""Strength of the normal priors around log 0.2, log 0.2, no offset and a weight of 1/2."""
+_PRIOR_IMAGES = (4.0, 100.0, 4.0)
+"""Strength of the normal priors around log 0.2, no offset and a weight of 1/2."""
 
 
 class Draw(NamedTuple):
@@ -66,12 +66,11 @@ def _fit(cases: Sequence[_Case], start: Calibration, with_cleaner: bool) -> Cali
     device = cases[0].truth.device
     begin = [
         math.log(start.temperature),
-        math.log(start.own_temperature),
         start.offset / _OFFSET_UNIT,
         start.cleaner_weight,
     ]
     free = torch.tensor(begin, device=device, requires_grad=True)
-    origin = torch.tensor([math.log(0.2), math.log(0.2), 0.0, 0.5], device=device)
+    origin = torch.tensor([math.log(0.2), 0.0, 0.5], device=device)
     strength = torch.tensor(_PRIOR_IMAGES, device=device)
     optimizer = torch.optim.LBFGS([free], max_iter=_STEPS, line_search_fn="strong_wolfe")
     number = sum(len(case.truth) for case in cases)
@@ -79,7 +78,7 @@ def _fit(cases: Sequence[_Case], start: Calibration, with_cleaner: bool) -> Cali
     def loss() -> Tensor:
         optimizer.zero_grad()
         weights = Calibration(
-            free[0].exp(), free[1].exp(), _OFFSET_UNIT * free[2], free[3] if with_cleaner else 0.0  # type: ignore[arg-type]
+            free[0].exp(), _OFFSET_UNIT * free[1], free[2] if with_cleaner else 0.0  # type: ignore[arg-type]
         )  # fmt: skip
         total = torch.zeros((), device=device)
         for case in cases:
@@ -92,6 +91,6 @@ def _fit(cases: Sequence[_Case], start: Calibration, with_cleaner: bool) -> Cali
         return mean
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
-    temperature, own, offset, weight = free.detach().tolist()
+    temperature, offset, weight = free.detach().tolist()
     weight = max(weight, 0.0) if with_cleaner else 0.0
-    return Calibration(math.exp(temperature), math.exp(own), _OFFSET_UNIT * offset, weight)
+    return Calibration(math.exp(temperature), _OFFSET_UNIT * offset, weight)

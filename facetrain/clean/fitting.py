@@ -12,7 +12,7 @@ from facetrain.dist.mesh import Mesh
 _ROUNDS = 2
 _MOST_IMAGES = 100_000
 """That W and B are fitted on, whole classes drawn at random; half changes nothing."""
-_UNFITTED = Calibration(temperature=0.5, own_temperature=0.5)
+_UNFITTED = Calibration(temperature=0.5)
 """How the evidence weighs while the model itself is being fitted."""
 
 

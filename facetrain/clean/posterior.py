@@ -2,7 +2,7 @@
 
 For image i labelled g, over c in {g} u {labels of its nearest images} u {nobody},
 
-    r_ig ~ prior(g, g) exp(own_temperature (LLR_ig + offset) + cleaner_weight logit p_i),
+    r_ig ~ prior(g, g) exp(temperature (LLR_ig + offset) + cleaner_weight logit p_i),
     r_ic ~ prior(g, c) exp(temperature LLR_ic) for any other c,
 
 LLR_ic = log p(z_i | c) - log p(z_i | nobody) with the image itself left out of c, p_i the GCN's
@@ -38,9 +38,8 @@ class Calibration(NamedTuple):
     """What turns the model's evidence into odds; fitted on planted noise (`calibration.py`)."""
 
     temperature: float = 0.2
-    """Of another label: below 1, since the D dimensions of an embedding are not independent."""
-    own_temperature: float = 0.2
-    """Of the given label."""
+    """Below 1, since the D dimensions of an embedding are not independent. One for all labels: with
+    another for the given one, images would go where they fit less."""
     offset: float = 0.0
     """Of the given label against all else: hard images are further off than the model has them."""
     cleaner_weight: float = 0.0
@@ -61,7 +60,7 @@ class Terms(NamedTuple):
         """Unnormalised log posterior of the candidates and of nobody, (n, M + 1)."""
         score = self.other[:, None] + calibration.temperature * self.ratio
         own = self.ratio[:, 0] + calibration.offset * self.filled
-        given = self.given + calibration.own_temperature * own
+        given = self.given + calibration.temperature * own
         if cleaner_logit is not None:
             given = given + calibration.cleaner_weight * cleaner_logit
         score = torch.cat([given[:, None], score[:, 1:], self.nobody[:, None]], 1)
@@ -123,12 +122,11 @@ class Estimation:
         self._confirmed = None if confirmed is None else confirmed[row]
         self.real = self.place >= 0
         self.belief = torch.zeros(self.place.shape, device=row.device)  # r, damped
-        sure = 1.0 if self._logit is None else self._logit.sigmoid()
         size = labelled.classes.size.to(row.device)
         given = self.place[:, 0]
         first = labelled.classes.row.to(row.device)[labelled.classes.start[:-1].to(row.device)]
         second = (size[given] == 2) & (row != first[given])
-        self.belief[:, 0] = torch.where(second, 0.0, sure)
+        self.belief[:, 0] = (~second).float()
         self.quality = torch.zeros(*self.place.shape, len(model.share), device=row.device)
         self.quality[..., 0] = 1
         shape = (labelled.classes.num_classes, len(model.between))

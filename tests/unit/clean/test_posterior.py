@@ -64,7 +64,7 @@ def test_first_pass_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     labelled = labelled_as(embedding, label)
     model = model_of(labelled)
     logit = torch.linspace(-2, 2, len(label))
-    calibration = Calibration(0.3, 0.4, 1.5, 0.7)
+    calibration = Calibration(0.3, 1.5, 0.7)
     estimation = Estimation(labelled, model, calibration, logit, MESH)
     belief = estimation.belief[:, 0].clone()
     size = np.bincount(label[label >= 0])
@@ -72,7 +72,7 @@ def test_first_pass_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     second = torch.from_numpy(size[label[estimation.row]] == 2)
     second &= estimation.row != torch.tensor(first)
     assert second.any()
-    assert torch.equal(belief, logit[estimation.row].sigmoid().masked_fill(second, 0))
+    assert torch.equal(belief, (~second).float())
     estimation.run()
     z = labelled.embedded.rows(estimation.row) @ model.basis
     place, own = estimation.place, estimation.place[:, 0]
@@ -92,7 +92,7 @@ def test_first_pass_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
             if slot == 0:
                 own_logit = float(logit[estimation.row[image]])
                 shifted = float(ratio) + 1.5 * min(float(n), 1)
-                scores.append(np.log(0.8) + 0.4 * shifted + 0.7 * own_logit)
+                scores.append(np.log(0.8) + 0.3 * shifted + 0.7 * own_logit)
             else:
                 scores.append(np.log(0.2 * 0.7 / (count - 1)) + 0.3 * float(ratio))
         scores.append(np.log(0.2 * 0.3))
