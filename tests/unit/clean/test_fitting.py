@@ -1,0 +1,46 @@
+"""Where the fit of a noisy set begins, and that a small one does not believe its wrong labels."""
+
+import numpy as np
+import pytest
+import torch
+from posterior_parts import MESH, gaussian_people, labelled_as
+
+from facetrain.clean.fitting import agreeing, fit_unsupervised
+from facetrain.core.rng import numpy_generator
+
+
+def test_who_agrees_is_told_by_strangers() -> None:
+    """Everybody of a clean set; of the wrong ones at most the one in a hundred that is let in."""
+    embedding, person = gaussian_people(0, [5] * 60 + [1] * 5)
+    label = person.copy()
+    wrong = np.arange(0, 300, 7)
+    label[wrong] = (label[wrong] + 11) % 60
+    belief = agreeing(labelled_as(embedding, label)).numpy() == 1
+    assert belief[300:].all()  # alone in their classes
+    assert belief[wrong].mean() < 0.05
+    right = np.setdiff1d(np.arange(300), wrong)
+    assert belief[right].mean() > 0.95
+    shuffled = numpy_generator(0, "shuffled").permutation(label)
+    belief = agreeing(labelled_as(embedding, shuffled)).numpy() == 1
+    assert belief[:300].mean() < 0.1
+
+
+def test_one_class_has_no_strangers() -> None:
+    embedding, person = gaussian_people(0, [6])
+    assert bool(agreeing(labelled_as(embedding, person)).all())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_small_set_does_not_believe_its_wrong_labels(seed: int) -> None:
+    """Forty people of five images, a fifth under another name: begun at belief in all, none of them
+    would be found.
+    """
+    embedding, person = gaussian_people(seed, [5] * 40, image=0.5)
+    label, generator = person.copy(), numpy_generator(seed, "wrong")
+    wrong = generator.permutation(200)[:40]
+    label[wrong] = (label[wrong] + generator.integers(1, 40, 40)) % 40
+    _, belief = fit_unsupervised(labelled_as(embedding, label), MESH)
+    is_wrong = torch.zeros(200, dtype=torch.bool)
+    is_wrong[wrong] = True
+    assert (belief[is_wrong] < 0.5).float().mean() > 0.9
+    assert (belief[~is_wrong] > 0.5).float().mean() > 0.95
