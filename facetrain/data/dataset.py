@@ -21,7 +21,7 @@ from facetrain.core.artifact import fingerprint
 from facetrain.core.config import Config, Paths
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
-from facetrain.data.images import decode_image, decode_noting, fit_square
+from facetrain.data.images import decode_image, decode_with_warnings, fit_square
 from facetrain.data.overlay import LabelOverlay, overlay_file
 from facetrain.data.record_table import IR_HEADER
 from facetrain.data.shard_set import OnCorrupt, ShardImages, ShardSet, digest
@@ -237,9 +237,9 @@ class FaceDataset:
         """
         encoded = self.encoded(index)
         try:
-            image, words = decode_noting(encoded, "image")
+            image, warnings = decode_with_warnings(encoded, "image")
         except DataError:
-            words = "it does not decode"
-        if words:  # again, by its name: to make that up for every image costs a thirtieth
+            warnings = "it does not decode"
+        if warnings:  # again, by its name: to make that up for every image costs a thirtieth
             image = decode_image(encoded, f"record {self.key(index)}")
         return fit_square(image, size)

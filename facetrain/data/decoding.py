@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from facetrain.core.errors import DataError
-from facetrain.data.decoder_words import listening
+from facetrain.data.decoder_warnings import with_warnings
 from facetrain.data.recordio import ShardChangedError
 from facetrain.data.sampler import NO_ROW
 
@@ -49,8 +49,8 @@ def _fill(source: ImageSource, rows: Rows, planes: NDArray[np.uint8]) -> Failure
     Where a decoder printed something the rows are decoded again one by one, so that the warning
     names the image; listening to each by itself would cost every image what it costs a batch.
     """
-    failures, words = listening(lambda: _decode_rows(source, rows, planes))
-    return _decode_rows(source, rows, planes) if words else failures
+    failures, warnings = with_warnings(lambda: _decode_rows(source, rows, planes))
+    return _decode_rows(source, rows, planes) if warnings else failures
 
 
 def _decode_rows(source: ImageSource, rows: Rows, planes: NDArray[np.uint8]) -> Failures:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
 from facetrain.data.align import warp
-from facetrain.data.decoder_words import listening
+from facetrain.data.decoder_warnings import with_warnings
 from facetrain.data.images import Image
 
 Choice = Literal["largest", "centred", "all", "skip"]
@@ -89,7 +89,7 @@ class FaceDetector:
                 "onnx", network, nothing, (_VIEW_SIDE, _VIEW_SIDE), _LEAST_SCORE
             )
 
-        return listening(create)[0]  # OpenCV 5 prints a warning about its own default
+        return with_warnings(create)[0]  # OpenCV 5 prints a warning about its own default
 
     def find(self, image: Image) -> list[Face]:
         """Every face in an (H, W, 3) RGB image, surest first; their landmarks are of one pass."""

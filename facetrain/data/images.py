@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
-from facetrain.data.decoder_words import listening
+from facetrain.data.decoder_warnings import with_warnings
 from facetrain.data.image_header import FORMATS, ImageHeader, read_header
 
 Image = NDArray[np.uint8]  # built once: in a cast it would be built for every image
@@ -20,7 +20,7 @@ _JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
-def decode_noting(encoded: bytes, where: str) -> tuple[Image, str]:
+def decode_with_warnings(encoded: bytes, where: str) -> tuple[Image, str]:
     """(H, W, 3) uint8 RGB of an encoded image, and what its decoder printed ("": nothing).
 
     Turned upright as its EXIF says; grey and alpha are converted. A JPEG that lacks its end marker
@@ -32,13 +32,13 @@ def decode_noting(encoded: bytes, where: str) -> tuple[Image, str]:
     header = image_header(encoded, where)
     if header.format == "JPEG" and encoded.rfind(_JPEG_END) < encoded.rfind(_JPEG_SCAN):
         raise DataError(f"{where}: must be a whole image, but the JPEG is cut short")
-    image, words = listening(lambda: _decode(encoded))
+    image, warnings = with_warnings(lambda: _decode(encoded))
     if image is None:
-        said = f" ({words})" if words else ""
+        said = f" ({warnings})" if warnings else ""
         raise DataError(
             f"{where}: must be an image, but its {len(encoded)} bytes do not decode{said}"
         )
-    return _upright(image, header.orientation), words
+    return _upright(image, header.orientation), warnings
 
 
 def decode_image(encoded: bytes, where: str) -> Image:
@@ -47,9 +47,9 @@ def decode_image(encoded: bytes, where: str) -> Image:
     Raises:
         DataError: naming `where`.
     """
-    image, words = decode_noting(encoded, where)
-    if words:
-        _log_once(where, words)
+    image, warnings = decode_with_warnings(encoded, where)
+    if warnings:
+        _log_once(where, warnings)
     return image
 
 
@@ -80,9 +80,9 @@ def _decode(encoded: bytes) -> Image | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _log_once(where: str, words: str) -> None:
+def _log_once(where: str, warnings: str) -> None:
     """Not in every epoch."""
-    logger.warning("%s: decodes, but is suspect: %s", where, words)
+    logger.warning("%s: decodes, but is suspect: %s", where, warnings)
 
 
 def _upright(image: Image, orientation: int) -> Image:

@@ -20,7 +20,7 @@ from facetrain.data.shard_set import (
     merged_labels,
     valid_labels,
 )
-from facetrain.data.suspect import SUSPECT_FILE, decode_judged
+from facetrain.data.suspect import SUSPECT_FILE, decode_checked
 from facetrain.data.workers import ordered_map
 
 _UNREADABLE, _GOOD, _SUSPECT = range(3)
@@ -155,7 +155,7 @@ def _check_chunk(task: _Task) -> list[int]:
 def _state(record: bytes, extent: int) -> int:
     try:
         content = unpack_record(read_payload(record, 0, extent))[1]
-        reason = decode_judged(content, "image")[1]
+        reason = decode_checked(content, "image")[1]
     except (BrokenRecordError, DataError):
         return _UNREADABLE
     return _GOOD if reason is None else _SUSPECT

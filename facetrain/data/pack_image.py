@@ -26,7 +26,7 @@ from facetrain.data.landmarks import (
     warn_of_places,
 )
 from facetrain.data.source_image import SourceImage
-from facetrain.data.suspect import decode_judged
+from facetrain.data.suspect import decode_checked
 from facetrain.data.workers import ordered_map
 
 _CHUNK, _CHUNK_OF_PHOTOGRAPHS = 32, 8  # images a task
@@ -173,7 +173,7 @@ def _prepare(task: Task, config: PackConfig) -> list[PackedFace]:
     if task.no_points is not None:
         raise DataError(task.no_points)
     name, encoded = task.image.name, task.image.read()
-    image, suspect = decode_judged(encoded, "image")
+    image, suspect = decode_checked(encoded, "image")
     if task.points or task.detector is not None:
         _check_inside(task, image)
         faces = [None] * len(task.points) if task.detector is None else _find(image, task, config)

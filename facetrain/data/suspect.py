@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from facetrain.data.images import Image, decode_noting
+from facetrain.data.images import Image, decode_with_warnings
 
 SUSPECT_FILE = "suspect.txt"
 """What `pack` lists them in: `source path<TAB>reason`."""
@@ -35,22 +35,22 @@ class _Stored(NamedTuple):
     share: int = _LEAST_SHARE
 
 
-def decode_judged(encoded: bytes, where: str) -> tuple[Image, str | None]:
+def decode_checked(encoded: bytes, where: str) -> tuple[Image, str | None]:
     """(H, W, 3) uint8 RGB of an encoded image, and why it is suspect, or None.
 
     Raises:
         DataError: naming `where`, of what does not decode at all.
     """
-    image, words = decode_noting(encoded, where)
+    image, words = decode_with_warnings(encoded, where)
     return image, suspicion(encoded, words)
 
 
-def suspicion(encoded: bytes, decoder_words: str) -> str | None:
+def suspicion(encoded: bytes, decoder_warnings: str) -> str | None:
     """Why an image that decodes is suspect, or None.
 
     Args:
         encoded: the file.
-        decoder_words: what its decoder printed, "" for nothing.
+        decoder_warnings: what its decoder printed, "" for nothing.
     """
     try:
         for stored in _stored(encoded):
@@ -59,8 +59,8 @@ def suspicion(encoded: bytes, decoder_words: str) -> str | None:
                 return f"{at[1] - at[0]} zero bytes at {at[0]} of {len(encoded)}"
     except (struct.error, IndexError):  # a header that its decoder understands, but not we
         pass
-    if decoder_words and not _NOT_DAMAGE.search(decoder_words):
-        return decoder_words
+    if decoder_warnings and not _NOT_DAMAGE.search(decoder_warnings):
+        return decoder_warnings
     return None
 
 

@@ -26,7 +26,7 @@ from facetrain.heads.margin_head import MarginHead
 from facetrain.methods.choose import RobustConfig, check_combination, make_method
 from facetrain.methods.l2b import L2bConfig
 from facetrain.methods.nal import NalConfig
-from facetrain.pretrain.beginning import begin, weights_input
+from facetrain.pretrain.initial_weights import initial_backbone, weights_input
 
 
 class TrainConfig(TrainingConfig):
@@ -120,7 +120,7 @@ def run(
         torch.manual_seed(config.seed)
         size = config.model.embedding_size
         head = MarginHead(config.head, dataset.num_classes, size, mesh, config.seed)
-        backbone = begin(config, dataset, head, mesh, out_dir)
+        backbone = initial_backbone(config, dataset, head, mesh, out_dir)
         method = make_method(config.robust, config, head, backbone, dataset, mesh, out_dir)
         return train_backbone(
             config,

@@ -15,7 +15,7 @@ from facetrain.engine.training import TrainingConfig
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
 from facetrain.models.weights import load_backbone, load_module
-from facetrain.pretrain.beginning import begin
+from facetrain.pretrain.initial_weights import initial_backbone
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_centres_begin_at_the_class_means(
     )
     head = MarginHead(HeadConfig(num_centres=centres), dataset.num_classes, 16, Mesh.single(), 0)
     drawn = head.weight.detach().clone()
-    begin(config, dataset, head, Mesh.single(), tmp_path)
+    initial_backbone(config, dataset, head, Mesh.single(), tmp_path)
     backbone = load_backbone(trained)
     images = torch.stack(
         [torch.from_numpy(dataset.decode(i, 32)).permute(2, 0, 1) for i in range(48)]

@@ -11,13 +11,13 @@ import pytest
 from facetrain.core.errors import DataError
 from facetrain.core.log import configure_logging
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.decoder_words import listening
+from facetrain.data.decoder_warnings import with_warnings
 from facetrain.data.face_shard import FaceShardWriter
 from facetrain.data.images import Image
 from facetrain.data.inspection import inspect
 from facetrain.data.loader import OrderedLoader
 from facetrain.data.pack import pack
-from facetrain.data.suspect import decode_judged
+from facetrain.data.suspect import decode_checked
 
 FORMATS = {
     "jpg": (".jpg", []),
@@ -60,12 +60,12 @@ def with_hole(data: bytes, start: float = 0.5) -> bytes:
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_hole_is_seen_in_every_format_and_none_where_there_is_none(name: str, size: int) -> None:
     whole = encoded(name, textured(size))
-    image, reason = decode_judged(whole, "whole")
+    image, reason = decode_checked(whole, "whole")
     assert reason is None
     assert image.shape == (size, size, 3)
     for start in (0.3, 0.5, 0.6):
         try:
-            assert decode_judged(with_hole(whole, start), "holed")[1] is not None
+            assert decode_checked(with_hole(whole, start), "holed")[1] is not None
         except DataError:  # refused altogether, which lists it too
             assert name in ("png", "lossless webp", "progressive jpg")
 
@@ -81,33 +81,33 @@ def test_flat_areas_are_no_holes(name: str, tone: int, bars: str) -> None:
         image[:64] = tone
     if bars == "all":
         image[:] = tone
-    assert decode_judged(encoded(name, image), "flat")[1] is None
+    assert decode_checked(encoded(name, image), "flat")[1] is None
 
 
 def test_zeros_outside_the_pixels_of_a_jpeg_are_none() -> None:
     whole = encoded("jpg", textured(112))
     comment = b"\xff\xe1" + (2 + 4000).to_bytes(2, "big") + bytes(4000)  # as camera makers' notes
-    assert decode_judged(whole[:2] + comment + whole[2:] + bytes(3000), "padded")[1] is None
+    assert decode_checked(whole[:2] + comment + whole[2:] + bytes(3000), "padded")[1] is None
 
 
 def test_what_a_decoder_prints_is_heard_and_other_lines_are_not_lost() -> None:
     script = (
         "import os\n"
-        "from facetrain.data.decoder_words import listening\n"
+        "from facetrain.data.decoder_warnings import with_warnings\n"
         "def speak():\n"
         "    os.write(2, b'mine\\nCorrupt JPEG data: premature end of data segment\\n')\n"
-        "    return listening(lambda: 7)[0]\n"
-        "print(listening(speak))\n"
+        "    return with_warnings(lambda: 7)[0]\n"
+        "print(with_warnings(speak))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "(7, 'Corrupt JPEG data: premature end of data segment')\n"
     assert done.stderr == "mine\n"
 
 
-def test_listening_works_without_stderr() -> None:
+def test_it_works_without_stderr() -> None:
     script = (
-        "import os\nfrom facetrain.data.decoder_words import listening\n"
-        "os.close(2)\nprint(listening(lambda: 7))\n"
+        "import os\nfrom facetrain.data.decoder_warnings import with_warnings\n"
+        "os.close(2)\nprint(with_warnings(lambda: 7))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "(7, '')\n"
@@ -115,7 +115,7 @@ def test_listening_works_without_stderr() -> None:
 
 def test_an_error_inside_leaves_stderr_where_it_was(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ZeroDivisionError):
-        listening(lambda: 1 // 0)
+        with_warnings(lambda: 1 // 0)
     print("still here", file=sys.stderr)
     assert capfd.readouterr().err == "still here\n"
 

@@ -35,7 +35,7 @@ def weights_input(config: TrainingConfig) -> Mapping[str, str]:
     return {"weights": fingerprint(file) if file.exists() else "missing"}
 
 
-def begin(
+def initial_backbone(
     config: TrainingConfig, dataset: FaceDataset, head: MarginHead, mesh: Mesh, out_dir: Path
 ) -> nn.Module:
     """The backbone as the training begins with it; also sets the head's first centres.

@@ -56,7 +56,7 @@ class _Aside:
 _aside: dict[int, _Aside] = {}  # by process: forked workers must not share a file's position
 
 
-def listening(function: Callable[[], ResultT]) -> tuple[ResultT, str]:
+def with_warnings(function: Callable[[], ResultT]) -> tuple[ResultT, str]:
     """The result of `function`, and what image libraries printed meanwhile: one line, or "".
 
     Inside another call of this, the outer one hears it and the inner one nothing. What another
