@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.reviews import Client, tool, write_run
+from helpers.reviews import Client, write_run
 
 from facetrain.data.review_journal import Decision, read_journal
 from facetrain.review.review import serving, write_door
 from facetrain.review.server import ReviewServer
+from tools.benchmarks import headless_browser
 
 NUM_CLASSES, PER_CLASS = 400, 8
 SHIFT = 8
 HOSTILE = "<img src=x onerror=\"document.title='caught'\"><b>Ann</b>"
 
-headless_browser = tool("headless_browser")
 BROWSER = headless_browser.find_browser()
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the path")
 
@@ -275,7 +275,7 @@ def test_help_is_a_key_away(page: Any) -> None:
 def test_a_decision_is_seen_at_once(page: Any) -> None:
     """From the key to the changed face, server and disk included.
 
-    The fastest of twenty, since the machine may be busy; tools/bench_review.py has the spread.
+    The fastest of twenty, since the machine may be busy; tools/benchmarks/review.py has the spread.
     """
     seconds = page.evaluate(
         """(async () => {

@@ -1,11 +1,8 @@
 """A run to review without training one, a client of the page's server, and the tools for both."""
 
 import http.client
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,20 +10,7 @@ import numpy as np
 
 from facetrain.core.rng import numpy_generator
 from facetrain.data.images import encode_jpeg
-
-TOOLS = Path(__file__).parents[2] / "tools"
-
-
-def tool(name: str) -> ModuleType:
-    """A script of tools/ as a module."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-        assert spec
-        assert spec.loader
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
+from tools.benchmarks import fake_clean_run
 
 
 def write_run(out: Path, num_identities: int, num_images: int) -> Path:
@@ -34,7 +18,7 @@ def write_run(out: Path, num_identities: int, num_images: int) -> Path:
     generator = numpy_generator(0, "squares")
     colours = generator.integers(0, 255, (6, 2, 1, 1, 3), np.uint8, endpoint=True)
     squares = [[encode_jpeg(np.tile(one, (8, 8, 1))) for one in person] for person in colours]
-    tool("fake_clean_run").write_run(out, num_identities, num_images, squares)
+    fake_clean_run.write_run(out, num_identities, num_images, squares)
     return out / "run"
 
 

@@ -1,6 +1,5 @@
 """The sets of the cleaning benchmark, and its rows on a small one."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,8 @@ from facetrain.clean.thresholds import AdapterConfig
 from facetrain.clean.training import MetaConfig
 from facetrain.core.rng import numpy_generator
 from facetrain.data.features import Features
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
-import bench_clean
-import lfw_noise
+from tools.benchmarks.clean import lfw_noise
+from tools.benchmarks.clean import run as bench_clean
 
 
 @pytest.mark.parametrize("added", [False, True])

@@ -1,12 +1,8 @@
 """The rival of the cleaner finds what anybody would: images of others in well separated classes."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
-import clean_rivals
+from tools.benchmarks.clean import rivals as clean_rivals
 
 
 def test_planted_flips_are_found_and_shuffled_labels_are_not() -> None:

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
-import compare_arcface_torch
+from tools.checks import arcface_torch as compare_arcface_torch
 
 STAND_IN = """
 import torch

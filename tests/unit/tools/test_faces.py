@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
-import bench_faces
+from tools.benchmarks.faces import run as bench_faces
 
 
 def test_every_row_is_trained_and_told(

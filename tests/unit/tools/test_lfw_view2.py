@@ -1,7 +1,6 @@
 """The View 2 protocol on a small folder in LFW's layout, against its arithmetic written out."""
 
 import argparse
-import importlib.util
 import json
 import math
 import sys
@@ -16,20 +15,14 @@ import torch
 from facetrain.core.errors import DataError, UserError
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.lfw import View2, check_disjoint, read_pairs, read_people
+from tools.protocols import lfw_view2
 
-TOOL = Path(__file__).parents[3] / "tools" / "lfw_view2.py"
 SIZE, HALF = 16, 3  # pixels the fake backbone takes; pairs of each kind in a set
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("lfw_view2", TOOL)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["lfw_view2"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return lfw_view2
 
 
 def write_official(folder: Path) -> None:

@@ -9,14 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
-import bench_mvcom
-import mvcom_score
-from mvcom_sets import lfw_sets, synthetic_sets, tail_levels
-from process_memory import memory_mib
-
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.variation import VARIATION_FILE, load_variations
+from tools.benchmarks.common import ROOT, memory_mib
+from tools.benchmarks.mvcom import run as bench_mvcom
+from tools.benchmarks.mvcom import score as mvcom_score
+from tools.benchmarks.mvcom.sets import lfw_sets, synthetic_sets, tail_levels
 
 
 def margins(order: int) -> dict[str, dict[str, np.ndarray]]:
@@ -90,7 +88,7 @@ def test_synthetic_sets_share_nobody_and_have_tails(tmp_path: Path) -> None:
 
 
 def test_real_sets_share_nobody(lfw: Path, tmp_path: Path) -> None:
-    import mvcom_sets
+    from tools.benchmarks.mvcom import sets as mvcom_sets
 
     def few(dataset: FaceDataset, out: Path, people: np.ndarray, *_: object) -> None:
         out.mkdir(parents=True)
@@ -134,7 +132,6 @@ def test_peak_memory_is_the_process_own() -> None:
     """A child of a large process is small; `getrusage` would give it its parent's peak."""
     large = np.ones(1 << 25)  # 256 MiB
     assert memory_mib() > 256
-    code = "from process_memory import memory_mib; print(memory_mib())"
-    folder = Path(bench_mvcom.__file__).parent
-    child = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    code = "from tools.benchmarks.common import memory_mib; print(memory_mib())"
+    child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert float(child.stdout) < 128 < large.nbytes / 2**20

@@ -5,10 +5,8 @@ import json
 import math
 import pickle
 import struct
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,22 +20,19 @@ from facetrain.data.images import encode_jpeg
 from facetrain.engine.method import StepBatch
 from facetrain.robust.nal import noise_attention_loss
 from facetrain.robust.superloss import confidence
-
-FOLDER = Path(__file__).parents[3] / "tools"
-NAMES = ("tasks", "networks", "training", "images", "runs")
+from tools.benchmarks.robust import images, networks, runs, tasks, training
+from tools.benchmarks.robust import run as bench_robust
+from tools.reproduce import l2b, nal, superloss
 
 
 @pytest.fixture(scope="module")
-def tool() -> Iterator[SimpleNamespace]:
-    """The modules by name; Python finds them as it does when a tool is run."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        modules: dict[str, ModuleType] = {name: __import__(f"robust_{name}") for name in NAMES}
-        for name in ("reproduce_superloss", "reproduce_nal", "reproduce_l2b", "bench_robust"):
-            modules[name] = __import__(name)
-        yield SimpleNamespace(**modules)
-    finally:
-        sys.path.remove(str(FOLDER))
+def tool() -> SimpleNamespace:
+    """The modules by name."""
+    return SimpleNamespace(
+        tasks=tasks, networks=networks, training=training, images=images, runs=runs,
+        reproduce_superloss=superloss, reproduce_nal=nal, reproduce_l2b=l2b,
+        bench_robust=bench_robust,
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -12,10 +12,8 @@ from clean_parts import GRAPH, PRETRAIN
 from facetrain.clean.clean import CleanConfig
 from facetrain.clean.thresholds import AdapterConfig
 from facetrain.clean.training import MetaConfig
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
-import bench_scale
-import synthetic_embedding
+from tools.benchmarks import scale as bench_scale
+from tools.benchmarks import synthetic_embedding
 
 
 def test_synthetic_identities_are_as_near_as_they_say(tmp_path: Path) -> None:

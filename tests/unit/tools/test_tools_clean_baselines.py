@@ -1,13 +1,16 @@
 """Baselines by hand, against slow oracles, and at the level they are known to reach on LFW."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
-from clean_baselines import (
+from facetrain.core.errors import ConfigError
+from facetrain.core.rng import numpy_generator
+from facetrain.data.features import Features, load_features, unit_rows
+from facetrain.data.noise import NoiseConfig, plant
+from facetrain.metrics.noise import best_f1, noise_detection
+from tools.benchmarks.clean.baselines import (
     CLEANLAB_FILTERS,
     biggest_component,
     class_centre,
@@ -16,12 +19,6 @@ from clean_baselines import (
     otsu_threshold,
     out_of_sample_probability,
 )
-
-from facetrain.core.errors import ConfigError
-from facetrain.core.rng import numpy_generator
-from facetrain.data.features import Features, load_features, unit_rows
-from facetrain.data.noise import NoiseConfig, plant
-from facetrain.metrics.noise import best_f1, noise_detection
 
 
 def at_degrees(*degrees: float) -> np.ndarray:

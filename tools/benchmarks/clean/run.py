@@ -1,0 +1,283 @@
+r"""Baselines and the cleaner, part by part, on the same noisy features: F1 of the noise class.
+
+    python -m tools.benchmarks.clean.lfw_noise FEATURES_FOLDER sets
+    python -m tools.benchmarks.clean.run --source sets/source_dlib_0.npz \
+        --target sets/target_dlib_uniform20_0.npz --seeds 0 --json F
+
+Source and targets are features `.npz` with `is_clean` (of a target's only the score reads it;
+`--truth` gives it apart, as `facetrain corrupt` writes it). Nothing is chosen on a target, save
+where a row says "hindsight": its threshold is the best one for that target. Rows:
+
+  centre, component, knn, cleanlab      the baselines
+  sub-centres                           beyond 75 degrees from the dominant of three sub-centres
+  target statistics                     the pre-trained GCN at 0.5, inputs standardised by it
+  gcn                                   the same, inputs standardised by the source, as here
+  + meta                                after meta-supervision; first order: less Eq. 5's last term
+  + adapter                             with thresholds of the adapter instead of 0.5
+  posterior alone                       the identity model without the GCN
+  facetrain clean                       the stage itself: the posterior with the GCN as evidence
+  literal, canonical                    other inputs of the GCN, pre-trained, at 0.5
+"""
+
+import argparse
+import copy
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from facetrain.clean.adc import PRETRAINED_FILE, pretrained
+from facetrain.clean.clean import CleanConfig, clean
+from facetrain.clean.cleaner import Cleaner, clean_probability
+from facetrain.clean.embedded_set import EmbeddedSet
+from facetrain.clean.labelled_set import LabelledSet
+from facetrain.clean.thresholds import learn_thresholds
+from facetrain.clean.training import Known, adapt, labelled_set, pretrain
+from facetrain.core.artifact import write_json
+from facetrain.data.features import Features, load_features, unit_rows
+from facetrain.dist.mesh import Mesh
+from facetrain.graph.knn import KnnConfig, KnnGraph, knn_graph
+from facetrain.metrics.noise import best_f1, noise_detection, threshold_error
+from tools.benchmarks.clean import baselines as baselines
+from tools.benchmarks.clean import rivals as clean_rivals
+from tools.benchmarks.common import mean_and_spread
+
+MESH = Mesh.single()
+Row = tuple[str, float]
+_DIGEST = "bench"  # one source and one config: the stage takes up what was learned
+
+
+def f1(kept: NDArray[np.bool_], is_clean: NDArray[np.bool_]) -> float:
+    """F1 of the noise class; without noise 1 - the share wrongly dropped."""
+    found = noise_detection(None, kept, is_clean).f1
+    return float(kept.mean()) if found is None or is_clean.all() else found
+
+
+def calibration(clean_probability: NDArray[np.floating], is_clean: NDArray[np.bool_]) -> float:
+    """Expected calibration error over fifteen bins of equal width."""
+    place = np.minimum((clean_probability * 15).astype(int), 14)
+    gap = np.bincount(place, clean_probability - is_clean, 15)
+    return float(np.abs(gap).sum() / len(place))
+
+
+def graph_of(embedding: NDArray[Any]) -> KnnGraph:
+    """The exact kNN graph, in memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        graph, _ = knn_graph(embedding, KnnConfig(), MESH, Path(folder))
+        return KnnGraph(np.array(graph.neighbours), np.array(graph.similarity))
+
+
+def embedded(embedding: NDArray[Any], config: CleanConfig) -> EmbeddedSet:
+    """`embedding` with its graph."""
+    return EmbeddedSet(embedding, graph_of(embedding), config.graph.num_context, MESH.device)
+
+
+def baseline_rows(target: Features, with_cleanlab: bool) -> Iterator[Row]:
+    """Every baseline, its own threshold and in hindsight."""
+    embedding, label, is_clean = target.embedding, target.label, target.is_clean
+    assert is_clean is not None
+    dense = np.unique(label, return_inverse=True)[1]
+    centre = baselines.class_centre(embedding, label)
+    yield "centre, Otsu", f1(centre.kept, is_clean)
+    yield "centre, hindsight", best_f1(centre.score, is_clean)[0]
+    unit = unit_rows(embedding)
+    sample = (unit[:: max(1, len(unit) // 500)] @ unit.T).ravel()
+    cuts = np.quantile(sample, 1 - np.geomspace(1e-4, 0.5, 60)).tolist()
+    kept = baselines.biggest_component(embedding, label, cuts)
+    yield "component, hindsight", max(f1(one, is_clean) for one in kept)
+    agreement = baselines.knn_agreement(label, graph_of(embedding).neighbours[:, :20])
+    yield "knn agreement", f1(agreement.kept, is_clean)
+    yield "knn agreement, hindsight", best_f1(agreement.score, is_clean)[0]
+    rival = clean_rivals.sub_centre_drop(embedding, dense)
+    yield "sub-centres, 75 degrees", f1(rival.kept, is_clean)
+    yield "sub-centres, hindsight", best_f1(rival.score, is_clean)[0]
+    if with_cleanlab:
+        probability = baselines.out_of_sample_probability(embedding, label)
+        found = [
+            f1(baselines.cleanlab(probability, label, name).kept, is_clean)
+            for name in baselines.CLEANLAB_FILTERS
+        ]
+        yield "cleanlab, best filter", max(found)
+
+
+def standardised_by(cleaner: Cleaner, target: LabelledSet) -> Cleaner:
+    """The cleaner with the target's statistics in place of the source's."""
+    features = target.piece().features(target.certain())
+    other = copy.deepcopy(cleaner)
+    spread = features.std(0)
+    other.mean, other.spread = features.mean(0), spread.where(spread > 1e-3, 1.0)
+    return other
+
+
+class Cleaners:
+    """What one source and one seed give, trained once for all targets."""
+
+    def __init__(
+        self,
+        source: Features,
+        config: CleanConfig,
+        *,
+        inputs: bool,
+        drift: bool,
+        brief: bool = False,
+    ) -> None:
+        assert source.is_clean is not None
+        self.drift, self.brief = drift, brief
+        self._folder = tempfile.TemporaryDirectory()
+        self.folder = Path(self._folder.name)
+        self.config, self.source = (
+            config,
+            Known(embedded(source.embedding, config), source.label, source.is_clean),
+        )
+        self.base = pretrained(config, self.source, self.folder / PRETRAINED_FILE, MESH, _DIGEST)
+        self.others = {}
+        for name, node_input in (("literal", "embedding"), ("canonical", "canonical")):
+            if inputs:
+                graph = config.graph.model_copy(update={"node_input": node_input})
+                cleaner = pretrain(graph, config.pretrain, self.source, config.seed, show=False)
+                self.others[name] = graph, cleaner
+
+    def rows(self, target: Features) -> Iterator[Row]:
+        """The cleaner's rows on one target."""
+        config, is_clean = self.config, target.is_clean
+        assert is_clean is not None
+        images = embedded(target.embedding, config)
+        labelled = labelled_set(config.graph, images, target.label)
+
+        def chance(cleaner: Cleaner, of: LabelledSet = labelled) -> NDArray[np.float32]:
+            answer: NDArray[np.float32] = clean_probability(cleaner, of, MESH)[-1].numpy()
+            return answer
+
+        def adapted(cleaner: Cleaner, second_order: bool) -> Cleaner:
+            return adapt(
+                config.graph, config.meta.model_copy(update={"second_order": second_order}),
+                cleaner, self.source, labelled, MESH, config.seed,
+                batch_classes=config.pretrain.batch_classes,
+            )  # fmt: skip
+
+        def thresholds(
+            cleaner: Cleaner, answer: NDArray[np.float32], known: Known
+        ) -> NDArray[np.float32]:
+            adapter = learn_thresholds(
+                config.graph, config.adapter, cleaner, known, config.seed, show=False
+            )
+            graphs = labelled.classes
+            with torch.no_grad():
+                level = adapter.threshold(torch.from_numpy(answer)[graphs.row], graphs).numpy()
+            by_label = np.full(int(target.label.max()) + 1, np.nan, np.float32)
+            by_label[graphs.class_id.numpy()] = level
+            return by_label
+
+        starts = {"gcn": self.base}
+        if self.drift:
+            starts = {"target statistics": standardised_by(self.base, labelled), **starts}
+        for prefix, cleaner in starts.items():
+            answer = chance(cleaner)
+            yield prefix, f1(answer > 0.5, is_clean)
+            if self.brief:
+                continue
+            # Only the target shows what its own statistics do to the answers.
+            believed = Known(images, target.label, answer > 0.5)
+            known = self.source if cleaner is self.base else believed
+            level = thresholds(cleaner, answer, known)[target.label]
+            yield f"{prefix} + adapter", f1(answer > level, is_clean)
+            yield (
+                f"{prefix} + meta, first order",
+                f1(chance(adapted(cleaner, second_order=False)) > 0.5, is_clean),
+            )
+            cleaner = adapted(cleaner, second_order=True)
+            answer = chance(cleaner)
+            yield f"{prefix} + meta", f1(answer > 0.5, is_clean)
+            threshold = thresholds(cleaner, answer, known)
+            yield f"{prefix} + meta + adapter", f1(answer > threshold[target.label], is_clean)
+        for name, gcn in (("posterior alone", False), ("facetrain clean", True)):
+            asked = config.model_copy(update={"gcn": gcn})
+            stage = clean(asked, images, target.label, self.source, (), self.folder, MESH, _DIGEST)
+            yield name, f1(stage.kept, is_clean)
+            yield f"{name}, calibration error", calibration(stage.clean_probability, is_clean)
+        if self.brief:
+            return
+        yield "meta, hindsight", best_f1(answer, is_clean)[0]
+        for name, level in (("error of t=0.5", np.full_like(threshold, 0.5)),
+                            ("error of the adapter's t", threshold)):  # fmt: skip
+            error = threshold_error(level, answer, target.label, is_clean)
+            yield name, float(np.nanmean(error))
+        for name, (graph, cleaner) in self.others.items():
+            yield (
+                name,
+                f1(chance(cleaner, labelled_set(graph, images, target.label)) > 0.5, is_clean),
+            )
+
+
+def main() -> None:
+    """Parse, run, print."""
+    assert __doc__
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--source", type=Path, required=True)
+    parser.add_argument("--target", type=Path, nargs="+", required=True)
+    parser.add_argument("--truth", type=Path, help="npz with is_clean of the one target")
+    parser.add_argument(
+        "--seeds", type=int, nargs="*", default=[0, 1, 2], help="of the cleaner; none: no cleaner"
+    )
+    parser.add_argument("--cleanlab", action="store_true", help="slow: minutes a target")
+    parser.add_argument("--drift", action="store_true", help="also with the target's statistics")
+    parser.add_argument("--brief", action="store_true", help="gcn at 0.5 and the stage alone")
+    parser.add_argument("--inputs", action="store_true", help="also the GCN's other inputs")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    source = load_features(arguments.source, need_is_clean=True)
+    rows: list[dict[str, Any]] = []
+
+    def add(target: Path, seed: int | None, method: str, value: float) -> None:
+        rows.append({"target": target.stem, "seed": seed, "method": method, "value": value})
+        if arguments.json:
+            write_json(arguments.json, {"source": arguments.source.stem, "rows": rows})
+
+    def load(path: Path) -> Features:
+        target = load_features(path, need_is_clean=arguments.truth is None)
+        if arguments.truth:
+            with np.load(arguments.truth, allow_pickle=False) as truth:
+                target = Features(target.embedding, target.label, truth["is_clean"])
+        return target
+
+    for path in arguments.target:
+        for method, value in (
+            () if arguments.brief else baseline_rows(load(path), arguments.cleanlab)
+        ):
+            add(path, None, method, value)
+    for seed in arguments.seeds:
+        cleaners = Cleaners(
+            source,
+            CleanConfig(seed=seed),
+            inputs=arguments.inputs,
+            drift=arguments.drift,
+            brief=arguments.brief,
+        )
+        for path in arguments.target:
+            for method, value in cleaners.rows(load(path)):
+                add(path, seed, method, value)
+    print(table(rows))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Mean and standard deviation over seeds, a line a method and a column a target."""
+    targets = list(dict.fromkeys(row["target"] for row in rows))
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    lines = ["| method | " + " | ".join(targets) + " |", "|---" * (len(targets) + 1) + "|"]
+    for method in methods:
+        cells = []
+        for target in targets:
+            values = [r["value"] for r in rows if (r["method"], r["target"]) == (method, target)]
+            cells.append(mean_and_spread(values) or "-")
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

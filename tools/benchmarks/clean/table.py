@@ -1,0 +1,65 @@
+"""One table from several runs of `benchmarks.clean.run`: mean and spread over seeds, paired gains.
+
+    python -m tools.benchmarks.clean.table same_dlib_0.json same_dlib_1.json same_dlib_2.json
+
+Targets that differ in their last `_<seed>` only are one column; sources are one as well. Below the
+table: what each part changes, paired by seed, as mean and each seed's difference.
+"""
+
+import argparse
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from facetrain.core.artifact import read_json
+from tools.benchmarks.common import mean_and_spread
+
+PAIRS = (
+    ("target statistics + adapter", "target statistics"),
+    ("target statistics + meta", "target statistics"),
+    ("gcn", "target statistics"),
+    ("gcn + meta", "gcn"),
+    ("gcn + adapter", "gcn"),
+    ("gcn + meta + adapter", "gcn + meta"),
+    ("gcn + meta", "gcn + meta, first order"),
+    ("facetrain clean", "gcn + meta + adapter"),
+    ("facetrain clean", "component, hindsight"),
+)
+
+
+def main() -> None:
+    """Parse, gather, print."""
+    assert __doc__
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+")
+    value: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for path in parser.parse_args().runs:
+        for row in read_json(path)["rows"]:
+            target, _, split = row["target"].removeprefix("target_").rpartition("_")
+            value[row["method"], target][split] = row["value"]
+    methods = list(dict.fromkeys(method for method, _ in value))
+    targets = list(dict.fromkeys(target for _, target in value))
+    print("| | " + " | ".join(re.sub("_", " ", target) for target in targets) + " |")
+    print("|---" * (len(targets) + 1) + "|")
+    for method in methods:
+        cells = []
+        for target in targets:
+            found = list(value[method, target].values())
+            cells.append(mean_and_spread(found))
+        print(f"| {method} | " + " | ".join(cells) + " |")
+    print()
+    for better, worse in PAIRS:
+        for target in targets:
+            first, second = value[better, target], value[worse, target]
+            gains = [first[split] - second[split] for split in sorted(first.keys() & second.keys())]
+            if gains:
+                each = ", ".join(f"{gain:+.4f}" for gain in gains)
+                print(f"{better} over {worse}, {target}: {np.mean(gains):+.4f} ({each})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""The table of faces/run.py: rows over seeds, and what each wins back of the noise's cost."""
+
+from collections.abc import Sequence
+
+from facetrain.report.tables import format_table
+from tools.benchmarks.common import mean_and_spread
+from tools.benchmarks.faces.rows import DROP, ROWS
+
+Numbers = dict[str, float]
+Rows = dict[str, Numbers]
+
+
+def with_recovered(rows: Rows) -> Rows:
+    """The rows with the share of what noise costs that each wins back."""
+    both = "plain" in rows and "true labels" in rows
+    for row in rows.values() if both else ():
+        for key in row.keys() & {"accuracy", "auc", "tar"}:
+            lost = rows["true labels"][key] - rows["plain"][key]
+            row[f"recovered_{key}"] = (row[key] - rows["plain"][key]) / lost if lost else 0.0
+    return rows
+
+
+COLUMNS = {"accuracy": ".4f", "auc": ".4f", "tar": ".3f", "recovered_accuracy": ".2f",
+           "recovered_auc": ".2f", "recovered_tar": ".2f", "f1": ".3f", "auroc": ".3f",
+           "right": ".0f", "wrong": ".0f", "seconds": ".0f"}  # fmt: skip
+
+
+def table(runs: Sequence[Rows], markdown: bool) -> str:
+    """Mean and spread over the seeds, a line a row."""
+
+    def cell(row: str, key: str, form: str) -> str:
+        values = [run[row][key] for run in runs if key in run.get(row, {})]
+        return mean_and_spread(values, form)
+
+    head = ["", *(name.replace("_", " ").replace("tar", "TAR@1e-3") for name in COLUMNS)]
+    found = list(dict.fromkeys(row for run in runs for row in run))
+    first = ["plain", "control", *ROWS, "sub-centres", DROP]
+    order = [*(row for row in first if row in found), *(r for r in found if r not in first)]
+    if "true labels" in order:
+        order.append(order.pop(order.index("true labels")))
+    lines = [[row, *(cell(row, *column) for column in COLUMNS.items())] for row in order]
+    if not markdown:
+        return format_table(head, lines)
+    rule = ["---"] * len(head)
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])

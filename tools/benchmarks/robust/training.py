@@ -1,0 +1,189 @@
+"""A training of any images or features by the product: facetrain's trainer, methods and optimisers.
+
+What is here joins tensors to them: batches of a `Task`, a method by its recipe section, a score.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+
+from facetrain.core.rng import derive_seed
+from facetrain.data.augment import AugmentConfig
+from facetrain.data.loader import Batch
+from facetrain.data.sample_history import read_samples
+from facetrain.data.sampler import TrainSampler
+from facetrain.dist.mesh import Mesh
+from facetrain.engine.loop import LoopConfig, Trainer
+from facetrain.engine.method import Method
+from facetrain.engine.optim import OptimizerConfig, Optimizers
+from facetrain.engine.schedule import ScheduleConfig
+from facetrain.heads.margin_head import MarginHead
+from facetrain.methods.choose import RobustConfig
+from facetrain.methods.correction import CorrectionConfig, CorrectionMethod
+from facetrain.methods.l2b import L2bConfig, L2bMethod
+from facetrain.methods.nal import NalConfig, NalMethod
+from facetrain.methods.superloss import SuperLossConfig, SuperLossMethod
+from tools.benchmarks.robust.networks import NumberHead
+from tools.benchmarks.robust.tasks import Task
+
+Augment = Callable[[Tensor], Tensor]
+_NEVER = 1 << 30
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length and steps of a training."""
+
+    loop: LoopConfig
+    optimizer: OptimizerConfig
+    falls: ScheduleConfig
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a training leaves."""
+
+    seen: dict[str, NDArray[np.float32]]
+    """(E, N) each, of the epochs that have it; NaN where an epoch passed a sample over."""
+    test_score: float
+    validation_score: float
+
+
+def train(
+    backbone: nn.Module,
+    head: MarginHead,
+    robust: dict[str, Any] | None,
+    task: Task,
+    schedule: Schedule,
+    seed: int,
+    *,
+    augment: Augment | None = None,
+    at_most: float = np.inf,
+) -> Record:
+    """Train backbone and head in place.
+
+    Args:
+        backbone: (B, ...) -> (B, D).
+        head: of the classes, or of a number.
+        robust: the recipe's section of that name; plain training for None.
+        task: its test and validation images are scored once, at the end.
+        schedule: see there.
+        seed: of the samples' order.
+        augment: of a batch of images.
+        at_most: what one error of a regression counts on the validation images.
+    """
+    device = task.x.device
+    mesh = Mesh.single(device.type)  # type: ignore[arg-type]
+    backbone.to(device)
+    head.to(device)
+    size = min(schedule.loop.batch_size, len(task.x))
+    steps = TrainSampler(len(task.x), size, seed).steps_per_epoch
+    # Only the end is looked at, and a method that collapses has collapsed.
+    quiet = {"log_every": _NEVER, "checkpoint_every": _NEVER, "divergence_factor": 1e9}
+    quiet["batch_size"] = size
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        method = method_of(robust, backbone, head, task, seed, steps, out, augment)
+        trainer = Trainer(
+            schedule.loop.model_copy(update=quiet),
+            schedule.falls,
+            AugmentConfig(),
+            seed=seed,
+            backbone=backbone,
+            method=method,
+            optimizers=Optimizers(schedule.optimizer, backbone, head, method.trained),
+            mesh=mesh,
+            out_dir=out,
+            num_images=len(task.x),
+            steps_per_epoch=steps,
+            identity={},
+        )
+        trainer.fit(lambda start: batches(task.x, task.label, size, seed, start, augment))
+        seen = {name: one.values for name, one in read_samples(out).items()}
+    backbone.eval()
+    return Record(
+        seen,
+        score(backbone, head, task.test_x, task.test_label),
+        score(backbone, head, task.validation_x, task.validation_label, at_most),
+    )
+
+
+def method_of(
+    robust: dict[str, Any] | None,
+    backbone: nn.Module,
+    head: MarginHead,
+    task: Task,
+    seed: int,
+    steps_per_epoch: int,
+    folder: Path,
+    augment: Augment | None = None,
+) -> Method:
+    """The product's method of a recipe section; L2B's trusted images are the task's."""
+    if robust is None:
+        return Method(head)
+    config = TypeAdapter[RobustConfig](RobustConfig).validate_python(
+        robust | ({"trusted": folder} if robust["name"] == "l2b" else {})
+    )
+    if isinstance(config, SuperLossConfig):
+        return SuperLossMethod(config, head, head.mesh, steps_per_epoch)
+    if isinstance(config, CorrectionConfig):
+        return CorrectionMethod(config, head, steps_per_epoch)
+    if isinstance(config, NalConfig):
+        label = task.label.cpu()
+        return NalMethod(
+            config, head, head.mesh, label=label, steps_per_epoch=steps_per_epoch, folder=folder
+        )
+    assert isinstance(config, L2bConfig)
+    own = derive_seed(seed, "trusted")
+    size = min(config.batch_size, len(task.trusted_x))
+    return L2bMethod(
+        config.model_copy(update={"batch_size": size}),
+        head,
+        backbone,
+        head.mesh,
+        batches=lambda start: batches(
+            task.trusted_x, task.trusted_label, size, own, start, augment
+        ),
+        augment_config=AugmentConfig(),
+        held_out=torch.zeros(len(task.x), dtype=torch.bool),
+        steps_per_epoch=steps_per_epoch,
+        seed=own,
+    )
+
+
+def batches(
+    x: Tensor, label: Tensor, size: int, seed: int, start: int, augment: Augment | None
+) -> Iterator[Batch]:
+    """Batches of floats from step `start` on, without end, in the product's order."""
+    sampler = TrainSampler(len(x), size, seed)
+    for step in _from(start):
+        rows = torch.from_numpy(sampler.rank_rows(step, 0, 1)).to(x.device)
+        torch.manual_seed(derive_seed(seed, "augment", step))
+        images = x[rows]
+        yield Batch(images if augment is None else augment(images), label[rows], rows)
+
+
+def _from(start: int) -> Iterable[int]:
+    while True:
+        yield start
+        start += 1
+
+
+@torch.no_grad()
+def score(
+    backbone: nn.Module, head: MarginHead, x: Tensor, label: Tensor, at_most: float = np.inf
+) -> float:
+    """Accuracy; of a number minus the mean absolute error, each counting `at_most` so much."""
+    embedding = torch.cat([backbone(part) for part in torch.split(x, 1000)])
+    if isinstance(head, NumberHead):
+        error = (head.logits(embedding)[:, 0] - label).abs()
+        return -error.clamp_max(at_most).double().mean().item()
+    return (head.nearest(embedding, 1)[1][:, 0] == label).double().mean().item()
