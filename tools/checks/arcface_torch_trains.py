@@ -1,6 +1,6 @@
 """Prove that arcface_torch trains on a set that facetrain wrote: its data set, network and head.
 
-    python tools/check_arcface_torch_trains.py FOLDER --peer insightface/recognition/arcface_torch
+    python -m tools.checks.arcface_torch_trains FOLDER --peer insightface/recognition/arcface_torch
 
 FOLDER is what `facetrain write --format rec` or `pack` left (train.rec, train.idx, property). One
 batch of its MXFaceDataset goes twice through its ResNet-18 and its PartialFC with one step of SGD

@@ -1,6 +1,6 @@
 """How long `facetrain` takes to say something: its help, and every command's first line.
 
-    python tools/bench_startup.py --json startup.json
+    python -m tools.benchmarks.startup --json startup.json
 
 `--help` is timed until its end. Of a command on a small set (160 rendered faces, made first) the
 first line is timed that a pipe gets, of standard output or standard error, so without bars; the

@@ -1,6 +1,6 @@
 """How seconds, memory and disk of each stage grow with the number of images.
 
-    python tools/bench_growth.py --images 10000 100000 1000000 --folder F --json growth.json
+    python -m tools.benchmarks.growth --images 10000 100000 1000000 --folder F --json growth.json
 
 Each stage is one process of the command line, on a set that is made for it: identities of 20 images
 in the mean (or `--identity-images`), 128 numbers an image (tools/synthetic_embedding.py), 30 % of
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from process_memory import memory_mib
+from tools.benchmarks.common import ROOT, command_of, memory_mib
 
 STAGES = ("pack", "embed", "graph", "clean", "clean without the GCN", "review", "report", "write")
 SIZE, POOL, PEOPLE = 32, 2_000, 100
@@ -248,7 +248,8 @@ def main() -> None:
     for size in sorted(options.images):
         if not (folder / str(size)).is_dir():
             made = [CHILD, str(size), "--identity-images", str(options.identity_images)]
-            subprocess.run([sys.executable, __file__, "--folder", str(folder), *made], check=True)
+            command = command_of("tools.benchmarks.growth", "--folder", folder, *made)
+            subprocess.run(command, cwd=ROOT, check=True)
         for stage in options.stages:
             numbers = measure(stage, folder / str(size), folder / "log.txt")
             found[f"{stage} {size}"] = numbers

@@ -1,6 +1,6 @@
 """Run every `facetrain` command of the pages as it is printed, in a folder that has what they name.
 
-    python tools/check_commands.py README.md docs/getting_started.md --photographs FOLDER \
+    python -m tools.checks.commands README.md docs/getting_started.md --photographs FOLDER \
         --landmarks F.csv --bin F.bin --detector yunet.onnx --backbone F.onnx --weights RUN \
         --out DIR
 
