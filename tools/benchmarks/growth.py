@@ -93,7 +93,7 @@ def prepare(folder: Path, num_images: int, identity_images: int) -> None:
         os.link(files[(37 * int(person) + number) % len(files)], of_class / f"{number:07d}.jpg")
 
 
-def command_of(stage: str, folder: Path) -> tuple[list[str], Path | None]:
+def stage_command(stage: str, folder: Path) -> tuple[list[str], Path | None]:
     """Arguments of the command line, and the folder that it leaves."""
     run, posterior = folder / "run", folder / "posterior"
     recipe = str(folder / "recipe.yaml")
@@ -176,7 +176,7 @@ def disk_mib(folder: Path) -> float:
 
 def measure(stage: str, folder: Path, log: Path) -> dict[str, Any]:
     """One stage as one process."""
-    command, out = command_of(stage, folder)
+    command, out = stage_command(stage, folder)
     started = time.perf_counter()
     with open(log, "w") as file:
         pipe = subprocess.PIPE if stage == "review" else file

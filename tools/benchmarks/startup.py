@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tools.benchmarks.common import ROOT
+
 PROGRAM = [sys.executable, "-m", "facetrain"]
 _RECIPE = """\
 data: {path: faces, workers: 0}
@@ -122,7 +124,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="commands")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     options = parser.parse_args()
-    root = str(Path(__file__).resolve().parent.parent)  # commands run in the folder of their files
+    root = str(ROOT)  # commands run in the folder of their files
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     )
