@@ -45,7 +45,6 @@ def prepare(folder: Path, num_images: int, identity_images: int) -> None:
     """Write `images/`, `backbone.safetensors`, `recipe.yaml` and `run/embed/` below `folder`."""
     import numpy as np
     import torch
-    from synthetic_embedding import write_embedding
 
     from facetrain.core.artifact import write_manifest
     from facetrain.data.dataset import FaceDataset
@@ -54,6 +53,7 @@ def prepare(folder: Path, num_images: int, identity_images: int) -> None:
     from facetrain.embedding.embed import EmbedConfig
     from facetrain.models.backbone import ModelConfig, build_backbone
     from facetrain.models.weights import save_backbone
+    from tools.benchmarks.synthetic_embedding import write_embedding
 
     pool = folder.parent / "pool"
     if not pool.is_dir():
