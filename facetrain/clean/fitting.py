@@ -14,6 +14,8 @@ _MOST_IMAGES = 100_000
 """That W and B are fitted on, whole classes drawn at random; half changes nothing."""
 _AT_ONCE = 1 << 14
 _STRANGERS, _LITTLE = 0.99, 0.05
+"""Share of strangers that an image has to be nearer than, and belief in one that is not. With 0.95
+F1 on sets without a source is the same to 0.003; with 0.9 it loses 0.05 on 200 images."""
 _UNFITTED = Calibration(temperature=0.5)
 """How the evidence weighs while the model itself is being fitted."""
 
