@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from launch import Ranks
+from helpers.ranks import Ranks
 
 from facetrain.core.errors import CheckpointError
 from facetrain.dist.distributed_checkpoint import load_state, save_state

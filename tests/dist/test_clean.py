@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clean_parts import GRAPH, PRETRAIN, noisy_people
-from launch import Ranks
+from helpers.people import GRAPH, PRETRAIN, noisy_people
+from helpers.ranks import Ranks
 
 from facetrain.clean import cleaner
 from facetrain.clean.clean import CleanConfig, run_features

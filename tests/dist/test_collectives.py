@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from launch import Ranks
+from helpers.ranks import Ranks
 from torch import nn
 
 from facetrain.dist import collectives

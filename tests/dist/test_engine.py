@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.engine import fit, gathered_weights, make_trainer
-from launch import Ranks
+from helpers.ranks import Ranks
 
 from facetrain.core.errors import DivergenceError
 from facetrain.dist.mesh import Mesh

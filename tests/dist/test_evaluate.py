@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from launch import Ranks
+from helpers.ranks import Ranks
 
 from facetrain.core.errors import DataError
 from facetrain.data.verification_bin import write_bin

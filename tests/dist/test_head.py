@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from dense_head import dense_loss
-from launch import Ranks
+from helpers.dense_head import dense_loss
+from helpers.ranks import Ranks
 from torch import nn
 
 from facetrain.dist.mesh import Mesh

@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import pytest
 from helpers.ijb import Linear, random_faces
-from launch import Ranks
+from helpers.ranks import Ranks
 
 from facetrain.core.errors import DataError
 from facetrain.data.template_benchmark import write_template_benchmark

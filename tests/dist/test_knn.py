@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from launch import Ranks
+from helpers.ranks import Ranks
 
 from facetrain.core.errors import DataError
 from facetrain.dist.mesh import Mesh

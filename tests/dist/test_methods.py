@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.engine import fit, gathered_weights, make_trainer
 from helpers.methods import METHODS, make
-from launch import Ranks
+from helpers.ranks import Ranks
 
 from facetrain.data.sample_history import read_samples
 from facetrain.dist.mesh import Mesh

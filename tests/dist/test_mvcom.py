@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.mvcom import NUM_IMAGES, method, step_batch
-from launch import Ranks
+from helpers.ranks import Ranks
 
 from facetrain.dist.collectives import all_gather_no_grad
 from facetrain.dist.mesh import Mesh

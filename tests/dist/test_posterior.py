@@ -4,8 +4,8 @@ from functools import cache
 
 import numpy as np
 import torch
-from launch import Ranks
-from posterior_parts import PLAIN, gaussian_people, labelled_as, model_of
+from helpers.posterior import PLAIN, gaussian_people, labelled_as, model_of
+from helpers.ranks import Ranks
 
 from facetrain.clean import posterior as module
 from facetrain.clean.posterior import Posterior, posterior

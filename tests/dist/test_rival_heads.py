@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.engine import fit, gathered_weights, make_trainer
-from launch import Ranks
+from helpers.ranks import Ranks
 
 from facetrain.dist.collectives import all_gather_no_grad
 from facetrain.dist.mesh import Mesh

@@ -27,7 +27,7 @@ TIMEOUT_SECONDS = 120.0  # a deadlock, not a slow machine
 
 # Starting Python with torch costs seconds; a fork of a server that has it costs none.
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["facetrain.pipeline", "test_e2e_kill"])
+SERVER.set_forkserver_preload(["facetrain.pipeline", "tests.e2e.test_kill"])
 
 RECIPE = """
 data: {{path: {data}, workers: 1}}

@@ -272,30 +272,6 @@ def test_help_is_a_key_away(page: Any) -> None:
     assert page.evaluate("document.querySelector('#toast').hidden")
 
 
-def test_a_decision_is_seen_at_once(page: Any) -> None:
-    """From the key to the changed face, server and disk included.
-
-    The fastest of twenty, since the machine may be busy; tools/benchmarks/review.py has the spread.
-    """
-    seconds = page.evaluate(
-        """(async () => {
-          const times = [];
-          const press = (key) => document.body.dispatchEvent(
-            new KeyboardEvent('keydown', { key, bubbles: true }));
-          for (let n = 0; n < 20; n += 1) {
-            const card = document.querySelector('.face[aria-current]');
-            const started = performance.now();
-            press(n % 2 ? 'k' : 'd');
-            while (card.isConnected) await new Promise((done) => setTimeout(done, 1));
-            times.push((performance.now() - started) / 1000);
-            press('Home');
-          }
-          return times;
-        })()"""
-    )
-    assert min(seconds) < 0.1
-
-
 def test_a_server_that_is_gone_is_told(browser: Any, folder: Path) -> None:
     with serving(folder, 0) as server:
         browser.open(server.address)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clean_parts import CPU, GRAPH, PRETRAIN, noisy_people, people, slow_knn
+from helpers.people import CPU, GRAPH, PRETRAIN, noisy_people, people, slow_knn
 
 from facetrain.clean.adc import PRETRAINED_FILE
 from facetrain.clean.clean import CLEAN_FILE, CleanConfig, run_features

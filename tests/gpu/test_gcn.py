@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from gcn_parts import random_features, random_table, two_derivatives
+from helpers.class_graphs import random_features, random_table, two_derivatives
 from torch import Tensor
 
 from facetrain.graph import neighbour_table

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from clean_parts import GRAPH, PRETRAIN, embedded, known, noisy_people, people
+from helpers.people import GRAPH, PRETRAIN, embedded, known, noisy_people, people
 
 from facetrain.clean import adc
 from facetrain.clean.adc import PRETRAINED_FILE, AdcConfig, gcn_evidence, pretrained

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clean_parts import random_unit
+from helpers.people import random_unit
+from helpers.posterior import MESH, PLAIN, SIZE, answer_of, gaussian_people, labelled_as, model_of
 from numpy.typing import NDArray
-from posterior_parts import MESH, PLAIN, SIZE, answer_of, gaussian_people, labelled_as, model_of
 
 from facetrain.clean.answer import numbers_of, overlay, result_of
 from facetrain.clean.identity_model import IdentityModel

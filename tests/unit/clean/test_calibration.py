@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import torch
-from clean_parts import people
-from posterior_parts import MESH, labelled_as, model_of
+from helpers.people import people
+from helpers.posterior import MESH, labelled_as, model_of
 
 from facetrain.clean.calibration import Draw, _Case, _fit, calibrate
 from facetrain.clean.identity_model import IdentityModel

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clean_parts import GRAPH, PRETRAIN, noisy_people, people
+from helpers.people import GRAPH, PRETRAIN, noisy_people, people
 
 from facetrain import cli
 from facetrain.clean import adc

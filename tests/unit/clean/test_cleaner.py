@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from clean_parts import GRAPH, embedded, noisy_people, trained_cleaner
+from helpers.people import GRAPH, embedded, noisy_people, trained_cleaner
 
 from facetrain.clean import cleaner as module
 from facetrain.clean.cleaner import Cleaner, believed, clean_probability, passes

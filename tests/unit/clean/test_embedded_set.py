@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clean_parts import CPU, embedded, people, slow_knn
+from helpers.people import CPU, embedded, people, slow_knn
 
 from facetrain.clean import embedded_set
 from facetrain.clean.embedded_set import EmbeddedSet

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clean_parts import random_unit
-from posterior_parts import PLAIN, SIZE, answer_of, gaussian_people, labelled_as, model_of, said
+from helpers.people import random_unit
+from helpers.posterior import PLAIN, SIZE, answer_of, gaussian_people, labelled_as, model_of, said
 
 from facetrain.clean import findings
 from facetrain.clean.findings import (

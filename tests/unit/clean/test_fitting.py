@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from posterior_parts import MESH, gaussian_people, labelled_as
+from helpers.posterior import MESH, gaussian_people, labelled_as
 
 from facetrain.clean.fitting import agreeing, fit_unsupervised
 from facetrain.core.rng import numpy_generator

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from clean_parts import people
+from helpers.people import people
 
 from facetrain.clean.fresh_noise import fresh_noise
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from clean_parts import rotation
+from helpers.people import rotation
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 from scipy.stats import multivariate_normal

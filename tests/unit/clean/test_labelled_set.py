@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clean_parts import GRAPH, embedded, noisy_people, people, random_unit, rotation
+from helpers.people import GRAPH, embedded, noisy_people, people, random_unit, rotation
 
 from facetrain.clean.cleaner import Cleaner
 from facetrain.clean.labelled_set import LabelledSet, NodeInput, canonical_frame

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from gcn_parts import random_features, random_table
+from helpers.class_graphs import random_features, random_table
 from torch import Tensor
 
 from facetrain.clean.meta_update import MetaGradient, Parameters, meta_gradient

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clean_parts import noisy_people
-from posterior_parts import (
+from helpers.people import noisy_people
+from helpers.posterior import (
     MESH,
     PLAIN,
     answer_of,

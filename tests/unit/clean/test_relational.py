@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clean_parts import embedded, people, random_unit, rotation
+from helpers.people import embedded, people, random_unit, rotation
 from numpy.typing import NDArray
 
 from facetrain.clean.labelled_set import LabelledSet, Piece

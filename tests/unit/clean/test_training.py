@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clean_parts import GRAPH, PRETRAIN, embedded, known, noisy_people, trained_cleaner
+from helpers.people import GRAPH, PRETRAIN, embedded, known, noisy_people, trained_cleaner
 
 from facetrain.clean import training
 from facetrain.clean.cleaner import Cleaner, clean_probability

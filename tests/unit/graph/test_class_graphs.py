@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from clean_parts import random_unit
+from helpers.people import random_unit
 
 from facetrain.core.rng import numpy_generator
 from facetrain.graph.class_graphs import (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gcn_parts import random_features, random_table, two_derivatives
+from helpers.class_graphs import random_features, random_table, two_derivatives
 
 from facetrain.core.errors import ConfigError
 from facetrain.graph.dgl_graph import DGLGraph, import_dgl

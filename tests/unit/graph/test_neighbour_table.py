@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from gcn_parts import Table, random_features, random_table, slow_sum, two_derivatives
+from helpers.class_graphs import Table, random_features, random_table, slow_sum, two_derivatives
 
 from facetrain.graph import neighbour_table
 from facetrain.graph.neighbour_table import NeighbourTable

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from gcn_parts import SIZES, Table, random_features, random_table
+from helpers.class_graphs import SIZES, Table, random_features, random_table
 from pydantic import ValidationError
 from torch import Tensor
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clean_parts import GRAPH, PRETRAIN, people
+from helpers.people import GRAPH, PRETRAIN, people
 
 from facetrain.clean.clean import CleanConfig
 from facetrain.clean.thresholds import AdapterConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clean_parts import GRAPH, PRETRAIN
+from helpers.people import GRAPH, PRETRAIN
 
 from facetrain.clean.clean import CleanConfig
 from facetrain.clean.thresholds import AdapterConfig

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from clean_parts import CPU, GRAPH, embedded
+from helpers.people import CPU, GRAPH, embedded
 from numpy.typing import NDArray
 
 from facetrain.clean.fitting import fit_to
