@@ -38,6 +38,7 @@ Exit status:
     3  training diverged
     4  output cannot be written: no space, no permission
   130  interrupted (Ctrl-C); the same command continues
+  143  told to end (SIGTERM); a training saves its step first
 """
 
 
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(error.__cause__, EOFError):  # click takes one for the end of a terminal
             raise error.__cause__ from None
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would only cut this short
-        _end("interrupted; the same command continues where this one stopped", INTERRUPTED)
+        _end("interrupted; the same command continues from what is finished", INTERRUPTED)
     except UserError as error:
         _end(str(error), error.exit_status)
     except Exception as error:

@@ -6,8 +6,9 @@ The text says what must hold, what came, and what to change. Broken invariants o
 
 import errno
 
-BAD_INPUT, DIVERGED, NOT_WRITABLE, INTERRUPTED = 2, 3, 4, 130
-"""Exit statuses; 0 is success, and 130 what a shell gives a command that Ctrl-C ended."""
+BAD_INPUT, DIVERGED, NOT_WRITABLE, INTERRUPTED, TERMINATED = 2, 3, 4, 130, 143
+"""Exit statuses; 0 is success, and the last two what a shell gives a command that Ctrl-C or SIGTERM
+ended."""
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 """What the machine is short of for the moment: nothing is wrong with the file at hand."""

@@ -35,9 +35,11 @@ from facetrain.engine.optim import Optimizers
 from facetrain.engine.precision import LossScaler, autocast_dtype
 from facetrain.engine.sample_record import SampleRecord
 from facetrain.engine.schedule import ScheduleConfig, learning_rate_factor
+from facetrain.engine.termination import Termination
 from facetrain.engine.trackers import TrackerName, make_tracker
 
 Evaluate = Callable[[nn.Module], Mapping[str, Mapping[str, Any]]]
+MakeBatches = Callable[[int], Iterable[Batch]]
 
 
 class LoopConfig(Config):
@@ -131,11 +133,12 @@ class Trainer:
             self._embed = compiled_backbone(self._model, mesh)
             self._augment = torch.compile(augment, dynamic=False)
 
-    def fit(self, make_batches: Callable[[int], Iterable[Batch]]) -> dict[str, Any]:
+    def fit(self, make_batches: MakeBatches, told: Termination) -> dict[str, Any]:
         """Train to `num_steps`, from the newest checkpoint in `out_dir` if there is one.
 
         Args:
             make_batches: start step -> this rank's batches from that step on, without end.
+            told: to end early; it does after a step, with a checkpoint of it and `SystemExit`.
 
         Returns:
             `loss` (mean of the last window), `images_per_second` (of the same window) and
@@ -166,7 +169,10 @@ class Trainer:
                 self._record.end_epoch(self.step // self.steps_per_epoch)
             last = self.step == self.num_steps
             save = last or self.step % checkpoint_every == 0
-            if save or self.step % self.config.log_every == 0:
+            at_log = save or self.step % self.config.log_every == 0
+            ends = told.due(self.mesh, at_log=at_log)
+            save |= ends
+            if save or at_log:
                 self._look(losses, time.perf_counter() - started, log)
                 losses.clear()
                 started = time.perf_counter()
@@ -181,6 +187,8 @@ class Trainer:
                 started = time.perf_counter()
             if last:
                 break
+            if ends:
+                told.end(self.step, self.num_steps)
         if log:
             log.close()
         return self._metrics

@@ -19,6 +19,7 @@ from facetrain.engine.loop import Evaluate, LoopConfig, Trainer
 from facetrain.engine.method import Method
 from facetrain.engine.optim import OptimizerConfig, Optimizers
 from facetrain.engine.schedule import ScheduleConfig
+from facetrain.engine.termination import termination
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
 from facetrain.models.backbone import TrainedModelConfig
@@ -123,7 +124,8 @@ def train_backbone(
         evaluate=evaluate,
         settings=config.model_dump(mode="json"),
     )
-    metrics = trainer.fit(batches)
+    with termination() as told:
+        metrics = trainer.fit(batches, told)
     if mesh.is_main:
         save_backbone(backbone, config.model.network(), out_dir / BACKBONE_FILE)
     return metrics | {

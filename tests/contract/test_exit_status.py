@@ -1,5 +1,6 @@
 """The exit statuses that scripts tell apart, each triggered as a user would."""
 
+import os
 import re
 import resource
 import signal
@@ -25,7 +26,7 @@ def test_help_documents_every_status(call: Call) -> None:
     code, stdout, _ = call("--help")
     assert code == 0
     listed = stdout.partition("Exit status:")[2]
-    assert re.findall(r"^ +(\d+) ", listed, re.MULTILINE) == ["0", "2", "3", "4", "130"]
+    assert re.findall(r"^ +(\d+) ", listed, re.MULTILINE) == ["0", "2", "3", "4", "130", "143"]
     assert call("--version")[0] == 0
 
 
@@ -75,9 +76,11 @@ def test_no_space_is_4(call: Call, recipe: Path, tmp_path: Path, small_files: No
     assert not (tmp_path / "o" / "manifest.json").exists()
 
 
-def test_interrupted_is_130(recipe: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ended_by_a_signal(recipe: Path, tmp_path: Path, number: int) -> None:
+    """Status 130 or 143, and the last line says that it goes on; SIGTERM leaves a checkpoint."""
     command = [sys.executable, "-m", "facetrain", "train", str(recipe), "--out", str(tmp_path)]
-    overrides = ["train.epochs=100000", "train.log_every=1"]
+    overrides = ["train.epochs=100000", "train.log_every=1", "data.workers=1"]
     process = subprocess.Popen(
         [*command, *overrides], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -86,10 +89,12 @@ def test_interrupted_is_130(recipe: Path, tmp_path: Path) -> None:
         for line in process.stderr:
             if "step " in line:
                 break
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, number)  # its loader workers, too
         rest = process.stderr.read()
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=60) == 128 + number
     finally:
         process.kill()
     assert "Traceback" not in rest
-    assert rest.splitlines()[-1].endswith("the same command continues where this one stopped")
+    assert "the same command continues" in rest.splitlines()[-1]
+    checkpoints = list((tmp_path / "checkpoints").glob("step_*"))
+    assert len(checkpoints) == (number == signal.SIGTERM)  # an epoch is far away

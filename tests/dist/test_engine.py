@@ -10,6 +10,7 @@ from helpers.ranks import Ranks
 
 from facetrain.core.errors import DivergenceError
 from facetrain.dist.mesh import Mesh
+from facetrain.engine.termination import Termination
 
 STEPS = 10
 
@@ -49,6 +50,22 @@ def test_a_run_resumes_at_another_world_size(ranks: Ranks, tmp_path: Path) -> No
     two.close()
     for found in ranks.run(train, str(tmp_path / "moved"), {}):
         assert_close(expected, found)
+
+
+def end_of_the_last_rank(mesh: Mesh, folder: str) -> int:
+    trainer, told = make_trainer(Path(folder), mesh, log_every=3), Termination()
+    if mesh.rank == mesh.world_size - 1:
+        told.take()
+    with pytest.raises(SystemExit):
+        fit(trainer, told)
+    return trainer.step
+
+
+def test_one_rank_told_to_end_ends_all_at_the_next_line_of_the_log(
+    ranks: Ranks, tmp_path: Path
+) -> None:
+    assert set(ranks.run(end_of_the_last_rank, str(tmp_path))) == {3}
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_0000000003"]
 
 
 def diverge_on_the_last_rank(mesh: Mesh, folder: str) -> str:

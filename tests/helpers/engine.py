@@ -17,6 +17,7 @@ from facetrain.engine.loop import LoopConfig, Trainer
 from facetrain.engine.method import Method
 from facetrain.engine.optim import OptimizerConfig, Optimizers
 from facetrain.engine.schedule import ScheduleConfig
+from facetrain.engine.termination import Termination
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
 
@@ -74,9 +75,9 @@ def make_trainer(
     )
 
 
-def fit(trainer: Trainer) -> dict[str, Any]:
+def fit(trainer: Trainer, told: Termination | None = None) -> dict[str, Any]:
     size = trainer.config.batch_size
-    return trainer.fit(lambda start: batches(start, size, trainer.mesh))
+    return trainer.fit(lambda start: batches(start, size, trainer.mesh), told or Termination())
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:

@@ -27,6 +27,8 @@ from reliability.commands import COMMANDS, outcome
 from reliability.process import Ended, Process, call
 from reliability.workspace import build
 
+from facetrain.core.errors import TERMINATED
+
 _STATUSES = (0, 2, 3, 4)
 _EXACT = (".idx", ".npz", ".safetensors")  # points into a shard; has checksums; has a digest
 
@@ -191,7 +193,9 @@ class Campaign:
         if ended.status == 0:  # it had ended already, and only its memory was not given back yet
             return
         faults = _faults_of_any(ended)
-        if ended.status != (130 if number == signal.SIGINT else -number):
+        # SIGTERM's own, or what a training says that has saved its step first.
+        sound = {signal.SIGINT: (130,), signal.SIGTERM: (-number, TERMINATED)}
+        if ended.status not in sound.get(number, (-number,)):
             faults.append("status")
         what = f"{name}: {number.name} at {share:.3f} (case {case})"
         tally.add(what, ended, faults + self._again(name))

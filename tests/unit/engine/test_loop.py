@@ -1,5 +1,7 @@
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from helpers.engine import NUM_IMAGES, SIZE, batches, fit, make_trainer, weights
 
-from facetrain.core.errors import CheckpointError, ConfigError, DivergenceError
+from facetrain.core.errors import TERMINATED, CheckpointError, ConfigError, DivergenceError
 from facetrain.data.augment import augment, draw
+from facetrain.dist.mesh import Mesh
 from facetrain.engine.schedule import learning_rate_factor
+from facetrain.engine.termination import Termination, termination
 
 
 def assert_same(
@@ -82,6 +86,35 @@ def test_stopped_and_resumed_is_undisturbed(tmp_path: Path, options: dict[str, A
     metrics = fit(second)
     assert_same(weights(whole), weights(second))
     assert metrics["loss"] == fit(make_trainer(tmp_path / "whole", **options))["loss"]
+
+
+def test_told_to_end_it_saves_the_step_at_hand_and_goes_on_from_there(tmp_path: Path) -> None:
+    whole = make_trainer(tmp_path / "whole")
+    fit(whole)
+    for ended_after in (1, 2):
+        told = Termination()
+        told.take()
+        with pytest.raises(SystemExit) as ended:
+            fit(make_trainer(tmp_path / "parts"), told)
+        assert ended.value.code == TERMINATED
+        newest = max((tmp_path / "parts" / "checkpoints").iterdir())
+        assert newest.name == f"step_{ended_after:010d}"
+    last = make_trainer(tmp_path / "parts")
+    fit(last)
+    assert_same(weights(whole), weights(last))
+
+
+def test_sigterm_is_taken_note_of_by_a_process_and_its_children() -> None:
+    with termination() as told:
+        child = os.fork()
+        if child == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert not told.due(Mesh.single(), at_log=False)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert told.due(Mesh.single(), at_log=False)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_checkpoint_cut_short_is_passed_over(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from facetrain.engine.loop import LoopConfig, Trainer
 from facetrain.engine.method import Method
 from facetrain.engine.optim import OptimizerConfig, Optimizers
 from facetrain.engine.schedule import ScheduleConfig
+from facetrain.engine.termination import Termination
 from facetrain.heads.margin_head import MarginHead
 from facetrain.methods.choose import RobustConfig
 from facetrain.methods.correction import CorrectionConfig, CorrectionMethod
@@ -106,7 +107,9 @@ def train(
             steps_per_epoch=steps,
             identity={},
         )
-        trainer.fit(lambda start: batches(task.x, task.label, size, seed, start, augment))
+        trainer.fit(
+            lambda start: batches(task.x, task.label, size, seed, start, augment), Termination()
+        )
         seen = {name: one.values for name, one in read_samples(out).items()}
     backbone.eval()
     return Record(
