@@ -19,6 +19,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("\nfacetrain: interrupted; the same command continues", file=sys.stderr)
     except SystemExit as ended:
+        if ended.code:  # the message was the last word: not that of what was only half made
+            sys.unraisablehook = lambda ignored: None
         if ended.code != _INTERRUPTED:
             raise
     else:

@@ -12,6 +12,7 @@ touches nothing but NumPy, cv2 and the mapping.
 """
 
 import mmap
+import signal
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from typing import Protocol
@@ -108,6 +109,16 @@ def fill_here(
         yield rows, image, _fill(source, rows, image.numpy())
 
 
+def _outlive_sigterm(worker: int) -> None:
+    """Where the training takes note of SIGTERM to save its step, be there until it has.
+
+    `timeout` and Slurm tell every process of a job. A second SIGTERM, as from a training that waits
+    for its workers in vain, ends this one.
+    """
+    if callable(signal.getsignal(signal.SIGTERM)):  # torch has put its own in this one's place
+        signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
 def fill_in_workers(
     source: ImageSource,
     all_rows: Iterable[Rows],
@@ -139,6 +150,7 @@ def fill_in_workers(
         sampler=items(),
         num_workers=workers,
         collate_fn=_as_it_is,
+        worker_init_fn=_outlive_sigterm,
         multiprocessing_context="fork",
         prefetch_factor=_PREFETCH,
         generator=torch.Generator(),  # else it would draw from the trainer's global generator

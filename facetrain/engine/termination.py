@@ -39,10 +39,9 @@ class Termination:
 
 @contextlib.contextmanager
 def termination() -> Iterator[Termination]:
-    """Take note of SIGTERM inside the block instead of ending by it.
+    """Take note of SIGTERM inside the block instead of ending by it; loader workers see to theirs.
 
-    Loader workers that are forked there inherit that: told to end with the whole job, as `timeout`
-    and Slurm do, they serve until the training has. Outside the main thread nothing changes.
+    Outside the main thread nothing changes.
     """
     told = Termination()
     if threading.current_thread() is not threading.main_thread():

@@ -28,6 +28,28 @@ __main__.run()
 """
 
 
+HALF_MADE = """
+import sys
+from facetrain import __main__, cli
+from facetrain.core.errors import UserError
+class Half:
+    def __init__(self):
+        raise UserError("refused")
+    def __del__(self):
+        self.nowhere
+def refused(*arguments, **options):
+    Half()
+cli.cli.main = refused
+__main__.run()
+"""
+
+
+def test_a_message_is_the_last_word() -> None:
+    """As of torch's loader, which a bound on descriptors ends half-made."""
+    done = subprocess.run([sys.executable, "-c", HALF_MADE], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "facetrain: refused\n")
+
+
 def test_an_interrupt_inside_a_finaliser_is_not_lost() -> None:
     done = subprocess.run([sys.executable, "-c", IN_A_FINALISER], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (130, "")

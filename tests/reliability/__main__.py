@@ -8,7 +8,7 @@ from pathlib import Path
 from reliability.campaign import Campaign
 from reliability.commands import COMMANDS
 
-KINDS = ("mutations", "hostile", "signals", "limits", "requests")
+KINDS = ("mutations", "hostile", "signals", "limits", "writers", "requests")
 
 
 def main() -> None:

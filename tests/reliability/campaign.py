@@ -7,22 +7,22 @@ Every case changes a copy of a tiny finished project, runs one command on it, an
 - success means what it would have meant undisturbed. To the byte, where the damaged file is ours,
   or has checksums, or only says where things are. Where it is the user's own (a pixel, a label),
   every image is accounted for: packed, listed as skipped, named as unreadable;
-- after a signal or a limit the same command, undisturbed, ends with the same bytes, and leaves no
-  half-written file.
+- after signals, a limit or a second writer the same command, undisturbed, ends with the same bytes,
+  and leaves no half-written file.
 """
 
 import collections
 import contextlib
 import dataclasses
+import os
 import random
-import resource
 import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from reliability import damage, hostile, requests
+from reliability import damage, hostile, limits, requests
 from reliability.commands import COMMANDS, outcome
 from reliability.process import Ended, Process, call
 from reliability.workspace import build
@@ -30,6 +30,12 @@ from reliability.workspace import build
 from facetrain.core.errors import TERMINATED
 
 _STATUSES = (0, 2, 3, 4)
+_PATTERNS = (
+    (signal.SIGKILL,), (signal.SIGKILL,), (signal.SIGTERM,), (signal.SIGINT,), (signal.SIGHUP,),
+    (signal.SIGTERM, signal.SIGKILL), (signal.SIGINT, signal.SIGINT),
+    (signal.SIGINT, signal.SIGKILL), (signal.SIGSTOP, signal.SIGCONT),
+)  # fmt: skip
+_STATUS_OF = {signal.SIGINT: 130, signal.SIGCONT: 0}
 _EXACT = (".idx", ".npz", ".safetensors")  # points into a shard; has checksums; has a digest
 
 
@@ -70,8 +76,8 @@ class Campaign:
 
     def __init__(self, seed: int, folder: Path, names: Sequence[str] = tuple(COMMANDS)) -> None:
         self.seed, self.names = seed, list(names)
-        self.base, self.copy = folder / "base", folder / "copy"
-        build(self.base, self.names)
+        self.base, self.copy, self.other = folder / "base", folder / "copy", folder / "other"
+        build(self.base, self.names, self.other)
         self.expected = {name: outcome(self.base, COMMANDS[name]) for name in self.names}
         self._measured: dict[str, float] = {}
         self.kinds: dict[str, Callable[[Tally, random.Random, int], None]] = {
@@ -79,6 +85,7 @@ class Campaign:
             "hostile": self._hostile,
             "signals": self._signal,
             "limits": self._limit,
+            "writers": self._writers,
         }
 
     def run(
@@ -104,7 +111,10 @@ class Campaign:
         globs = command.unfinished if unfinished else ()
         for glob in globs + (command.leaves if emptied else ()):
             for path in self.copy.glob(glob):
-                path.unlink()
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
         return self.copy
 
     def judge(self, tally: Tally, what: str, name: str, *, exact: bool) -> None:
@@ -136,25 +146,45 @@ class Campaign:
         return chance.choice(chance.choice(found)) if found else None
 
     def _mutation(self, tally: Tally, chance: random.Random, case: int) -> None:
-        """Damage to one file, of ours or of the user's."""
+        """Damage to one file, of ours or of the user's, or times that are wrong."""
         name = self._draw(chance)
         command = COMMANDS[name]
         self.fresh(name, unfinished=chance.random() < 0.5)
+        if chance.random() < 0.02:
+            when = chance.choice((0, 1 << 61))
+            for path in self.copy.rglob("*"):
+                os.utime(path, ns=(when, when))
+            self.judge(tally, f"all dated {when} (case {case})", name, exact=True)
+            return
         own = bool(command.state) and (chance.random() < 0.6 or not command.reads)
         path = self._pick(chance, command.state if own else command.reads)
         if path is None:
             return
-        how = damage.mutate(path, chance)
+        how = damage.mutate(path, chance, self._others(path) if own else [])
         exact = own or path.suffix in _EXACT
         where = path.relative_to(self.copy)
         self.judge(tally, f"{where} {how} (case {case})", name, exact=exact)
+
+    def _others(self, path: Path) -> list[Path]:
+        """What could be taken for this file of a run: another run's, or an older one beside it."""
+        stage = path.relative_to(self.copy).parts[1:]
+        found = [self.other.joinpath(*stage), *path.parent.parent.glob(f"*/{path.name}")]
+        return [other for other in found if other.is_file() and other != path]
 
     def _hostile(self, tally: Tally, chance: random.Random, case: int) -> None:
         """A file made to do harm, something that is no file, or a hostile name."""
         name = self._draw(chance)
         command = COMMANDS[name]
         self.fresh(name, unfinished=True)
-        if command.argv[:2] == ("pack", "images") and chance.random() < 0.4:
+        if chance.random() < 0.1:
+            folders = {path.parent for glob in command.reads + command.state
+                       for path in self.copy.glob(glob)} - {self.copy}  # fmt: skip
+        else:
+            folders = set()
+        if folders:
+            path = chance.choice(sorted(folders))
+            what = f"{path.relative_to(self.copy)} {hostile.replace_folder(path, chance)}"
+        elif command.argv[:2] == ("pack", "images") and chance.random() < 0.5:
             what = hostile.rename(self.copy / "images", chance)
         else:
             path = self._pick(chance, command.reads + command.state)
@@ -174,50 +204,91 @@ class Campaign:
         return faults
 
     def _signal(self, tally: Tally, chance: random.Random, case: int) -> None:
-        """A signal at a random instant of a command; one that comes too late is none."""
+        """Signals at random instants of a command; what comes too late is none."""
         name = self._draw(chance, leaving=True)
         seconds = self._seconds(name)
         self.fresh(name, unfinished=True, emptied=True)
-        number = chance.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
-        group = number == signal.SIGINT and chance.random() < 0.5
-        share = chance.random()
+        told: list[str] = []
+        faults: list[str] = []
+        ended = None
+        for _ in range(chance.choice((1, 1, 2))):  # ended, it is started again, and ended again
+            pattern, share = chance.choice(_PATTERNS), chance.random()
+            group = pattern[0] in (signal.SIGINT, signal.SIGTERM) and chance.random() < 0.5
+            found = self._signalled(name, pattern, share * seconds, chance.random(), group=group)
+            if found is None:
+                break
+            ended = found
+            told.append(f"{'+'.join(n.name for n in pattern)} at {share:.3f}")
+            faults += _faults_of_any(ended)
+            # SIGTERM's own status, or what a training says that has saved its step first.
+            sound = {_STATUS_OF.get(n, -n) for n in pattern}
+            if signal.SIGTERM in pattern:
+                sound.add(TERMINATED)
+            if ended.status not in sound:
+                faults.append("status")
+        if ended is not None:
+            what = f"{name}: {', '.join(told)} (case {case})"
+            tally.add(what, ended, faults + self._again(name))
+
+    def _signalled(
+        self,
+        name: str,
+        pattern: Sequence[signal.Signals],
+        after: float,
+        pause: float,
+        *,
+        group: bool,
+    ) -> Ended | None:
+        """How the command ended by signals so many seconds after its start; None if by itself."""
         started = time.monotonic()
         process = Process(COMMANDS[name].argv, self.copy)
-        while process.running and time.monotonic() < started + share * seconds:
+        while process.running and time.monotonic() < started + after:
             time.sleep(0.001)
         if not process.running:
             process.wait()
-            return
-        process.signal(number, group=group)
+            return None
+        for place, number in enumerate(pattern):
+            time.sleep(place * pause * 0.2)
+            if process.running:
+                process.signal(number, group=group)
         ended = process.wait()
-        if ended.status == 0:  # it had ended already, and only its memory was not given back yet
-            return
-        faults = _faults_of_any(ended)
-        # SIGTERM's own, or what a training says that has saved its step first.
-        sound = {signal.SIGINT: (130,), signal.SIGTERM: (-number, TERMINATED)}
-        if ended.status not in sound.get(number, (-number,)):
-            faults.append("status")
-        what = f"{name}: {number.name} at {share:.3f} (case {case})"
-        tally.add(what, ended, faults + self._again(name))
+        if ended.status == 0 and pattern[-1] != signal.SIGCONT:
+            return None  # ended already, and only its memory was not given back yet
+        return ended
 
     def _limit(self, tally: Tally, chance: random.Random, case: int) -> None:
-        """A full disk (as a bound on the length of files), few descriptors, or little memory."""
+        """A full disk, few descriptors, processes or memory, or no permission."""
         name = self._draw(chance, leaving=True)
-        self.fresh(name, unfinished=True, emptied=True)
-        kind, bound = chance.choice((
-            (resource.RLIMIT_FSIZE, chance.choice((0, 100, 1000, 5000))),
-            (resource.RLIMIT_NOFILE, chance.randint(4, 20)),
-            (resource.RLIMIT_AS, chance.randint(0, 300) << 20),
-        ))  # fmt: skip
-        if kind == resource.RLIMIT_AS:  # beyond what it starts with
-            bound += _address_space()
         command = COMMANDS[name]
-        ended = call(command.argv, self.copy, lambda: resource.setrlimit(kind, (bound, bound)))
-        faults = _faults_of_any(ended)
-        if ended.status not in ((0, 4) if kind == resource.RLIMIT_FSIZE else _STATUSES):
-            faults.append("status")
-        what = f"{name}: limit {kind} of {bound} (case {case})"
-        tally.add(what, ended, faults + self._again(name))
+        self.fresh(name, unfinished=True, emptied=True)
+        places = {path for glob in command.state for path in self.copy.glob(glob)}
+        places |= {path.parent for glob in command.leaves for path in [self.copy / glob]}
+        found = sorted(path for path in places - {self.copy} if path.exists())
+        with limits.drawn(self.copy, chance, found) as limit:
+            ended = call(command.argv, self.copy, limit.take)
+            faults = _faults_of_any(ended)
+            if ended.status not in limit.statuses:
+                faults.append("status")
+            if ended.status == 0 and outcome(self.copy, command) != self.expected[name]:
+                faults.append("wrong result")
+            limit.lift()
+            tally.add(f"{name}: {limit.what} (case {case})", ended, faults + self._again(name))
+
+    def _writers(self, tally: Tally, chance: random.Random, case: int) -> None:
+        """The same command twice at once: one works, the other is refused or finds it done."""
+        name = self._draw(chance, leaving=True)
+        seconds = self._seconds(name)
+        self.fresh(name, unfinished=True, emptied=True)
+        first = Process(COMMANDS[name].argv, self.copy)
+        share = chance.random()
+        time.sleep(share * seconds)
+        second = Process(COMMANDS[name].argv, self.copy)
+        both = [second.wait(), first.wait()]
+        faults = [fault for ended in both for fault in self._faults(name, ended, exact=True)]
+        if sorted(ended.status for ended in both) not in ([0, 0], [0, 2]):
+            faults.append(f"statuses {[ended.status for ended in both]}")
+        what = f"{name}: another at {share:.3f} (case {case})"
+        tally.add(what, both[0], faults + self._again(name))
 
     def _seconds(self, name: str) -> float:
         """How long the command takes, undisturbed; measured once."""
@@ -249,8 +320,3 @@ def _faults_of_any(ended: Ended) -> list[str]:
 
 def _content(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def _address_space() -> int:
-    """Bytes that this process has mapped."""
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,7 +50,18 @@ def _packed(out: str, given: Callable[[Path], int]) -> Callable[[Path], bool]:
 
 
 def _num_files(folder: Path) -> int:
-    return sum(not path.is_dir() for path in (folder / "images").glob("*/*"))
+    """Files below `images`; a folder's link to one that it lies in counts as one."""
+
+    def count(place: Path, around: frozenset[Path]) -> int:
+        total = 0
+        for path in place.iterdir():
+            real = Path(os.path.realpath(path))
+            deeper = path.is_dir() and real not in around
+            total += count(path, around | {real}) if deeper else 1
+        return total
+
+    images = folder / "images"
+    return count(images, frozenset([Path(os.path.realpath(images))]))
 
 
 def _inspected(folder: Path) -> bool:
@@ -133,6 +145,14 @@ COMMANDS = {
         leaves=("run/train/backbone.safetensors",),
         unfinished=("run/train/manifest.json", "run/train/backbone.safetensors"),
     ),
+    "train, two workers": Command(
+        ("train", "recipe.yaml", *_OUT, "loaded", "data.workers=2"),
+        reads=_DATA,
+        state=("loaded/checkpoints/*/*", "loaded/checkpoints/*/.metadata"),
+        leaves=("loaded/backbone.safetensors",),
+        unfinished=("loaded/manifest.json", "loaded/backbone.safetensors"),
+        often=0.5,
+    ),
     "embed": Command(
         ("embed", "recipe.yaml", *_OUT, "run/embed"),
         reads=(*_DATA, "recipe.yaml"),
@@ -213,6 +233,18 @@ COMMANDS = {
         unfinished=("templates/manifest.json",),
         often=0.7,
     ),
+    "evaluate, people": Command(
+        ("evaluate", "--backbone", "run/train", "--gallery", "gallery", "--probe", "images",
+         "--json", "people.json"),
+        reads=("gallery/*/*", "images/*/*"),
+        often=0.7,
+    ),
+    "evaluate, embeddings": Command(
+        ("evaluate", "--embeddings", "paths.npz", "--pairs", "pairs.csv", "--json", "scores.json"),
+        reads=("paths.npz", "pairs.csv"),
+        leaves=("scores.json",),
+        often=1.5,
+    ),
     "finetune": Command(
         ("finetune", "tune.yaml", "--from", "run/train", *_OUT, "run/tuned"),
         reads=(*_DATA, "tune.yaml"),
@@ -235,6 +267,14 @@ COMMANDS = {
         unfinished=("decided/*", "decided/.[!.]*"),
         adds_up=lambda folder: _lines(folder / "decided/images.csv") == NUM_IMAGES + 1,
         often=3,
+    ),
+    "write, a folder": Command(
+        ("write", "run", "--format", "folder", *_OUT, "people"),
+        reads=_DATA,
+        state=("run/clean/*", "people/*/*", "people/images.csv", "people/.[!.]*"),
+        leaves=("people/*/*", "people/images.csv"),
+        unfinished=("people",),
+        adds_up=lambda folder: _lines(folder / "people/images.csv") == NUM_IMAGES + 1,
     ),
     "report": Command(
         ("report", "run"),

@@ -17,7 +17,7 @@ COMMANDS = (
     "pack", "pack, a tar", "inspect", "corrupt", "variations", "train", "embed", "graph", "clean",
     "export", "write", "review",
 )  # fmt: skip
-NUMBERS = {"mutations": 30, "hostile": 10, "signals": 4, "limits": 5, "requests": 40}
+NUMBERS = {"mutations": 30, "hostile": 10, "signals": 4, "limits": 6, "writers": 2, "requests": 40}
 
 
 @pytest.fixture(scope="module")

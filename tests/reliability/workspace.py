@@ -39,8 +39,12 @@ _FIRST = ("train", "embed", "graph", "clean")
 """What others read, in the order of a pipeline, which is that of `COMMANDS`."""
 
 
-def build(folder: Path, names: Sequence[str]) -> None:
-    """Make the workspace and run the commands of these names, and those they need, once each."""
+def build(folder: Path, names: Sequence[str], other: Path) -> None:
+    """Make the workspace and run the commands of these names, and those they need, once each.
+
+    Args:
+        other: receives the first stages of another run on the same data.
+    """
     for module in _MODULES:
         importlib.import_module(module)
     with torch.device("meta"):  # what the first such module loads
@@ -58,6 +62,8 @@ def build(folder: Path, names: Sequence[str]) -> None:
             assert command.adds_up(folder), name
         if name == "train":
             shutil.copy(folder / "run/train/backbone.safetensors", folder / "net.safetensors")
+    for name in _FIRST:
+        _call(folder, name, "recipe.yaml", "--out", str(other / name), "seed=2")
 
 
 def _write(folder: Path) -> None:
@@ -102,6 +108,16 @@ def _write_images(folder: Path) -> None:
         tar.add(folder / "images", "images")
     lines = [f"{i}\t{data.label[i]}\timages/{name}\n" for i, name in enumerate(names)]
     (folder / "images.lst").write_text("".join(lines))
+    shutil.copytree(folder / "images", folder / "gallery")
+    paths = np.array(names)
+    embedding = np.random.default_rng(0).normal(size=(NUM_IMAGES, 8)).astype(np.float32)
+    np.savez(folder / "paths.npz", embedding=embedding, path=paths)
+    pairs = [
+        f"{a} {b} {int(a.split('/')[0] == b.split('/')[0])}\n"
+        for a in names[::4]
+        for b in names[1::7]
+    ]
+    (folder / "pairs.csv").write_text("".join(pairs))
     points = "11,14,21,14,16,20,12,25,20,25"
     (folder / "points.csv").write_text("".join(f"{i},{points}\n" for i in range(NUM_IMAGES)))
 
