@@ -1,5 +1,6 @@
 """What benchmarks share: whose number it is, how it is timed, how it is shown and written."""
 
+import argparse
 import json
 import os
 import platform
@@ -8,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
     import torch
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+Seconds = dict[str, list[float]]
+"""Of each way that took turns with others, a number a round."""
+
+
+def make_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A tool's parser: its module's text is the help, and `--json FILE` takes the numbers."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    return parser
 
 
 def commit_of(folder: Path = ROOT) -> str | None:
@@ -59,11 +73,50 @@ def command_of(module: str, *arguments: object) -> list[str]:
     return [sys.executable, "-m", module, *map(str, arguments)]
 
 
-def seconds_of(work: Callable[[], object]) -> tuple[float, float]:
+def clock(device: "str | torch.device" = "cpu") -> float:
+    """Seconds of the wall clock, once the device has done what it was given."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def seconds_of(
+    work: Callable[[], object], device: "str | torch.device" = "cpu"
+) -> tuple[float, float]:
     """Wall clock and processor seconds of a call; the latter is disturbed less by other work."""
-    started, used = time.perf_counter(), time.process_time()
+    started, used = clock(device), time.process_time()
     work()
-    return time.perf_counter() - started, time.process_time() - used
+    return clock(device) - started, time.process_time() - used
+
+
+def take_turns(
+    ways: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: "str | torch.device" = "cpu",
+) -> tuple[Seconds, Seconds]:
+    """Wall clock and processor seconds of every way, which take turns: a busy machine slows all."""
+    wall, processor = Seconds(), Seconds()
+    for _ in range(rounds):
+        for name, work in ways.items():
+            seconds, used = seconds_of(work, device)
+            wall.setdefault(name, []).append(seconds)
+            processor.setdefault(name, []).append(used)
+    return wall, processor
+
+
+def medians(seconds: Seconds) -> dict[str, float]:
+    """Of each way over the rounds."""
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def ratios(seconds: Seconds, peer: str) -> Seconds:
+    """Of each way to the peer within a round: what slows the machine slows both."""
+    return {
+        name: [one / other for one, other in zip(values, seconds[peer], strict=True)]
+        for name, values in seconds.items()
+    }
 
 
 def memory_mib(what: str = "VmHWM", process: int | str = "self") -> float:
@@ -83,6 +136,12 @@ def mean_and_spread(values: Sequence[float], form: str = ".4f") -> str:
         return ""
     spread = f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):{form}}{spread}"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The table as a page has it."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def write_report(report: Any, path: Path | None, *, show: bool = True) -> None:

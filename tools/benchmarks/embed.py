@@ -9,10 +9,8 @@ the median over rounds of that within a round. Processor time, since machines ar
 """
 
 import argparse
-import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from facetrain.core.artifact import write_json
 from facetrain.core.rng import torch_generator
 from facetrain.engine.inference import embed_images
 from facetrain.export.export import export
 from facetrain.models.backbone import ModelConfig, build_backbone
 from facetrain.models.weights import load_backbone, load_module, save_backbone
-from tools.benchmarks.common import machine
+from tools.benchmarks.common import machine, make_parser, medians, ratios, take_turns, write_report
 
 CPU = torch.device("cpu")
 
@@ -63,46 +60,38 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         "bfloat16": lambda: embed_images(ours, image, CPU, flip=False, precision="bfloat16"),
         "onnxruntime": lambda: embed_images(graph, image, CPU, flip=False),
     }
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
     cosine = {}
     expected = ways["plain"]().double()
     for way, work in ways.items():
         found = work().double()
         cosine[way] = float(torch.cosine_similarity(found, expected).min())
-    for _ in range(options.rounds):
-        for way, work in ways.items():
-            started = time.process_time()
-            work()
-            seconds[way].append(time.process_time() - started)
-    report = {}
-    for way, taken in seconds.items():
-        ratios = [a / b for a, b in zip(taken, seconds["onnxruntime"], strict=True)]
-        report[way] = {
-            "processor_milliseconds_an_image": 1000 * statistics.median(taken) / options.batch,
-            "of_onnxruntime": round(statistics.median(ratios), 3),
-            "of_onnxruntime_range": [round(min(ratios), 3), round(max(ratios), 3)],
+    processor = take_turns(ways, options.rounds)[1]
+    median = medians(processor)
+    return {
+        way: {
+            "processor_milliseconds_an_image": 1000 * median[way] / options.batch,
+            "of_onnxruntime": round(statistics.median(ratio), 3),
+            "of_onnxruntime_range": [round(min(ratio), 3), round(max(ratio), 3)],
             "least_cosine_to_plain": cosine[way],
         }
-    return report
+        for way, ratio in ratios(processor, "onnxruntime").items()
+    }
 
 
 def main() -> None:
     """Parse, run, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = make_parser(__doc__)
     parser.add_argument("--models", default="iresnet50,mobilefacenet")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, help="where to write the numbers")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     report: dict[str, Any] = {"machine": machine()}
     with tempfile.TemporaryDirectory() as folder:
         for name in options.models.split(","):
             report[name] = measure(name, options, Path(folder))
-            print(name, json.dumps(report[name], indent=1), flush=True)
-    if options.json is not None:
-        write_json(options.json, report)
+    write_report(report, options.json)
 
 
 if __name__ == "__main__":

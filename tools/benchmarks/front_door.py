@@ -19,7 +19,6 @@ Each command is a process of its own, and its time what a user waits for.
 
 import argparse
 import csv
-import json
 import os
 import resource
 import shutil
@@ -37,6 +36,7 @@ from facetrain.data.cleaned_set import CleanedSet
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.features import Features, save_features
 from facetrain.metrics.noise import noise_detection
+from tools.benchmarks.common import make_parser, write_report
 
 
 def facetrain(*words: object) -> dict[str, Any]:
@@ -215,9 +215,7 @@ def joined(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Parse, run, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("what", choices=("newcomer", "misplaced", "joined"))
     parser.add_argument("data", type=Path, help="folder a person; of joined, a .rec")
     parser.add_argument("--out", type=Path, required=True, help="new folder")
@@ -228,15 +226,11 @@ def main() -> None:
     parser.add_argument("--common", type=float, default=0.5, help="of people, those in both sets")
     parser.add_argument("--least", type=int, default=6, help="images of a person in both sets")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     options.out.mkdir(parents=True)
     options.out = Path(os.path.abspath(options.out))
     work = {"newcomer": newcomer, "misplaced": misplaced, "joined": joined}[options.what]
-    results = work(options)
-    print(json.dumps(results, indent=1))
-    if options.json is not None:
-        options.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    write_report(work(options), options.json)
 
 
 if __name__ == "__main__":

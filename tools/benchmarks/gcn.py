@@ -16,10 +16,7 @@ compared. Building the graph is not counted, for either.
 import argparse
 import json
 import os
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,13 +24,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from facetrain.clean.meta_update import Parameters, meta_gradient
-from facetrain.core.artifact import write_json
 from facetrain.core.rng import torch_generator
 from facetrain.graph.affinity import normalised_affinity
 from facetrain.graph.dgl_graph import DGLGraph, import_dgl
 from facetrain.graph.neighbour_table import NeighbourTable
 from facetrain.models.gcn import GCN, GCNConfig, Graph
-from tools.benchmarks.common import machine
+from tools.benchmarks.common import machine, make_parser, medians, take_turns, write_report
 
 NETWORKS = {
     "64-128-64-1": (64, GCNConfig(widths=(128, 64))),
@@ -148,18 +144,7 @@ def measure(options: argparse.Namespace, network: str) -> dict[str, Any]:
         runs = {backend: passes(gcn, batches, backend)[name] for backend in backends}
         first = {backend: run() for backend, run in runs.items()}  # also the warm-up
         difference = max(float((first[b] - first["native"]).abs().max()) for b in backends)
-        seconds: dict[str, list[float]] = {backend: [] for backend in backends}
-        cpu_seconds: dict[str, list[float]] = {backend: [] for backend in backends}
-        for _ in range(options.repeats):
-            for backend, run in runs.items():
-                start, cpu_start = time.perf_counter(), time.process_time()
-                run()
-                if options.device == "cuda":
-                    torch.cuda.synchronize()
-                seconds[backend].append(time.perf_counter() - start)
-                cpu_seconds[backend].append(time.process_time() - cpu_start)
-        median = {b: statistics.median(values) for b, values in seconds.items()}
-        cpu_median = {b: statistics.median(values) for b, values in cpu_seconds.items()}
+        median, cpu_median = map(medians, take_turns(runs, options.repeats, options.device))
         result[name] = {
             "nodes": nodes[name],
             "seconds": median,
@@ -177,8 +162,7 @@ def measure(options: argparse.Namespace, network: str) -> dict[str, Any]:
 
 def main() -> None:
     """Parse, run, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    parser = make_parser(__doc__)
     parser.add_argument("--nodes", type=int, default=20_000, help="of the inference pass")
     parser.add_argument("--neighbours", type=int, default=20)
     parser.add_argument("--batch-classes", type=int, default=32)
@@ -189,15 +173,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     on_cuda = options.device == "cuda"  # DGL 1.1.3 has no wheel for a GPU
     report: dict[str, Any] = {
-        "machine": {
-            **machine(options.device),
-            "dgl": None if on_cuda else import_dgl().__version__,
-        },
+        "machine": machine(options.device) | {"dgl": None if on_cuda else import_dgl().__version__},
         "neighbours": options.neighbours,
         "networks": {network: measure(options, network) for network in NETWORKS},
     }
-    if options.json is not None:
-        write_json(options.json, report)
+    write_report(report, options.json, show=False)
 
 
 if __name__ == "__main__":

@@ -31,12 +31,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facetrain.core.artifact import write_json
 from facetrain.core.rng import torch_generator
 from facetrain.dist.mesh import Mesh
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
-from tools.benchmarks.common import ROOT, command_of, machine, memory_mib
+from tools.benchmarks.common import (
+    ROOT,
+    clock,
+    command_of,
+    machine,
+    make_parser,
+    memory_mib,
+    write_report,
+)
 
 CASES = ("plain", "whole", "chunked", "sampled", "sharded")
 SCALE, MARGIN = 64.0, 0.35
@@ -97,16 +104,14 @@ def measure(options: argparse.Namespace, mesh: Mesh) -> dict[str, float]:
         embedding.grad = None
         (plain or head).zero_grad()
         mesh.barrier()
-        start, cpu_start = time.perf_counter(), time.process_time()
+        start, cpu_start = clock(device), time.process_time()
         if plain is not None:
             loss = plain(embedding, label[own])
         else:
             head.begin_step(step)
             loss = head(embedding, label[own]).loss
         (loss.sum() / options.batch).backward()
-        if cuda:
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock(device) - start)
         cpu_seconds.append(time.process_time() - cpu_start)
         mean = loss.detach().mean().item()
     beyond = _peak_mib(device) - before
@@ -219,8 +224,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Parse, run, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    parser = make_parser(__doc__)
     parser.add_argument("--classes", default="84000,1000000,10000000", help="comma-separated")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--size", type=int, default=512, help="embedding size")
@@ -234,9 +238,7 @@ def main() -> None:
     options = parser.parse_args()
     options.class_list = [int(text) for text in options.classes.split(",")]
     if options.case is None:
-        report = run(options)
-        if options.json is not None:
-            write_json(options.json, report)
+        write_report(run(options), options.json, show=False)
         return
     options.classes = options.class_list[0]
     if options.case == "sharded":

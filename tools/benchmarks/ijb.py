@@ -10,10 +10,8 @@ that was, and how much memory the process has needed at most so far. Under torch
 takes its share.
 """
 
-import argparse
 import multiprocessing
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from facetrain.core.artifact import atomic_path, write_json
+from facetrain.core.artifact import atomic_path
 from facetrain.core.log import configure_logging
 from facetrain.core.rng import numpy_generator
 from facetrain.data.ijb_metadata import IjbMetadata
@@ -31,7 +29,7 @@ from facetrain.evaluate.numbers import confidence_intervals
 from facetrain.evaluate.template_embedding import feature_chunks, pool_templates
 from facetrain.metrics.templates import pair_similarity
 from facetrain.report.tables import format_table
-from tools.benchmarks.common import memory_mib
+from tools.benchmarks.common import make_parser, memory_mib, seconds_of, write_report
 
 GALLERY, PROBES, D = 3_531, 19_593, 512
 NUM_PAIRS, NUM_GENUINE = 15_658_489, 19_557
@@ -94,15 +92,11 @@ class Steps:
 
     def time(self, name: str, function: Callable[[], ResultT]) -> ResultT:
         """Run `function` as the step `name`."""
-        started, used = time.perf_counter(), time.process_time()
-        result = function()
+        result: list[ResultT] = []
+        wall, processor = seconds_of(lambda: result.append(function()))
         peak = memory_mib() / 1024
-        self.rows[name] = {
-            "seconds": time.perf_counter() - started,
-            "processor_seconds": time.process_time() - used,
-            "peak_gib": peak,
-        }
-        return result
+        self.rows[name] = {"seconds": wall, "processor_seconds": processor, "peak_gib": peak}
+        return result[0]
 
 
 def run(out: Path, bootstrap: int, mesh: Mesh) -> dict[str, Any]:
@@ -114,12 +108,7 @@ def run(out: Path, bootstrap: int, mesh: Mesh) -> dict[str, Any]:
     unit_template = steps.time(
         "pool templates",
         lambda: pool_templates(
-            feature_chunks(features, mesh),
-            faces,
-            D,
-            mesh,
-            norm_weighting=True,
-            detector_score=True,
+            feature_chunks(features, mesh), faces, D, mesh, norm_weighting=True, detector_score=True
         ),
     )
     pairs = steps.time("parse and score pairs", lambda: score_pairs(unit_template, faces, mesh))
@@ -145,13 +134,10 @@ def run(out: Path, bootstrap: int, mesh: Mesh) -> dict[str, Any]:
 
 def main() -> None:
     """Parse, write the lists where there are none, run, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="receives 300 MB of lists")
     parser.add_argument("--bootstrap", type=int, default=20, help="draws; 0 for none")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the numbers here")
     options = parser.parse_args()
     mesh = Mesh.from_env()
     configure_logging(is_main=mesh.is_main)
@@ -174,8 +160,7 @@ def main() -> None:
             for name, step in numbers["steps"].items()
         ]
         print(format_table(["step", "seconds", "processor s", "peak GiB"], rows))
-        if options.json:
-            write_json(options.json, numbers)
+        write_report(numbers, options.json, show=False)
     mesh.close()
 
 

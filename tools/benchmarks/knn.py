@@ -11,9 +11,7 @@ processor time of the process, which a busy machine disturbs less.
 """
 
 import argparse
-import json
 import os
-import statistics
 import tempfile
 import threading
 import time
@@ -27,10 +25,17 @@ import torch
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
-from facetrain.core.artifact import write_json
 from facetrain.dist.mesh import Mesh
 from facetrain.graph.knn import KnnConfig, knn_graph
-from tools.benchmarks.common import machine, memory_mib
+from tools.benchmarks.common import (
+    machine,
+    make_parser,
+    medians,
+    memory_mib,
+    ratios,
+    take_turns,
+    write_report,
+)
 from tools.benchmarks.synthetic_embedding import write_embedding
 
 
@@ -92,37 +97,17 @@ def compare(num_rows: int, size: int, options: argparse.Namespace) -> dict[str, 
             "faiss flat": flat,
             "scikit-learn": brute,
         }
-        wall: dict[str, list[float]] = {name: [] for name in ways}
-        processor: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(options.repeats):
-            for name, way in ways.items():
-                start, processor_start = time.perf_counter(), time.process_time()
-                way()
-                wall[name].append(time.perf_counter() - start)
-                processor[name].append(time.process_time() - processor_start)
+        wall, processor = take_turns(ways, options.repeats)
     report = {
-        "seconds": _medians(wall),
-        "seconds_of_faiss_flat": _ratios(wall),
-        "cpu_seconds": _medians(processor),
-        "cpu_seconds_of_faiss_flat": _ratios(processor),
+        "seconds": medians(wall),
+        "seconds_of_faiss_flat": medians(ratios(wall, "faiss flat")),
+        "cpu_seconds": medians(processor),
+        "cpu_seconds_of_faiss_flat": medians(ratios(processor, "faiss flat")),
     }
     print(f"\n{num_rows} x {size}, K {num_neighbours}: " + ", ".join(report))
     for name in ways:
         print(f"  {name:13s}" + "".join(f"{column[name]:8.2f}" for column in report.values()))
     return report | {"auto_took": chosen[::3]}
-
-
-def _medians(values: dict[str, list[float]]) -> dict[str, float]:
-    return {name: statistics.median(each) for name, each in values.items()}
-
-
-def _ratios(values: dict[str, list[float]]) -> dict[str, float]:
-    """Medians of the ratios within a round: a machine that slows down slows the whole round."""
-    peer = values["faiss flat"]
-    return {
-        name: statistics.median(ours / flat for ours, flat in zip(each, peer, strict=True))
-        for name, each in values.items()
-    }
 
 
 def build_large(num_rows: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -132,26 +117,19 @@ def build_large(num_rows: int, options: argparse.Namespace) -> dict[str, Any]:
         path = Path(folder, "embedding.npy")
         size, dtype, images = options.dim, options.dtype, options.images
         write_embedding(path, num_rows, size, dtype, options.spectrum, mesh.device, images=images)
+        keys = {"index": options.index, "num_neighbours": options.neighbours}
         start = time.perf_counter()
         with PeakMemory() as memory:
-            report = _graph(
-                path,
-                Path(folder, "graph"),
-                mesh,
-                index=options.index,
-                num_neighbours=options.neighbours,
-            )
+            report = _graph(path, Path(folder, "graph"), mesh, **keys)
         report["total_seconds"] = time.perf_counter() - start
     report["peak_resident_gib"] = memory.resident_gib
     report["peak_anonymous_gib"] = memory.anonymous_gib
-    print(json.dumps(report, indent=2))
     return report
 
 
 def main() -> None:
     """Parse, run, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    parser = make_parser(__doc__)
     parser.add_argument("--sizes", default="50000x128,20000x512", help="ROWSxDIM, comma-separated")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--neighbours", type=int, default=80)
@@ -168,10 +146,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     faiss.omp_set_num_threads(options.threads)
     report: dict[str, Any] = {
-        "machine": {
-            **machine(options.device),
-            "faiss": faiss.__version__,
-        },
+        "machine": machine(options.device) | {"faiss": faiss.__version__},
         "num_neighbours": options.neighbours,
         "spectrum": options.spectrum,
         "images": options.images,
@@ -182,8 +157,7 @@ def main() -> None:
         for text in options.sizes.split(","):
             num_rows, size = (int(part) for part in text.split("x"))
             report[text] = compare(num_rows, size, options)
-    if options.json is not None:
-        write_json(options.json, report)
+    write_report(report, options.json)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,7 @@ by the clock, for one worker; `cpu_ratio` is by CPU time, which other people's w
     python -m tools.benchmarks.loader --json loader.json [--data train.rec] [--workers 2]
 """
 
-import argparse
 import contextlib
-import dataclasses
 import multiprocessing
 import statistics
 import tempfile
@@ -23,12 +21,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facetrain.core.artifact import write_json
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.face_shard import FaceShardWriter
 from facetrain.data.images import encode_jpeg
 from facetrain.data.loader import Batch, TrainLoader
-from tools.benchmarks.common import machine
+from tools.benchmarks.common import machine, make_parser, write_report
 
 IMAGE_SIZE = 112
 NUM_IMAGES = 4096  # 17 MB encoded: beyond the caches, as training is
@@ -47,12 +44,12 @@ def write_patterns(path: Path) -> None:
                 writer.write(label, encode_jpeg(noisy.clip(0, 255).astype(np.uint8), 92))
 
 
-@dataclasses.dataclass
 class Rates:
     """Images a second of one contestant, turn by turn: by the clock, and by CPU time spent."""
 
-    wall: list[float] = dataclasses.field(default_factory=list)
-    cpu: list[float] = dataclasses.field(default_factory=list)
+    def __init__(self) -> None:
+        self.wall: list[float] = []
+        self.cpu: list[float] = []
 
 
 def cpu_seconds(pid: int) -> float:
@@ -139,8 +136,7 @@ def bench(
 
 def main() -> None:
     """Parse, measure, print, write."""
-    parser = argparse.ArgumentParser(description="Loader speed against raw decoding.")
-    parser.add_argument("--json", type=Path, required=True, help="where the numbers go")
+    parser = make_parser(__doc__)
     parser.add_argument("--data", type=Path, help="a .rec or a folder of shards; else patterns")
     parser.add_argument("--workers", type=int, default=2, help="measured beside one worker")
     parser.add_argument("--batch", type=int, default=128)
@@ -154,7 +150,7 @@ def main() -> None:
             data = Path(folder) / "patterns.rec"
             write_patterns(data)
         result = bench(data, worker_counts, options.batch, options.seconds, options.repetitions)
-    write_json(options.json, result)
+    write_report(result, options.json, show=False)
     print(f"raw cv2.imdecode, one core: {result['raw_decode_images_per_second']:,.0f} images/s")
     for workers, one in result["by_workers"].items():
         rate = one["loader_images_per_second_per_worker"]

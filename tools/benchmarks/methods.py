@@ -7,48 +7,40 @@ turns; medians, and the median of each method's ratio to the plain step of the s
 """
 
 import argparse
+import functools
+import itertools
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import nn
 
-from facetrain.core.artifact import write_json
-from facetrain.core.rng import torch_generator
 from facetrain.data.augment import AugmentConfig
 from facetrain.data.loader import Batch
 from facetrain.dist.mesh import Mesh
-from facetrain.engine.loop import LoopConfig, Trainer
 from facetrain.engine.method import Method
-from facetrain.engine.optim import OptimizerConfig, Optimizers
-from facetrain.engine.schedule import ScheduleConfig
-from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
 from facetrain.methods.l2b import L2bConfig, L2bMethod
 from facetrain.methods.nal import NalConfig, NalMethod, TargetsConfig
 from facetrain.methods.superloss import SuperLossConfig, SuperLossMethod
-from facetrain.models.backbone import ModelConfig, build_backbone
 from facetrain.report.tables import format_table
+from tools.benchmarks.common import (
+    machine,
+    make_parser,
+    medians,
+    ratios,
+    take_turns,
+    write_report,
+)
+from tools.benchmarks.train import NUM_BATCHES, facetrain_step, random_batches
 
-NUM_BATCHES = 4
-WARM_UP = 2
-
-
-def random_batch(options: argparse.Namespace, device: torch.device, number: int) -> Batch:
-    """Noise, on the device."""
-    generator = torch_generator(0, "bench methods", number)
-    shape = (options.batch, 3, options.image_size, options.image_size)
-    image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    label = torch.randint(options.classes, (options.batch,), generator=generator)
-    index = torch.arange(options.batch) + number * options.batch
-    return Batch(image.to(device), label.to(device), index.to(device))
+METHODS = ("plain", "superloss", "nal", "nal, targets", "l2b", "l2b, every 4")
 
 
 def make_method(
-    name: str, options: argparse.Namespace, head: MarginHead, backbone: Any, folder: Path
+    name: str, options: argparse.Namespace, folder: Path, head: MarginHead, backbone: nn.Module
 ) -> Method:
     """One of `METHODS` on this head."""
     mesh, num_images = head.mesh, NUM_BATCHES * options.batch
@@ -65,13 +57,11 @@ def make_method(
     settings = L2bConfig(
         name="l2b", trusted=Path(), batch_size=options.trusted, warmup_epochs=0, every=every
     )
+    of_trusted = argparse.Namespace(**(vars(options) | {"batch": options.trusted}))
+    trusted = random_batches(of_trusted, mesh.device)
 
     def batches(start: int) -> Iterator[Batch]:
-        while True:
-            one = random_batch(options, mesh.device, start % NUM_BATCHES)
-            few = slice(0, options.trusted)
-            yield Batch(one.image[few], one.label[few], one.index[few])
-            start += 1
+        return itertools.islice(itertools.cycle(trusted), start, None)
 
     return L2bMethod(
         settings, head, backbone, mesh,
@@ -80,88 +70,24 @@ def make_method(
     )  # fmt: skip
 
 
-METHODS = ("plain", "superloss", "nal", "nal, targets", "l2b", "l2b, every 4")
+def turn_of(name: str, options: argparse.Namespace, folder: Path) -> Callable[[], None]:
+    """A function that takes some training steps under the method `name`."""
+    folder.mkdir()
+    method_of = functools.partial(make_method, name, options, folder)
+    step = facetrain_step(options, Mesh.single("auto"), folder, method_of=method_of)
+    number = itertools.count()
 
+    def turn() -> None:
+        for _ in range(options.steps):
+            step(next(number))
 
-def make_step(name: str, options: argparse.Namespace, folder: Path) -> Callable[[int], None]:
-    """A function that takes training step `number` under the method `name`."""
-    mesh = Mesh.single("auto")
-    torch.manual_seed(0)
-    model = ModelConfig(name=options.model, image_size=options.image_size, embedding_size=512)
-    backbone = build_backbone(model).to(mesh.device)
-    head = MarginHead(HeadConfig(chunk_size=options.chunk_size), options.classes, 512, mesh, seed=0)
-    folder.mkdir(parents=True)
-    method = make_method(name, options, head, backbone, folder)
-    trainer = Trainer(
-        LoopConfig(
-            batch_size=options.batch, epochs=1, channels_last=True, precision=options.precision
-        ),
-        ScheduleConfig(),
-        AugmentConfig(),
-        seed=0,
-        backbone=backbone,
-        method=method,
-        optimizers=Optimizers(OptimizerConfig(), backbone, head, method.trained),
-        mesh=mesh,
-        out_dir=folder,
-        num_images=NUM_BATCHES * options.batch,
-        steps_per_epoch=1000,
-        identity={},
-    )
-    backbone.train()
-    data = [random_batch(options, mesh.device, number) for number in range(NUM_BATCHES)]
-    method.start(0)
-
-    def step(number: int) -> None:
-        trainer.step = number
-        trainer.train_step(data[number % NUM_BATCHES])
-        if mesh.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    return step
-
-
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds a step, and ratios to plain, by method."""
-    seconds: dict[str, list[float]] = {name: [] for name in METHODS}
-    with tempfile.TemporaryDirectory() as temporary:
-        steps = {
-            name: make_step(name, options, Path(temporary) / str(number))
-            for number, name in enumerate(METHODS)
-        }
-        for turn in range(WARM_UP + options.turns):
-            for name, step in steps.items():
-                started = time.perf_counter()
-                for inner in range(options.steps):
-                    step(turn * options.steps + inner)
-                if turn >= WARM_UP:
-                    seconds[name].append((time.perf_counter() - started) / options.steps)
-    ratios = {
-        name: [one / plain for one, plain in zip(values, seconds["plain"], strict=True)]
-        for name, values in seconds.items()
-    }
-    return {
-        "device": str(Mesh.single("auto").device),
-        "model": options.model,
-        "batch": options.batch,
-        "classes": options.classes,
-        "methods": {
-            name: {
-                "seconds": statistics.median(seconds[name]),
-                "ratio": statistics.median(ratios[name]),
-                "ratio_low": min(ratios[name]),
-                "ratio_high": max(ratios[name]),
-            }
-            for name in METHODS
-        },
-    }
+    turn()
+    return turn
 
 
 def main() -> None:
     """Parse, measure, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--model", default="iresnet18")
     parser.add_argument("--image-size", type=int, default=112)
     parser.add_argument("--batch", type=int, default=32)
@@ -171,21 +97,36 @@ def main() -> None:
     parser.add_argument("--precision", default="float32", help="float32, bfloat16 or auto")
     parser.add_argument("--steps", type=int, default=4, help="in a turn; a multiple of 4")
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.set_defaults(gradient_checkpointing=False, channels_last=True, compile=False)
     options = parser.parse_args()
-    numbers = measure(options)
+    device = Mesh.single("auto").device
+    with tempfile.TemporaryDirectory() as folder:
+        turns = {
+            name: turn_of(name, options, Path(folder, str(number)))
+            for number, name in enumerate(METHODS)
+        }
+        seconds, _ = take_turns(turns, 1 + options.turns, device)
+    seconds = {
+        name: [turn / options.steps for turn in values[1:]] for name, values in seconds.items()
+    }
+    median, over_plain = medians(seconds), ratios(seconds, "plain")
     rows = [
         [
             name,
-            f"{one['seconds']:.3f}",
-            f"{one['ratio']:.3f}",
-            f"{one['ratio_low']:.3f} to {one['ratio_high']:.3f}",
+            f"{median[name]:.3f}",
+            f"{statistics.median(ratio):.3f}",
+            f"{min(ratio):.3f} to {max(ratio):.3f}",
         ]
-        for name, one in numbers["methods"].items()
+        for name, ratio in over_plain.items()
     ]
     print(format_table(["method", "seconds a step", "over plain", "turns"], rows))
-    if options.json:
-        write_json(options.json, numbers)
+    report = {
+        "machine": machine(device),
+        "methods": {
+            name: {"seconds": median[name], "ratios": over_plain[name]} for name in METHODS
+        },
+    }
+    write_report(report, options.json, show=False)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Prints a Markdown table. It leaves its decisions in OUT/run/review; each run of 
 """
 
 import argparse
+import functools
 import http.client
 import json
 import signal
@@ -19,9 +20,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tools.benchmarks.common import memory_mib
+from tools.benchmarks.common import ROOT, markdown_table, memory_mib, seconds_of
 from tools.benchmarks.headless_browser import browsing, find_browser
 
+PAGE = ROOT / "facetrain" / "review" / "page"
 NUM_DECISIONS, NUM_KEYS = 300, 40
 FIRST_FACES = """
 new Promise(done => { const look = () => {
@@ -82,13 +84,6 @@ class Review:
         self.process.wait()
 
 
-def seconds_of(work: Any, *arguments: Any) -> float:
-    """Wall time of one call."""
-    started = time.perf_counter()
-    work(*arguments)
-    return time.perf_counter() - started
-
-
 def spread(milliseconds: list[float]) -> str:
     """Median and worst."""
     return f"{statistics.median(milliseconds):.1f} ms, worst {max(milliseconds):.1f} ms"
@@ -102,8 +97,9 @@ def main() -> None:
     review = Review(run)
     rows = {"start, until the address is printed": f"{review.start_seconds:.2f} s"}
     started = time.perf_counter()
-    for name in ("", "page.css", "page.js", "draw.js", "list.js", "ask.js", "chooser.js", "say.js"):
-        review.ask(name)
+    review.ask("")
+    for file in (*PAGE.glob("*.css"), *PAGE.glob("*.js")):
+        review.ask(file.name)
     listed = review.ask("api/identities?anew=1")
     ids = [one["id"] for one in listed["identities"]]
     for face in review.ask(f"api/identity/{ids[0]}")["faces"]:
@@ -115,7 +111,7 @@ def main() -> None:
         "another filter": "api/identities?filter=unseen&anew=1",
         "a search": "api/identities?search=123&anew=1",
     }.items():
-        rows[what] = f"{1000 * seconds_of(review.ask, path):.1f} ms"
+        rows[what] = f"{1000 * seconds_of(functools.partial(review.ask, path))[0]:.1f} ms"
     rows["memory of its own"] = f"{review.anonymous_mib():.0f} MiB"
     before, times = listed["progress"]["decisions"], []
     for number in range(NUM_DECISIONS):
@@ -123,7 +119,7 @@ def main() -> None:
         faces = review.ask(f"api/identity/{one}")["faces"]
         said = {"action": ("keep", "drop", "move")[number % 3], "identity": one, "to": ids[0],
                 "rows": [faces[number % len(faces)]["row"]]}  # fmt: skip
-        times.append(1000 * seconds_of(review.ask, "api/decide", said))
+        times.append(1000 * seconds_of(functools.partial(review.ask, "api/decide", said))[0])
     rows[f"a decision, journalled and fsynced ({NUM_DECISIONS})"] = spread(times)
     review.end(signal.SIGKILL)
     review = Review(run)
@@ -141,10 +137,11 @@ def main() -> None:
             rows[f"browser: key to changed face ({NUM_KEYS})"] = spread(decided)
             following = page.evaluate(NEXT.replace("NUMBER", "20"))
             rows["browser: key to the next identity (20)"] = spread(following)
-    rows["orderly end, overlay written"] = f"{seconds_of(review.end, signal.SIGTERM):.2f} s"
-    width = max(map(len, rows))
-    print(f"{listed['total']:,} identities\n\n| what | measured |\n|---|---|")
-    print("\n".join(f"| {what:{width}} | {value} |" for what, value in rows.items()))
+    rows["orderly end, overlay written"] = (
+        f"{seconds_of(functools.partial(review.end, signal.SIGTERM))[0]:.2f} s"
+    )
+    print(f"{listed['total']:,} identities\n")
+    print(markdown_table(["what", "measured"], list(rows.items())))
 
 
 if __name__ == "__main__":

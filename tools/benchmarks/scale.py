@@ -24,27 +24,19 @@ from numpy.typing import NDArray
 from facetrain.clean.clean import CleanConfig, clean
 from facetrain.clean.embedded_set import EmbeddedSet
 from facetrain.clean.training import Known
-from facetrain.core.artifact import write_json
 from facetrain.core.rng import numpy_generator
 from facetrain.data.noise import NoiseConfig, plant
 from facetrain.dist.mesh import Mesh
 from facetrain.graph.knn import KnnConfig, KnnGraph, knn_graph
 from facetrain.graph.knn_rows import UnitRows
 from facetrain.metrics.noise import noise_detection
-from tools.benchmarks.common import machine, memory_mib
+from tools.benchmarks.common import clock, machine, make_parser, memory_mib, write_report
 from tools.benchmarks.synthetic_embedding import write_embedding
 
 _SPECTRUM = 0.3
 _SOURCE_ROWS = 20_000
 _CHECKED = 64
 _TILE = 8192, 1 << 16
-
-
-def _wait(device: torch.device) -> float:
-    """The clock, once the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def product_rate(size: int, device: torch.device) -> float:
@@ -54,9 +46,9 @@ def product_rate(size: int, device: torch.device) -> float:
     buffer = torch.empty(_TILE, device=device, dtype=dtype)
     seconds = []
     for _ in range(20 if device.type == "cuda" else 3):
-        start = _wait(device)
+        start = clock(device)
         torch.mm(x, y.T, out=buffer)
-        seconds.append(_wait(device) - start)
+        seconds.append(clock(device) - start)
     return 2 * _TILE[0] * _TILE[1] * size / statistics.median(seconds[1:])
 
 
@@ -68,7 +60,7 @@ def usual_seconds(embedding: NDArray[Any], num_neighbours: int, device: torch.de
     queries = base[: _TILE[0]]
     seconds = []
     for _ in range(2):
-        start, values, indices = _wait(device), [], []
+        start, values, indices = clock(device), [], []
         for first in range(0, len(base), _TILE[1]):
             tile = queries @ base[first : first + _TILE[1]].T
             found = tile.topk(min(num_neighbours + 1, tile.shape[1]), dim=1)
@@ -76,7 +68,7 @@ def usual_seconds(embedding: NDArray[Any], num_neighbours: int, device: torch.de
             indices.append(found.indices + first)
         best = torch.cat(values, 1).topk(num_neighbours + 1, dim=1).indices
         torch.cat(indices, 1).gather(1, best)
-        seconds.append(_wait(device) - start)
+        seconds.append(clock(device) - start)
     return min(seconds) * len(base) / len(queries)
 
 
@@ -106,7 +98,7 @@ def build_graph(
     """The exact graph by torch, its numbers and what they are compared with."""
     num_rows, size = embedding.shape
     rate = product_rate(size, mesh.device)
-    start = _wait(mesh.device)
+    start = clock(mesh.device)
     config = KnnConfig(num_neighbours=options.neighbours, index="exact", backend="torch")
     searched = embedding
     if options.graph_dim:
@@ -149,10 +141,10 @@ def clean_set(
     out_dir.mkdir()
     if mesh.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    start = _wait(mesh.device)
+    start = clock(mesh.device)
     target = embedded(embedding, folder / "graph", config, mesh)
     cleaned = clean(config, target, noisy.label, source, (), out_dir, mesh, "bench")
-    seconds = _wait(mesh.device) - start
+    seconds = clock(mesh.device) - start
     found = noise_detection(cleaned.clean_probability, cleaned.kept, noisy.is_clean).numbers()
     report = {
         "num_images": len(truth),
@@ -169,8 +161,7 @@ def clean_set(
 
 def main() -> None:
     """Parse, run, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    parser = make_parser(__doc__)
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--neighbours", type=int, default=80)
@@ -182,16 +173,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="for large files; the system's by default")
     options = parser.parse_args()
     mesh = Mesh.single(options.device)
-    report: dict[str, Any] = {
-        "machine": machine(mesh.device),
-        "self_source": options.self_source,
-    }
+    report: dict[str, Any] = {"machine": machine(mesh.device), "self_source": options.self_source}
 
     def note(name: str, numbers: dict[str, Any]) -> None:
         report[name] = numbers
         print(name, *(f"{key}={value}" for key, value in numbers.items()), sep="\n  ", flush=True)
-        if options.json is not None:
-            write_json(options.json, report)
+        write_report(report, options.json, show=False)
 
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)

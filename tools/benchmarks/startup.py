@@ -7,8 +7,6 @@ first line is timed that a pipe gets, of standard output or standard error, so w
 command goes on to its end. Commands take turns; medians, with the range. The table shows the line.
 """
 
-import argparse
-import json
 import os
 import signal
 import statistics
@@ -19,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tools.benchmarks.common import ROOT
+from tools.benchmarks.common import ROOT, make_parser, markdown_table, seconds_of, write_report
 
 PROGRAM = [sys.executable, "-m", "facetrain"]
 _RECIPE = """\
@@ -111,18 +109,16 @@ def first_line(words: list[str], folder: Path) -> tuple[float, str]:
 
 def help_seconds(words: list[str]) -> float:
     """Wall time of `facetrain ... --help`."""
-    started = time.perf_counter()
-    subprocess.run([*PROGRAM, *words, "--help"], check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - started
+    command = [*PROGRAM, *words, "--help"]
+    return seconds_of(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))[0]
 
 
 def main() -> None:
     """Parse, run, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="of the commands")
     parser.add_argument("--help-rounds", type=int, default=9)
     parser.add_argument("--only", nargs="+", help="commands")
-    parser.add_argument("--json", type=Path, help="where to write the numbers")
     options = parser.parse_args()
     root = str(ROOT)  # commands run in the folder of their files
     os.environ["PYTHONPATH"] = os.pathsep.join(
@@ -145,16 +141,15 @@ def main() -> None:
                 arguments = commands(f"{command.split()[-1]}{number}")[command]
                 until_first, lines[command] = first_line(arguments, folder)
                 seconds.setdefault(command, []).append(until_first)
-    rows = ["| command | seconds | range | first line |", "|---|---|---|---|"]
+    rows = []
     report: dict[str, Any] = {}
     for command, taken in seconds.items():
         median = statistics.median(taken)
         report[command] = {"seconds": median, "rounds": taken, "line": lines.get(command)}
         span = f"{min(taken):.2f} to {max(taken):.2f}"
-        rows.append(f"| {command} | {median:.2f} | {span} | {lines.get(command, '')} |")
-    print("\n".join(rows))
-    if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
+        rows.append([command, f"{median:.2f}", span, lines.get(command, "")])
+    print(markdown_table(["command", "seconds", "range", "first line"], rows))
+    write_report(report, options.json, show=False)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,15 @@ A batch renders new identities, so that the time to build a person is in it. Pro
 what one core needs; wall time says the same only on an idle machine.
 """
 
-import argparse
 import statistics
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
 
 from facetrain.data.images import encode_jpeg
 from facetrain.data.synthetic import SyntheticConfig, render
-from tools.benchmarks.common import machine, write_report
+from tools.benchmarks.common import machine, make_parser, write_report
 
 
 def measure(
@@ -43,12 +41,11 @@ def measure(
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = make_parser(__doc__)
     parser.add_argument("--batches", type=int, default=20)
     parser.add_argument("--identities", type=int, default=5, help="new identities in a batch")
     parser.add_argument("--images", type=int, default=20, help="images of each identity")
     parser.add_argument("--size", type=int, default=112)
-    parser.add_argument("--json", type=Path, help="write the numbers here as well")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     config = SyntheticConfig(size=arguments.size)

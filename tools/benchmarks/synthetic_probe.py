@@ -6,8 +6,6 @@ Renders a training set and pairs of other identities, and prints 10-fold pair ac
 network trains on one thread until it has used the given minutes of processor time.
 """
 
-import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -19,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from facetrain.core.artifact import write_json
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.synthetic import SyntheticConfig, write_pairs, write_synthetic
 from facetrain.data.verification_bin import VerificationSet
 from facetrain.metrics.verification import fold_accuracy, pair_geometry
+from tools.benchmarks.common import make_parser, write_report
 
 Floats = NDArray[np.float64]
 
@@ -131,12 +129,11 @@ def probe(folder: Path, config: SyntheticConfig, minutes: float) -> dict[str, fl
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = make_parser(__doc__)
     parser.add_argument("--identities", type=int, default=400)
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--difficulty", type=float, default=1.0)
     parser.add_argument("--minutes", type=float, default=3.0)
-    parser.add_argument("--json", type=Path, help="write the numbers here as well")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -146,9 +143,7 @@ def main() -> None:
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         result = probe(Path(folder), config, arguments.minutes)
-    print(json.dumps(result, indent=2))
-    if arguments.json:
-        write_json(arguments.json, result)
+    write_report(result, arguments.json)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tools.benchmarks.common import ROOT, command_of, write_report
+from tools.benchmarks.common import ROOT, command_of, make_parser, write_report
 
 WAYS: dict[str, dict[str, str]] = {"spins": {}, "sleeps": {"OMP_WAIT_POLICY": "PASSIVE"}}
 CHILD = "--child"
@@ -90,11 +90,10 @@ def measure(way: str, num_busy: int, options: argparse.Namespace) -> dict[str, A
 
 def main() -> None:
     """Parse, run, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = make_parser(__doc__)
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="where to write the numbers")
     parser.add_argument(CHILD, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:

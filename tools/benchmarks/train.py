@@ -44,7 +44,7 @@ from facetrain.engine.schedule import ScheduleConfig
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
 from facetrain.models.backbone import ModelConfig, build_backbone
-from tools.benchmarks.common import commit_of, machine, write_report
+from tools.benchmarks.common import clock, commit_of, machine, make_parser, write_report
 
 SCALE, MARGIN, EMBEDDING_SIZE, CLIP_NORM = 64.0, 0.35, 512, 5.0
 NUM_BATCHES = 4  # different ones, so that no step sees what the last one saw
@@ -61,17 +61,21 @@ def random_batches(options: argparse.Namespace, device: torch.device) -> list[Ba
     """Noise, on the device."""
     generator = torch_generator(0, "bench")
     batches = []
-    for _ in range(NUM_BATCHES):
+    for number in range(NUM_BATCHES):
         shape = (options.batch, 3, options.image_size, options.image_size)
         image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         label = torch.randint(options.classes, (options.batch,), generator=generator)
-        index = torch.arange(options.batch)
-        batches.append(Batch(image.to(device), label.to(device), index))
+        index = torch.arange(options.batch) + number * options.batch
+        batches.append(Batch(image.to(device), label.to(device), index.to(device)))
     return batches
 
 
 def facetrain_step(
-    options: argparse.Namespace, mesh: Mesh, out_dir: Path, backbone: nn.Module | None = None
+    options: argparse.Namespace,
+    mesh: Mesh,
+    out_dir: Path,
+    backbone: nn.Module | None = None,
+    method_of: Callable[[MarginHead, nn.Module], Method] = lambda head, _: Method(head),
 ) -> Step:
     """Our step: the trainer's own; on `backbone`, if it is given, instead of a new one."""
     torch.manual_seed(0)
@@ -84,6 +88,7 @@ def facetrain_step(
     backbone = backbone or build_backbone(model).to(mesh.device)
     config = HeadConfig(scale=SCALE, cosine_margin=MARGIN, chunk_size=options.chunk_size)
     head = MarginHead(config, options.classes, EMBEDDING_SIZE, mesh, seed=0)
+    method = method_of(head, backbone)
     optimizer = OptimizerConfig(
         learning_rate=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
     )
@@ -100,15 +105,16 @@ def facetrain_step(
         AugmentConfig(),
         seed=0,
         backbone=backbone,
-        method=Method(head),
-        optimizers=Optimizers(optimizer, backbone, head),
+        method=method,
+        optimizers=Optimizers(optimizer, backbone, head, method.trained),
         mesh=mesh,
         out_dir=out_dir,
-        num_images=options.batch,
+        num_images=NUM_BATCHES * options.batch,
         steps_per_epoch=1_000_000,
         identity={},
     )
     backbone.train()
+    method.start(0)
     batches = random_batches(options, mesh.device)
 
     def step(number: int) -> Tensor:
@@ -191,13 +197,11 @@ class Contender:
 
     def run(self, steps: int) -> None:
         """One round."""
-        self._synchronize()
-        start = time.perf_counter()
+        start = clock(self._device)
         for _ in range(steps):
             loss = self._step(self._number)
             self._number += 1
-        self._synchronize()
-        self.seconds.append((time.perf_counter() - start) / steps)
+        self.seconds.append((clock(self._device) - start) / steps)
         self.losses.append(float(loss))
 
     def measure_peak(self, base: int) -> None:
@@ -210,10 +214,6 @@ class Contender:
             torch.cuda.reset_peak_memory_stats(self._device)
             self.run(2)
             self.peak_mib = (torch.cuda.max_memory_reserved(self._device) - base) / MIB
-
-    def _synchronize(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
 
     def report(self, batch: int) -> dict[str, Any]:
         """What goes into the file."""
@@ -307,7 +307,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Parse, run, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = make_parser(__doc__)
     parser.add_argument("--peer", type=Path, help="recognition/arcface_torch of a checkout")
     parser.add_argument("--peer-commit", help="the peer's commit, where its folder is no checkout")
     parser.add_argument("--model", choices=sorted(PEER_NETWORKS), default="iresnet100")
@@ -325,10 +325,8 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=10, help="untimed steps of each")
     parser.add_argument("--steps", type=int, default=20, help="timed steps a round")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="where to write the numbers")
     options = parser.parse_args()
-    report = run(options)
-    write_report(report, options.json)
+    write_report(run(options), options.json)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ from facetrain.evaluate.evaluate import EvaluateConfig, PairDistances, pair_dist
 from facetrain.metrics.verification import best_threshold
 from facetrain.models.weights import load_backbone
 from facetrain.report.tables import format_table
+from tools.benchmarks.common import make_parser, write_report
 
 
 def standard_error(accuracy: Sequence[float]) -> float:
@@ -181,9 +182,7 @@ def pack_faces(
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--config", type=Path, required=True, help="the recipe of each training")
     parser.add_argument("--images", type=Path, required=True, help="official: a folder a person")
     parser.add_argument("--people", type=Path, required=True, help="official people.txt")
@@ -193,7 +192,6 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--folds", default="1,2,3,4,5,6,7,8,9,10", help="e.g. 1,2; default: all")
     parser.add_argument("--threshold", choices=("refit", "held-out"), default="refit")
     parser.add_argument("--processes", type=int, default=1, help="of each training, by torchrun")
-    parser.add_argument("--json", type=Path, help="write the numbers here")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for the recipe")
     return parser.parse_args()
 
@@ -254,8 +252,7 @@ def main() -> None:
     spread = numbers["standard_error"]
     after = "" if spread is None else f" +- {spread:.4f} (standard error)"
     print(f"\naccuracy {numbers['accuracy']:.4f}{after} over {numbers['num_folds']} of 10 sets")
-    if options.json:
-        write_json(options.json, numbers)
+    write_report(numbers, options.json, show=False)
 
 
 if __name__ == "__main__":

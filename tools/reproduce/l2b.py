@@ -14,11 +14,10 @@ look-ahead is the plain gradient step of Eqs. 15-24, not an optimizer's with mom
 days for a table.
 """
 
-import argparse
 from typing import get_args
 
-from facetrain.core.artifact import write_json
 from facetrain.robust.l2b import Normalisation
+from tools.benchmarks.common import make_parser, write_report
 from tools.benchmarks.robust.run import CHOSEN, CONTROLS
 from tools.benchmarks.robust.runs import (
     Row,
@@ -33,10 +32,7 @@ from tools.benchmarks.robust.tasks import Noise
 
 def main(given: list[str] | None = None) -> None:
     """Parse, run, print."""
-    assert __doc__
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--normalisation", choices=get_args(Normalisation), default="clamp")
     parser.add_argument("--temperature", type=float, default=1.0, help="of softmax")
     arguments = arguments_of(parser, given, ("digits", "cifar10", "cifar100"), "preact_resnet18", 3)
@@ -62,9 +58,7 @@ def main(given: list[str] | None = None) -> None:
         "l2rw": own.but(pseudo_labels=False),
         "l2b": own,
     }
-    found = accuracies(setup, rows, noises, arguments)
-    if arguments.json:
-        write_json(arguments.json, found)
+    write_report(accuracies(setup, rows, noises, arguments), arguments.json, show=False)
 
 
 if __name__ == "__main__":

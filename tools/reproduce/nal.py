@@ -12,10 +12,8 @@ class, the true one too (`any`). Ours: no warm-up is needed without a margin; th
 10 most probable classes, all of CIFAR-10's. Last epoch, three seeds. Needs a GPU: days for a table.
 """
 
-import argparse
-
-from facetrain.core.artifact import write_json
 from facetrain.engine.schedule import ScheduleConfig
+from tools.benchmarks.common import make_parser, write_report
 from tools.benchmarks.robust.run import DIGITS_NAL
 from tools.benchmarks.robust.runs import (
     Row,
@@ -38,10 +36,7 @@ NOISES: list[tuple[Noise, float]] = [
 
 def main(given: list[str] | None = None) -> None:
     """Parse, run, print."""
-    assert __doc__
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     arguments = arguments_of(parser, given, ("digits", "cifar10", "cifar100"), "resnet34", 3)
     if arguments.dataset == "digits":
         setup, own, targets = digits_setup(), DIGITS_NAL, {"count": 10, "warmup_epochs": 30}
@@ -59,9 +54,7 @@ def main(given: list[str] | None = None) -> None:
     if arguments.rates:
         noises = [("any", rate) for rate in arguments.rates]
     rows = {"plain": Row(), "nal": own, "nal + targets": own.but(targets=targets)}
-    found = accuracies(setup, rows, noises, arguments)
-    if arguments.json:
-        write_json(arguments.json, found)
+    write_report(accuracies(setup, rows, noises, arguments), arguments.json, show=False)
 
 
 if __name__ == "__main__":

@@ -35,13 +35,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from facetrain.core.artifact import write_json
 from facetrain.core.errors import DataError
 from facetrain.core.rng import derive_seed
 from facetrain.engine.loop import LoopConfig
 from facetrain.engine.optim import OptimizerConfig
 from facetrain.engine.schedule import ScheduleConfig
 from facetrain.heads.margin_head import MarginHead
+from tools.benchmarks.common import make_parser, write_report
 from tools.benchmarks.robust.images import WHERE, read_mnist, read_utkface
 from tools.benchmarks.robust.networks import (
     NumberHead,
@@ -185,10 +185,7 @@ def classification(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main(given: list[str] | None = None) -> None:
     """Parse, run, print."""
-    assert __doc__
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--tune", action="store_true", help="of the regressions")
     parser.add_argument("--losses", choices=LOSSES, nargs="+", default=LOSSES)
     parser.add_argument("--noise", choices=("symmetric", "any"), default="symmetric")
@@ -199,9 +196,7 @@ def main(given: list[str] | None = None) -> None:
         parser, given, (*REGRESSIONS, "cifar10", "cifar100"), "wide_resnet28_10", 5
     )
     table = regression if arguments.dataset in REGRESSIONS else classification
-    found = table(arguments)
-    if arguments.json:
-        write_json(arguments.json, found)
+    write_report(table(arguments), arguments.json, show=False)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ was read from: accuracy on noisy validation images at 40 % symmetric noise, on s
 do not use.
 """
 
-import argparse
 import itertools
 import time
 from dataclasses import replace
@@ -34,10 +33,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from facetrain.core.artifact import write_json
 from facetrain.report.style import save_figure
 from facetrain.report.tables import format_table
 from facetrain.report.training_figures import alpha_beta_figure, confusion_figure, weight_figure
+from tools.benchmarks.common import make_parser, write_report
 from tools.benchmarks.robust.runs import (
     JUDGES,
     Outcome,
@@ -202,16 +201,12 @@ def draw(folder: Path, outcomes: dict[str, Outcome]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse, run, print."""
-    assert __doc__
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("data", help="`digits`, or features .npz")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--epochs", type=int, help="instead of the setup's, for a quick look")
     parser.add_argument("--noise", nargs="+", help="some of the table, e.g. symmetric:0.4")
     parser.add_argument("--tune", action="store_true")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--pictures", type=Path, help="of the first seed at 40 %% symmetric noise")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -237,8 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
         everything[f"{noise} {rate:g}"] = numbers(outcomes)
         if given.pictures and (noise, rate) == ("symmetric", 0.4):
             draw(given.pictures, outcomes[given.seeds[0]])
-        if given.json:
-            write_json(given.json, everything)
+        write_report(everything, given.json, show=False)
 
 
 if __name__ == "__main__":

@@ -227,7 +227,7 @@ def arguments_of(
     """What all tools of `reproduce` take, besides what `parser` has.
 
     Args:
-        parser: gets the arguments.
+        parser: of `make_parser`; gets the arguments.
         given: the command line; that of the process without it.
         datasets: for `--dataset`.
         network: default of `--network`.
@@ -240,7 +240,6 @@ def arguments_of(
     parser.add_argument("--epochs", type=int, help="instead of the paper's, for a quick look")
     parser.add_argument("--network", default=network, help="for CIFAR")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path)
     return parser.parse_args(given)
 
 
