@@ -5,13 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import sklearn.covariance
 import torch
 from helpers.people import rotation
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 from scipy.stats import multivariate_normal
 
-from facetrain.clean.identity_model import IdentityModel, _moments, fit_identities
+from facetrain.clean.identity_model import IdentityModel, _moments, fit_identities, shrunk
 from facetrain.core.rng import numpy_generator
 
 SIZE = 8
@@ -172,14 +173,14 @@ def test_covariances_are_recovered(known: Covariances) -> None:
 
 def test_hard_images_are_recovered(known: Covariances) -> None:
     """A tenth of the images is hard; the Gaussian model widens W for their sake."""
-    x, label, weight = drawn(known, 6, 800, 6, hard=0.1)
+    x, label, weight = drawn(known, 6, 400, 24, hard=0.1)
     certain = torch.ones_like(weight)
     heavy = fit_identities(x, label, certain, (1.0, 4.0), iterations=30).model
     assert float(heavy.share[1]) == pytest.approx(0.1, abs=0.02)
     gaussian = fit_identities(x, label, certain, (1.0,), iterations=30).model
     within = [off_by(covariances_of(model)[0], known.within) for model in (heavy, gaussian)]
     assert within[0] < 0.1 < 0.25 < within[1]
-    none = drawn(known, 6, 800, 6)
+    none = drawn(known, 6, 400, 24)
     usual = fit_identities(none.x, none.label, certain, (1.0, 4.0), iterations=30).model
     assert float(usual.share[1]) < 0.01
 
@@ -217,3 +218,18 @@ def test_fewer_images_than_dimensions(num_classes: int, images: int, known: Cova
         first = model.log_likelihood(z, nothing + 1, z[:1].expand_as(z)).logsumexp(1)
         said.append(first - model.log_likelihood(z, nothing, 0 * z).logsumexp(1))
     torch.testing.assert_close(*said, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("number", [3, 20, 400])
+def test_few_observations_are_drawn_to_the_identity_as_in_scikit_learn(number: int) -> None:
+    """Of directions of quite different variance; its formula has a small term of its own."""
+    x = numpy_generator(number, "few").normal(size=(number, 12)) * np.linspace(0.2, 2, 12)
+    expected, share = sklearn.covariance.oas(x, assume_centered=True)
+    found = shrunk(torch.from_numpy(x.T @ x / number), number).numpy()
+    np.testing.assert_allclose(found, expected, rtol=0.02, atol=0.02)
+    assert (share > 0.2) == (number < 100)
+
+
+def test_one_dimension_and_no_variance_are_left() -> None:
+    assert float(shrunk(torch.full((1, 1), 3.0), 5)) == pytest.approx(3)
+    assert bool(shrunk(torch.zeros(4, 4), 5).isfinite().all())
