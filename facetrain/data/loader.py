@@ -1,8 +1,9 @@
 """Training and embedding batches: which rows, their labels, and what a corrupt record does."""
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
 from facetrain.data.decoding import ImageSource, Rows, fill_here, fill_in_workers
-from facetrain.data.sampler import NO_ROW, SamplingConfig, TrainSampler
+from facetrain.data.sampler import NO_ROW
 from facetrain.data.shard_set import OnCorrupt
 
 NO_LABEL = -1
@@ -22,12 +23,17 @@ class LabelledSource(ImageSource, Protocol):
     """Images with one dense label each."""
 
     @property
-    def num_images(self) -> int:
-        """How many images there are."""
-
-    @property
     def label(self) -> NDArray[np.int64]:
-        """Their labels, (num_images,)."""
+        """(num_images,)."""
+
+
+class StepSampler(Protocol):
+    """Chooses the images of every training step: a TrainSampler or a MetaSampler."""
+
+    batch_size: int  # images a step over all ranks, G
+
+    def rank_rows(self, step: int, rank: int, world_size: int) -> Rows:
+        """Images of one rank's batch, (ceil(G / world_size),); NO_ROW for padding."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Batch:
     index: torch.Tensor
 
 
+@dataclass
 class _Loader:
     """What both loaders share: where batches are decoded, and what a corrupt record does.
 
@@ -54,23 +61,14 @@ class _Loader:
         skipped: their distinct positions in the data set.
     """
 
-    def __init__(
-        self,
-        source: ImageSource,
-        image_size: int,
-        batch_size: int,
-        workers: int,
-        on_corrupt: OnCorrupt,
-        pin_memory: bool,
-    ) -> None:
-        self.source = source
-        self.image_size = image_size
-        self.batch_size = batch_size
-        self.workers = workers
-        self.on_corrupt = on_corrupt
-        self.pin_memory = pin_memory
-        self.num_skipped = 0
-        self.skipped: set[int] = set()
+    source: ImageSource
+    image_size: int
+    batch_size: int
+    workers: int
+    on_corrupt: OnCorrupt
+    pin_memory: bool
+    num_skipped: int = 0
+    skipped: set[int] = field(default_factory=set)
 
     def _batches(
         self, all_rows: Iterable[Rows], label_of: Callable[[Rows], Rows]
@@ -110,31 +108,28 @@ class _Loader:
 class TrainLoader(_Loader):
     """A rank's batch of every training step from `start_step` on, without end.
 
-    The batches depend on (seed, step, rank, world_size) and never on `workers`. Workers live
+    The batches depend on the sampler, rank and world_size, and never on `workers`. Workers live
     until the iterator is closed or dropped, so an epoch's border costs nothing.
 
     Args:
         source: the data set.
         image_size: H = W; other sizes are resized in the workers.
-        batch_size: images a step over all ranks, G; a rank gets B = ceil(G / world_size).
-        seed: the run's seed.
+        sampler: which images each step takes.
         workers: decoding processes; 0 decodes in this one.
         start_step: the first step to hand out.
         on_corrupt: "error" raises the DataError that names shard and key; "skip" counts it and
             hands out zeros with label -1.
         pin_memory: page-locked batches, for a CUDA device.
-        sampling: which images an epoch draws; every image once without it.
 
     Raises:
-        DataError: fewer images than one batch; while iterating: a corrupt record or a dead worker.
+        DataError: while iterating: a corrupt record or a dead worker.
     """
 
     def __init__(
         self,
         source: LabelledSource,
         image_size: int,
-        batch_size: int,
-        seed: int,
+        sampler: StepSampler,
         *,
         rank: int = 0,
         world_size: int = 1,
@@ -142,24 +137,16 @@ class TrainLoader(_Loader):
         start_step: int = 0,
         on_corrupt: OnCorrupt = "error",
         pin_memory: bool = False,
-        sampling: SamplingConfig | None = None,
     ) -> None:
-        rank_batch_size = -(-batch_size // world_size)
+        rank_batch_size = -(-sampler.batch_size // world_size)
         super().__init__(source, image_size, rank_batch_size, workers, on_corrupt, pin_memory)
-        self.sampler = TrainSampler(source.num_images, batch_size, seed, sampling, source.label)
-        self.label = source.label
-        self.rank = rank
-        self.world_size = world_size
-        self.start_step = start_step
+        self.sampler, self.label, self.start_step = sampler, source.label, start_step
+        self.rank, self.world_size = rank, world_size
 
     def __iter__(self) -> Generator[Batch, None, None]:
-        return self._batches(self._rows(), lambda rows: self.label[rows])
-
-    def _rows(self) -> Iterator[Rows]:
-        step = self.start_step
-        while True:
-            yield self.sampler.rank_rows(step, self.rank, self.world_size)
-            step += 1
+        steps = itertools.count(self.start_step)
+        rows = (self.sampler.rank_rows(step, self.rank, self.world_size) for step in steps)
+        return self._batches(rows, lambda rows: self.label[rows])
 
 
 class OrderedLoader(_Loader):
@@ -189,8 +176,6 @@ class OrderedLoader(_Loader):
         return -(-(self.stop - self.start) // self.batch_size)
 
     def __iter__(self) -> Generator[Batch, None, None]:
-        return self._batches(self._rows(), np.zeros_like)
-
-    def _rows(self) -> Iterator[Rows]:
-        for first in range(self.start, self.stop, self.batch_size):
-            yield np.arange(first, min(first + self.batch_size, self.stop))
+        firsts = range(self.start, self.stop, self.batch_size)
+        rows = (np.arange(first, min(first + self.batch_size, self.stop)) for first in firsts)
+        return self._batches(rows, np.zeros_like)

@@ -5,7 +5,6 @@ pool of candidates those are taken whose levels are rarest in it, at most a few 
 Everything is a function of (seed, step), so batches can be decoded ahead and nothing is saved.
 """
 
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -13,9 +12,7 @@ from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
 from facetrain.core.rng import numpy_generator
-from facetrain.data.decoding import Rows
-from facetrain.data.loader import LabelledSource, TrainLoader
-from facetrain.data.sampler import NO_ROW, TrainSampler
+from facetrain.data.sampler import TrainSampler, rank_part
 from facetrain.data.variation_plant import PlantConfig, draw_planted
 
 Sampling = Literal["histogram", "none"]
@@ -125,42 +122,4 @@ class MetaSampler:
 
     def rank_rows(self, step: int, rank: int, world_size: int) -> NDArray[np.int64]:
         """One rank's part, (ceil(|V| / world_size),), filled up with NO_ROW."""
-        size = -(-self.batch_size // world_size)
-        part = self.rows_of_step(step)[rank * size : (rank + 1) * size]
-        rows = np.full(size, NO_ROW, np.int64)
-        rows[: len(part)] = part
-        return rows
-
-
-class MetaLoader(TrainLoader):
-    """The rank's meta batch of every training step: a `TrainLoader` that asks a `MetaSampler`.
-
-    Args:
-        chosen: which meta images each step takes.
-    The others are those of TrainLoader.
-    """
-
-    def __init__(
-        self,
-        source: LabelledSource,
-        image_size: int,
-        chosen: MetaSampler,
-        *,
-        rank: int,
-        world_size: int,
-        workers: int,
-        start_step: int,
-        pin_memory: bool,
-    ) -> None:
-        super().__init__(
-            source, image_size, chosen.batch_size, chosen.seed,
-            rank=rank, world_size=world_size, workers=workers, start_step=start_step,
-            pin_memory=pin_memory,
-        )  # fmt: skip
-        self.chosen = chosen
-
-    def _rows(self) -> Iterator[Rows]:
-        step = self.start_step
-        while True:
-            yield self.chosen.rank_rows(step, self.rank, self.world_size)
-            step += 1
+        return rank_part(self.rows_of_step(step), rank, world_size)

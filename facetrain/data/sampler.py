@@ -142,13 +142,17 @@ class TrainSampler:
             )
 
     def rank_rows(self, step: int, rank: int, world_size: int) -> NDArray[np.int64]:
-        """One rank's part of the global batch, (ceil(G / world_size),).
+        """One rank's part of the global batch, (ceil(G / world_size),); see `rank_part`."""
+        return rank_part(self.rows_of_step(step), rank, world_size)
 
-        Parts are contiguous, as torch.chunk cuts them; trailing ranks are filled up with NO_ROW,
-        so that every rank has the same number.
-        """
-        size = -(-self.batch_size // world_size)
-        part = self.rows_of_step(step)[rank * size : (rank + 1) * size]
-        rows = np.full(size, NO_ROW, np.int64)
-        rows[: len(part)] = part
-        return rows
+
+def rank_part(rows: NDArray[np.int64], rank: int, world_size: int) -> NDArray[np.int64]:
+    """One rank's part of the rows of a global batch (G,), (ceil(G / world_size),).
+
+    Parts are contiguous, as torch.chunk cuts them; trailing ranks are filled up with NO_ROW, so
+    that every rank has the same number.
+    """
+    size = -(-len(rows) // world_size)
+    padded = np.full(size * world_size, NO_ROW, np.int64)
+    padded[: len(rows)] = rows
+    return padded[rank * size : (rank + 1) * size]

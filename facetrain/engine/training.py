@@ -88,6 +88,8 @@ def train_backbone(
     Returns:
         The trainer's metrics, `steps`, `num_images`, `num_classes`, `num_skipped`.
     """
+    _check_passes(config.train, mesh)
+    sampler = make_sampler(config, dataset)
     loader: TrainLoader | None = None
 
     def batches(start_step: int) -> Iterable[Batch]:
@@ -95,19 +97,16 @@ def train_backbone(
         loader = TrainLoader(
             dataset,
             config.model.image_size,
-            config.train.batch_size,
-            config.seed,
+            sampler,
             rank=mesh.rank,
             world_size=mesh.world_size,
             workers=config.data.workers,
             start_step=start_step,
             on_corrupt=config.data.on_corrupt,
             pin_memory=mesh.device.type == "cuda",
-            sampling=config.sampling,
         )
         return loader
 
-    _check_passes(config.train, mesh)
     trainer = Trainer(
         config.train,
         config.schedule,
@@ -119,7 +118,7 @@ def train_backbone(
         mesh=mesh,
         out_dir=out_dir,
         num_images=dataset.num_images,
-        steps_per_epoch=make_sampler(config, dataset).steps_per_epoch,
+        steps_per_epoch=sampler.steps_per_epoch,
         identity=identity,
         evaluate=evaluate,
         settings=config.model_dump(mode="json"),

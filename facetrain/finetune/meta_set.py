@@ -14,8 +14,8 @@ from facetrain.core.progress import progress
 from facetrain.core.rng import numpy_generator
 from facetrain.data.augment import AugmentParameters, augment
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.loader import Batch, OrderedLoader
-from facetrain.data.meta_sampler import MetaLoader, MetaSampler
+from facetrain.data.loader import Batch, OrderedLoader, TrainLoader
+from facetrain.data.meta_sampler import MetaSampler
 from facetrain.data.variation import Variations
 from facetrain.data.variation_plant import (
     PLANTED_BLURS,
@@ -149,7 +149,7 @@ class MetaSet:
 
     def batches(self, sampler: MetaSampler, workers: int, start_step: int) -> Iterator[LevelBatch]:
         """This rank's meta batch of every step from `start_step` on, without end."""
-        loader = MetaLoader(
+        loader = TrainLoader(
             self.source,
             self.image_size,
             sampler,

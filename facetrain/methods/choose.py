@@ -12,6 +12,7 @@ from facetrain.core.errors import ConfigError
 from facetrain.core.rng import derive_seed
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.loader import TrainLoader
+from facetrain.data.sampler import TrainSampler
 from facetrain.data.trusted import TrustedImages
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.loop import LoopConfig
@@ -105,13 +106,13 @@ def make_method(
             f"are {trusted.num_images}; set robust.batch_size to at most that"
         )
     own_seed = derive_seed(config.seed, "trusted images")
+    sampler = TrainSampler(trusted.num_images, robust.batch_size, own_seed)
 
     def batches(start: int) -> TrainLoader:
         return TrainLoader(
             trusted,
             config.model.image_size,
-            robust.batch_size,
-            own_seed,
+            sampler,
             rank=mesh.rank,
             world_size=mesh.world_size,
             workers=min(config.data.workers, 1),

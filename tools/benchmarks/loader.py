@@ -25,6 +25,7 @@ from facetrain.data.dataset import FaceDataset
 from facetrain.data.face_shard import FaceShardWriter
 from facetrain.data.images import encode_jpeg
 from facetrain.data.loader import Batch, TrainLoader
+from facetrain.data.sampler import TrainSampler
 from tools.benchmarks.common import machine, make_parser, write_report
 
 IMAGE_SIZE = 112
@@ -101,6 +102,7 @@ def bench(
 ) -> dict[str, Any]:
     """Alternate raw decoding and each loader; the first of `worker_counts` is the headline."""
     dataset = FaceDataset.open(data)
+    sampler = TrainSampler(dataset.num_images, batch_size, 0)
     rows = np.random.default_rng(0).permutation(dataset.num_images)[:NUM_IMAGES]
     records = [np.frombuffer(dataset.encoded(int(row)), np.uint8) for row in rows]
     cv2.setNumThreads(1)
@@ -109,7 +111,7 @@ def bench(
     with contextlib.ExitStack() as stack:
         for workers in worker_counts:
             before = {process.pid for process in multiprocessing.active_children()}
-            loader = TrainLoader(dataset, IMAGE_SIZE, batch_size, 0, workers=workers)
+            loader = TrainLoader(dataset, IMAGE_SIZE, sampler, workers=workers)
             batches = stack.enter_context(contextlib.closing(iter(loader)))
             next(batches)
             now = {process.pid for process in multiprocessing.active_children()}

@@ -14,6 +14,7 @@ import torch
 from facetrain.core.errors import DataError
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.loader import OrderedLoader, TrainLoader
+from facetrain.data.sampler import TrainSampler
 
 SIZE = 8
 
@@ -40,6 +41,12 @@ class MemorySource:
         return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
 
 
+def training(source, workers=0, **options):
+    """Steps of five images."""
+    sampler = TrainSampler(source.num_images, 5, seed=1)
+    return TrainLoader(source, SIZE, sampler, workers=workers, **options)
+
+
 def take(loader, count=None):
     with contextlib.closing(iter(loader)) as batches:
         return list(itertools.islice(batches, count))
@@ -64,7 +71,7 @@ def others():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_batch_holds_the_images_of_the_step_in_rgb(workers):
     source = MemorySource()
-    loader = TrainLoader(source, SIZE, 5, seed=1, workers=workers)
+    loader = training(source, workers=workers)
     for step, batch in enumerate(take(loader, 12)):
         rows = loader.sampler.rows_of_step(step)
         assert batch.index.tolist() == rows.tolist()
@@ -77,9 +84,9 @@ def test_a_batch_holds_the_images_of_the_step_in_rgb(workers):
 
 def test_batches_do_not_depend_on_the_number_of_workers():
     generator_state = torch.get_rng_state()
-    expected = take(TrainLoader(MemorySource(), SIZE, 5, seed=1, workers=0), 25)  # 6 epochs
+    expected = take(training(MemorySource()), 25)  # 6 epochs
     for workers in (1, 2):
-        batches = take(TrainLoader(MemorySource(), SIZE, 5, seed=1, workers=workers), 25)
+        batches = take(training(MemorySource(), workers=workers), 25)
         assert_same(batches, expected)  # also: a batch keeps its content while later ones come
     # Dropout and the like see the same numbers whatever loads the images.
     assert torch.equal(torch.get_rng_state(), generator_state)
@@ -87,21 +94,16 @@ def test_batches_do_not_depend_on_the_number_of_workers():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_start_step_gives_the_tail_of_the_whole_run(workers):
-    whole = take(TrainLoader(MemorySource(), SIZE, 5, seed=1, workers=workers), 14)
-    loader = TrainLoader(MemorySource(), SIZE, 5, seed=1, workers=workers, start_step=6)
+    whole = take(training(MemorySource(), workers=workers), 14)
+    loader = training(MemorySource(), workers=workers, start_step=6)
     assert_same(take(loader, 8), whole[6:])
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_share_out_the_global_batch(world_size):
-    whole = take(TrainLoader(MemorySource(), SIZE, 5, seed=1, workers=0), 6)
+    whole = take(training(MemorySource()), 6)
     ranks = [
-        take(
-            TrainLoader(
-                MemorySource(), SIZE, 5, seed=1, rank=rank, world_size=world_size, workers=0
-            ),
-            6,
-        )
+        take(training(MemorySource(), rank=rank, world_size=world_size), 6)
         for rank in range(world_size)
     ]
     for step, batch in enumerate(whole):
@@ -120,7 +122,7 @@ def test_ranks_share_out_the_global_batch(world_size):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_corrupt_record_is_the_sources_own_error(workers):
-    loader = TrainLoader(MemorySource(corrupt=[7]), SIZE, 5, seed=1, workers=workers)
+    loader = training(MemorySource(corrupt=[7]), workers=workers)
     bad_step = next(s for s in range(5) if 7 in loader.sampler.rows_of_step(s))
     batches = iter(loader)
     for _ in range(bad_step):
@@ -133,10 +135,8 @@ def test_a_corrupt_record_is_the_sources_own_error(workers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_corrupt_record_can_be_a_counted_skip(workers):
     steps = 40  # ten epochs: every slot of the ring has held an image before
-    clean = take(TrainLoader(MemorySource(), SIZE, 5, seed=1, workers=0), steps)
-    loader = TrainLoader(
-        MemorySource(corrupt=[7, 9]), SIZE, 5, seed=1, workers=workers, on_corrupt="skip"
-    )
+    clean = take(training(MemorySource()), steps)
+    loader = training(MemorySource(corrupt=[7, 9]), workers=workers, on_corrupt="skip")
     count = 0
     for batch, expected in zip(take(loader, steps), clean, strict=True):
         bad = torch.isin(batch.index, torch.tensor([7, 9]))
@@ -153,11 +153,11 @@ def test_a_corrupt_record_can_be_a_counted_skip(workers):
 def test_a_dead_worker_is_an_error_and_not_a_hang():
     source = MemorySource(deadly=range(23))
     with pytest.raises(DataError, match=r"one died: DataLoader worker .*; .*lower data\.workers"):
-        take(TrainLoader(source, SIZE, 5, seed=1, workers=1), 1)
+        take(training(source, workers=1), 1)
 
 
 def test_workers_live_across_epochs_and_end_when_the_consumer_fails(others):
-    loader = TrainLoader(MemorySource(), SIZE, 5, seed=1, workers=2)
+    loader = training(MemorySource(), workers=2)
 
     def consume():
         processes = set()
@@ -206,7 +206,8 @@ def test_another_image_size_is_asked_of_the_source():
 
 def test_real_faces_come_as_the_data_set_decodes_them(lfw):
     dataset = FaceDataset.open(lfw / "train.rec")
-    loader = TrainLoader(dataset, 64, 16, seed=0, workers=2, start_step=500)
+    sampler = TrainSampler(dataset.num_images, 16, 0)
+    loader = TrainLoader(dataset, 64, sampler, workers=2, start_step=500)
     for batch in take(loader, 2):
         for image, label, index in zip(batch.image, batch.label, batch.index, strict=True):
             assert np.array_equal(image.permute(1, 2, 0).numpy(), dataset.decode(int(index), 64))

@@ -83,7 +83,7 @@ def residuals(folder: Path, factors: tuple[str, ...], steps: int) -> np.ndarray[
     )
     method.start(0)
     found = np.full(train.num_images, np.nan)
-    loader = TrainLoader(train, size, BATCH, 0, workers=0)
+    loader = TrainLoader(train, size, sampler, workers=0)
     for step, batch in zip(range(min(steps, sampler.steps_per_epoch)), loader, strict=False):
         image = augment(batch.image, AugmentParameters())
         image = image.contiguous(memory_format=torch.channels_last)
