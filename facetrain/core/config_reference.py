@@ -20,19 +20,12 @@ _BOUNDS = {
 
 
 class Key(NamedTuple):
-    """One key of a recipe.
+    """One key of a recipe."""
 
-    Attributes:
-        name: with the sections that it is in, `train.batch_size`.
-        kind: what it takes, in words; `section` for a section.
-        default: as YAML; `required` where there is none.
-        meaning: one paragraph.
-    """
-
-    name: str
-    kind: str
-    default: str
-    meaning: str
+    name: str  # with the sections that it is in, `train.batch_size`
+    kind: str  # what it takes, in words; `section` for a section
+    default: str  # as YAML; `required` where there is none
+    meaning: str  # one paragraph
 
 
 def keys(model: type[BaseModel], prefix: str = "") -> Iterator[Key]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import DataError
 from facetrain.core.text import printable
 
@@ -24,7 +25,6 @@ def read_npy(
     """The array in `path` as a read-only memory map; nothing in the file is executed.
 
     Args:
-        path: the file.
         content: what it should hold, for the message.
         shape: its length along each axis; None where any will do.
         dtype: its type, or the types that will do.
@@ -53,6 +53,12 @@ def read_npy(
             f"{advice}"
         )
     return array
+
+
+def write_npy(path: Path, array: NDArray[Any]) -> None:
+    """Write an array, atomically."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array)
 
 
 def _mapped(path: Path) -> NDArray[Any]:

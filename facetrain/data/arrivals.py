@@ -25,7 +25,6 @@ def arrivals(
         rate: mean of the class rates, in [0, 1).
         size: (C,) images of each class.
         most: (C,) the most each class may receive; 0 shuts it out.
-        generator: source of the draws.
         concentration: of the Beta distribution; rates deviate by
             sqrt(rate * (1 - rate) / (concentration + 1)).
     """

@@ -14,15 +14,10 @@ UNKNOWN = -1
 
 
 class Attribute(NamedTuple):
-    """One column of the CSV.
+    """One column of the CSV."""
 
-    Attributes:
-        levels: the categories by name, sorted; by value where they are numbers.
-        level: (N,) of each image; -1 where it is unknown.
-    """
-
-    levels: list[str]
-    level: NDArray[np.int64]
+    levels: list[str]  # the categories by name, sorted; by value where they are numbers
+    level: NDArray[np.int64]  # (N,) of each image; -1 where it is unknown
 
 
 def read_attributes(
@@ -35,7 +30,6 @@ def read_attributes(
     a line; lines about other images do not matter, unless `only_these` are to be in it.
 
     Args:
-        path: the CSV.
         images: the N images' names; or N, where images have none.
         only_these: every line must be about one of the images, under the header `image,...`.
 

@@ -77,27 +77,18 @@ class AugmentConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class AugmentParameters:
-    """What `augment` does to each of G images; None where the configuration is off.
+    """What `augment` does to each of G images; None where the configuration is off."""
 
-    Attributes:
-        flip: (G,) bool; in `affine` instead where there is one.
-        affine: (G, 2, 3) from output to input position, in half sides from the centre.
-        blur_sigma: (G,) pixels, 0 for none.
-        low_resolution: (G,) shrunk side as a part of the side, 1 for none.
-        gamma: (G,) exponent.
-        colour: (G, 3) factors of brightness, contrast, saturation.
-        erase_box: (G, 4) top, left, height, width as parts of the side; height 0 for none.
-        erase_colour: (G, 3) in [-1, 1]; None fills with the image's mean colour.
-    """
-
-    flip: Tensor | None = None
+    flip: Tensor | None = None  # (G,) bool; in `affine` instead where there is one
     affine: Tensor | None = None
-    blur_sigma: Tensor | None = None
-    low_resolution: Tensor | None = None
-    gamma: Tensor | None = None
-    colour: Tensor | None = None
+    """(G, 2, 3) from output to input position, in half sides from the centre."""
+    blur_sigma: Tensor | None = None  # (G,) pixels, 0 for none
+    low_resolution: Tensor | None = None  # (G,) shrunk side as a part of the side, 1 for none
+    gamma: Tensor | None = None  # (G,) exponent
+    colour: Tensor | None = None  # (G, 3) factors of brightness, contrast, saturation
     erase_box: Tensor | None = None
-    erase_colour: Tensor | None = None
+    """(G, 4) top, left, height, width as parts of the side; height 0 for none."""
+    erase_colour: Tensor | None = None  # (G, 3) in [-1, 1]; None fills with the image's mean colour
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "AugmentParameters":
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -145,8 +136,6 @@ def draw(config: AugmentConfig, batch_size: int, seed: int, step: int) -> Augmen
 
     Args:
         batch_size: images over all ranks, G.
-        seed: the run's seed.
-        step: the training step.
     """
     generator = torch_generator(seed, "augment", step)
     u = torch.rand(batch_size, _NUM_UNIFORMS, generator=generator).unbind(1)

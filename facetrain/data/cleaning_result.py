@@ -6,14 +6,12 @@ Written and read here and nowhere else. Labels are the given ones, as the set ha
 import dataclasses
 import enum
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import DataError
-from facetrain.data.npz_file import read_npz
+from facetrain.data.npz_file import read_npz, write_npz
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -67,10 +65,7 @@ class CleaningResult:
 
     def save(self, path: Path) -> None:
         """Write the `.npz`, atomically."""
-        arrays: dict[str, Any] = dict(vars(self))
-        arrays["reason_names"] = np.array(self.reason_names, np.str_)
-        with atomic_path(Path(path)) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **arrays)
+        write_npz(path, vars(self))
 
     def named(self, class_ids: Ints) -> "CleaningResult":
         """The same with what a set calls its classes, (C',), in place of their numbers."""
@@ -92,7 +87,6 @@ class CleaningResult:
         Raises:
             DataError: not an `.npz`, an array missing, of another type or length, out of range.
         """
-        path = Path(path)
         arrays = read_npz(path, "the result of a cleaning (.npz)")
         names = [field.name for field in dataclasses.fields(cls)]
         if missing := [name for name in names if name not in arrays]:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.lock import file_lock
 from facetrain.core.run_folder import TRUTH_FILE
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.features import Features, load_features, save_features
 from facetrain.data.noise import NoiseConfig, PlantedNoise, plant
+from facetrain.data.npz_file import write_npz
 from facetrain.data.overlay import LabelOverlay
 
 
@@ -26,7 +26,6 @@ def corrupt(source: Path, out: Path, config: NoiseConfig) -> dict[str, int]:
         source: a `.rec` file or a folder of shards; or a features `.npz`.
         out: an `.npz` to write, with `truth.npz` beside it; or a folder, for `overlay.npz` or
             `features.npz`.
-        config: rates and seed.
 
     Returns:
         `num_images`, `num_identities`, images by kind (`clean`, `flip`, `outlier`, `structured`),
@@ -85,8 +84,7 @@ def _corrupt_dataset(source: Path, target: Path, config: NoiseConfig) -> dict[st
         dataset_fingerprint=dataset.base_fingerprint,
     )
     truth = target.with_name(TRUTH_FILE)
-    with atomic_path(truth) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, is_clean=is_clean, true_label=true_label)
+    write_npz(truth, {"is_clean": is_clean, "true_label": true_label}, compressed=True)
     overlay.save(target)
     return _counts(planted, dataset.num_classes, dataset.num_unreadable)
 

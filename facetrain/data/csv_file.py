@@ -14,7 +14,6 @@ def csv_rows(path: Path, content: str) -> Iterator[tuple[int, list[str]]]:
     for cells name files.
 
     Args:
-        path: the file.
         content: what it should hold, for the message.
 
     Raises:

@@ -35,17 +35,12 @@ _CENTRE_WEIGHT = 4.0
 
 
 class Face(NamedTuple):
-    """One face.
-
-    Attributes:
-        points: (5, 2) pixels: eyes, nose tip, mouth corners, the image's left ones first.
-        score: the detector's confidence, up to 1.
-        box: left, top, width, height in pixels.
-    """
+    """One face."""
 
     points: NDArray[np.float64]
-    score: float
-    box: NDArray[np.float64]
+    """(5, 2) pixels: eyes, nose tip, mouth corners, the image's left ones first."""
+    score: float  # the detector's confidence, up to 1
+    box: NDArray[np.float64]  # left, top, width, height in pixels
 
     @property
     def size(self) -> float:

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import DataError
-from facetrain.data.npz_file import read_npz
+from facetrain.data.npz_file import read_npz, write_npz
 
 MOST_LABEL = 1 << 27  # arrays over all classes up to the largest label must fit in memory
 _ROWS = 1 << 16
@@ -41,7 +40,6 @@ def load_features(path: Path, need_is_clean: bool = False) -> Features:
     Embeddings come as they are stored, not normalised; float64 is read as float32.
 
     Args:
-        path: the file.
         need_is_clean: the truth about the labels must be there.
 
     Raises:
@@ -86,8 +84,7 @@ def save_features(path: Path, features: Features) -> None:
     arrays = {**features.extra, "embedding": features.embedding, "label": features.label}
     if features.is_clean is not None:
         arrays["is_clean"] = features.is_clean
-    with atomic_path(Path(path)) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # a column may not be named allow_pickle
+    write_npz(path, arrays)
 
 
 def row_norms(embedding: NDArray[Any]) -> NDArray[np.float64]:

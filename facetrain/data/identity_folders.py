@@ -23,21 +23,13 @@ _SUFFIXES = frozenset(
 
 
 class FoundImage(NamedTuple):
-    """A file that may be an image.
+    """A file that may be an image."""
 
-    Attributes:
-        parts: its path.
-        folder: that it counts as lying in.
-        path: the file, or the tar.
-        offset: where in the tar.
-        length: in bytes; -1 for a whole file.
-    """
-
-    parts: Parts
-    folder: Parts
-    path: str
-    offset: int = 0
-    length: int = -1
+    parts: Parts  # its path
+    folder: Parts  # that it counts as lying in
+    path: str  # the file, or the tar
+    offset: int = 0  # where in the tar
+    length: int = -1  # in bytes; -1 for a whole file
 
 
 @dataclasses.dataclass
@@ -61,8 +53,6 @@ def arrange(source: Path, found: Found, digest: str | None = None) -> Listing:
     """The identities of a source, their images in order.
 
     Args:
-        source: named in messages.
-        found: what it holds.
         digest: of the source; None: by its files.
 
     Raises:

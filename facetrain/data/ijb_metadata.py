@@ -45,27 +45,16 @@ class Pairs(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class IjbMetadata:
-    """Faces and templates of one protocol. N images, T templates.
+    """Faces and templates of one protocol. N images, T templates."""
 
-    Attributes:
-        protocol: "ijbb" or "ijbc".
-        folder: where the metadata lies.
-        name: image files below `images`, in the order of the lists.
-        template: (N,) row of `template_id`.
-        media: (N,) media number.
-        points: (N, 5, 2) landmarks in pixels.
-        detector_score: (N,).
-        template_id: (T,) increasing.
-    """
-
-    protocol: Protocol
-    folder: Path
-    name: list[str]
-    template: Ints
-    media: Ints
-    points: NDArray[np.float64]
-    detector_score: NDArray[np.float64]
-    template_id: Ints
+    protocol: Protocol  # "ijbb" or "ijbc"
+    folder: Path  # where the metadata lies
+    name: list[str]  # image files below `images`, in the order of the lists
+    template: Ints  # (N,) row of `template_id`
+    media: Ints  # (N,) media number
+    points: NDArray[np.float64]  # (N, 5, 2) landmarks in pixels
+    detector_score: NDArray[np.float64]  # (N,)
+    template_id: Ints  # (T,) increasing
 
     @classmethod
     def open(cls, root: Path, protocol: Protocol) -> "IjbMetadata":

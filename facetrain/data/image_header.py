@@ -27,19 +27,12 @@ _NO_FRAME = (0xC4, 0xC8, 0xCC)  # of the markers C0..CF, those that are no frame
 
 
 class ImageHeader(NamedTuple):
-    """Before any pixel is decoded.
+    """Before any pixel is decoded."""
 
-    Attributes:
-        format: one of FORMATS.
-        width: pixels, as stored.
-        height: pixels, as stored.
-        orientation: EXIF's 1 to 8, 1 being upright; 1 where the decoder turns by itself.
-    """
-
-    format: str
-    width: int
-    height: int
-    orientation: int
+    format: str  # one of FORMATS
+    width: int  # pixels, as stored
+    height: int  # pixels, as stored
+    orientation: int  # EXIF's 1 to 8, 1 being upright; 1 where the decoder turns by itself
 
 
 def image_format(head: bytes) -> str | None:

@@ -41,7 +41,6 @@ def inspect(path: Path, workers: int | None = None, show_progress: bool = True) 
     Args:
         path: a `.rec` file or a folder of shards.
         workers: processes; as many as processors when None.
-        show_progress: draw a progress bar on stderr.
 
     Returns:
         `num_images` and `num_identities` (readable ones), `layout` ("header", "flat", "mixed"),

@@ -61,15 +61,11 @@ _OTHERS: tuple[tuple[str, str, Callable[[Points], Points]], ...] = (
 
 
 class Landmarks(NamedTuple):
-    """What a CSV says.
-
-    Attributes:
-        points: image -> (5, 2) pixels: eyes, nose tip, mouth corners, image left first.
-        misfit: image -> why its points are not those of a face; it is not in `points`.
-    """
+    """What a CSV says."""
 
     points: dict[str, Points]
-    misfit: dict[str, str]
+    """Image -> (5, 2) pixels: eyes, nose tip, mouth corners, image left first."""
+    misfit: dict[str, str]  # image -> why its points are not those of a face; it is not in `points`
 
 
 class _Fit(NamedTuple):

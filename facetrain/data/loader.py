@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -38,28 +38,19 @@ class StepSampler(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """Images on the host, ready for the device.
-
-    Attributes:
-        image: (B, 3, H, W) uint8 RGB, contiguous; zeros where there is no image. Floats of any
-            shape (B, ...) are taken by a training as they are, without augmentation.
-        label: (B,) int64; -1 where there is no image (padding or a skipped corrupt record).
-        index: (B,) int64 position in the data set; -1 for padding.
-    """
+    """Images on the host, ready for the device."""
 
     image: torch.Tensor
+    """(B, 3, H, W) uint8 RGB, contiguous; zeros where there is no image. Floats of any shape (B,
+    ...) are taken by a training as they are, without augmentation."""
     label: torch.Tensor
-    index: torch.Tensor
+    """(B,) int64; -1 where there is no image (padding or a skipped corrupt record)."""
+    index: torch.Tensor  # (B,) int64 position in the data set; -1 for padding
 
 
 @dataclass
 class _Loader:
-    """What both loaders share: where batches are decoded, and what a corrupt record does.
-
-    Attributes:
-        num_skipped: corrupt records met in the batches handed out so far.
-        skipped: their distinct positions in the data set.
-    """
+    """What both loaders share: where batches are decoded, and what a corrupt record does."""
 
     source: ImageSource
     image_size: int
@@ -67,8 +58,8 @@ class _Loader:
     workers: int
     on_corrupt: OnCorrupt
     pin_memory: bool
-    num_skipped: int = 0
-    skipped: set[int] = field(default_factory=set)
+    num_skipped: int = 0  # corrupt records met in the batches handed out so far
+    skipped: set[int] = field(default_factory=set)  # their distinct positions in the data set
 
     def _batches(
         self, all_rows: Iterable[Rows], label_of: Callable[[Rows], Rows]
@@ -112,7 +103,6 @@ class TrainLoader(_Loader):
     until the iterator is closed or dropped, so an epoch's border costs nothing.
 
     Args:
-        source: the data set.
         image_size: H = W; other sizes are resized in the workers.
         sampler: which images each step takes.
         workers: decoding processes; 0 decodes in this one.
@@ -152,8 +142,11 @@ class TrainLoader(_Loader):
 class OrderedLoader(_Loader):
     """Images `start` to `stop` in order, the last batch short: for embedding.
 
-    `label` of its batches is 0 for an image and -1 for a skipped record; the other arguments are
-    those of TrainLoader.
+    `label` of its batches is 0 for an image and -1 for a skipped record.
+
+    Args:
+        batches: the numbers of those to hand out; all without it.
+    The others are those of TrainLoader.
     """
 
     def __init__(
@@ -164,18 +157,20 @@ class OrderedLoader(_Loader):
         start: int,
         stop: int,
         *,
+        batches: Sequence[int] | None = None,
         workers: int = 2,
         on_corrupt: OnCorrupt = "error",
         pin_memory: bool = False,
     ) -> None:
         super().__init__(source, image_size, batch_size, workers, on_corrupt, pin_memory)
-        self.start = start
-        self.stop = stop
+        count = -(-(stop - start) // batch_size)
+        self.start, self.stop = start, stop
+        self.numbers = range(count) if batches is None else batches
 
     def __len__(self) -> int:
-        return -(-(self.stop - self.start) // self.batch_size)
+        return len(self.numbers)
 
     def __iter__(self) -> Generator[Batch, None, None]:
-        firsts = range(self.start, self.stop, self.batch_size)
+        firsts = (self.start + number * self.batch_size for number in self.numbers)
         rows = (np.arange(first, min(first + self.batch_size, self.stop)) for first in firsts)
         return self._batches(rows, np.zeros_like)

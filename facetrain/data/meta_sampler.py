@@ -66,7 +66,6 @@ class MetaSampler:
         train_level: (N, K) of the training set.
         train: which training images each step sees.
         batch_size: meta images a step over all ranks, |V|.
-        seed: the run's seed.
         sampling: `histogram` as above, `none` takes them at random.
         most_per_identity: of `histogram`.
         plant: the last two factors, blur and occlusion, are planted; drawn for every candidate, so

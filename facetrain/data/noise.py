@@ -84,7 +84,6 @@ def plant(
 
     Args:
         label: (N,) of clean images.
-        config: rates and seed.
         eligible: (N,) rows that take part, and of which the rates are shares. The others keep
             their label, count as clean, and neither give nor receive. All rows when None.
 

@@ -8,8 +8,9 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import DataError
 
 _SMALL = 1 << 30  # bytes that may be unpacked from any file
@@ -32,7 +33,6 @@ def read_npz(path: Path, content: str, check: Check | None = None) -> dict[str, 
     A few megabytes can unpack to gigabytes, so sizes are looked at first.
 
     Args:
-        path: the file.
         content: what it should hold, for the message.
         check: is shown every array's shape and type before any is unpacked, and raises where they
             are not wanted; then they may be of any size.
@@ -73,6 +73,13 @@ def read_npz(path: Path, content: str, check: Check | None = None) -> dict[str, 
         raise
     except Exception as error:  # a damaged archive may raise anything
         raise DataError(f"{must}; {where}{error}") from None
+
+
+def write_npz(path: Path, arrays: Mapping[str, ArrayLike], *, compressed: bool = False) -> None:
+    """Write arrays by name, atomically."""
+    save = np.savez_compressed if compressed else np.savez
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        save(file, **arrays)  # type: ignore[arg-type]  # none may be named allow_pickle
 
 
 def _header(file: IO[bytes], size: int) -> ArrayHeader:

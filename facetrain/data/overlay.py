@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import DataError
-from facetrain.data.npz_file import ArrayHeader, read_npz
+from facetrain.data.npz_file import ArrayHeader, read_npz, write_npz
 
 _MOST_TEXT = 1 << 20  # bytes: 256 names and a fingerprint take less
 
@@ -59,48 +58,26 @@ class LabelOverlay:
         overlap: NDArray[np.bool_] | None = None,
     ) -> "LabelOverlay":
         """An overlay whose absent columns hold their defaults: NaN, -1, nobody, False."""
-        num_rows = len(label)
-        if clean_probability is None:
-            clean_probability = np.full(num_rows, np.nan)
-        if suggested_label is None:
-            suggested_label = np.full(num_rows, -1)
-        if source is None:
-            source = np.zeros(num_rows)
-        if duplicate_of is None:
-            duplicate_of = np.full(num_rows, -1)
-        if merge_label is None:
-            merge_label = np.full(num_rows, -1)
-        if overlap is None:
-            overlap = np.zeros(num_rows, np.bool_)
+
+        def column(given: NDArray[Any] | None, absent: float, dtype: type) -> NDArray[Any]:
+            return np.full(len(label), absent, dtype) if given is None else given.astype(dtype)
+
         return cls(
-            label.astype(np.int64),
-            kept.astype(np.bool_),
-            clean_probability.astype(np.float32),
-            suggested_label.astype(np.int64),
-            source.astype(np.uint8),
-            source_names,
-            dataset_fingerprint,
-            duplicate_of.astype(np.int64),
-            merge_label.astype(np.int64),
-            overlap.astype(np.bool_),
+            label=label.astype(np.int64),
+            kept=kept.astype(np.bool_),
+            clean_probability=column(clean_probability, np.nan, np.float32),
+            suggested_label=column(suggested_label, -1, np.int64),
+            source=column(source, 0, np.uint8),
+            source_names=source_names,
+            dataset_fingerprint=dataset_fingerprint,
+            duplicate_of=column(duplicate_of, -1, np.int64),
+            merge_label=column(merge_label, -1, np.int64),
+            overlap=column(overlap, False, np.bool_),
         )
 
     def save(self, path: Path) -> None:
         """Write the `.npz`, atomically."""
-        with atomic_path(Path(path)) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(
-                file,
-                label=self.label,
-                kept=self.kept,
-                clean_probability=self.clean_probability,
-                suggested_label=self.suggested_label,
-                source=self.source,
-                source_names=np.array(self.source_names, np.str_),
-                dataset_fingerprint=np.array(self.dataset_fingerprint, np.str_),
-                duplicate_of=self.duplicate_of,
-                merge_label=self.merge_label,
-                overlap=self.overlap,
-            )
+        write_npz(path, vars(self), compressed=True)
 
     @classmethod
     def load(cls, path: Path, num_rows: int | None = None) -> "LabelOverlay":
@@ -114,7 +91,6 @@ class LabelOverlay:
             DataError: not an `.npz`, a missing or unknown array, a wrong shape, type or value, or
                 another number of rows.
         """
-        path = Path(path)
         path = overlay_file(path)
         check = None if num_rows is None else functools.partial(_check_sizes, path, num_rows)
         arrays = read_npz(path, "an overlay .npz", check)
@@ -152,23 +128,12 @@ class LabelOverlay:
         if "source" in arrays and arrays["source"].dtype.kind == "U":
             found, source = np.unique(np.append("", arrays["source"]), return_inverse=True)
             arrays.update(source_names=found, source=source[1:])
-        names = _text(path, arrays.get("source_names", np.array([""])), ndim=1)
+        names = _text(path, arrays.pop("source_names", np.array([""])), ndim=1)
         if names[:1] != [""] or len(names) > 256:
             raise DataError(f"{path}: source_names must begin with '' and be at most 256")
         column("source", "iu", lambda source: (source >= 0) & (source < len(names)))
-        fingerprint = _text(path, arrays.get("dataset_fingerprint", np.array("")), ndim=0)[0]
-        return cls.make(
-            arrays["label"],
-            kept,
-            clean_probability=arrays.get("clean_probability"),
-            suggested_label=arrays.get("suggested_label"),
-            source=arrays.get("source"),
-            source_names=tuple(names),
-            dataset_fingerprint=fingerprint,
-            duplicate_of=arrays.get("duplicate_of"),
-            merge_label=arrays.get("merge_label"),
-            overlap=arrays.get("overlap"),
-        )
+        fingerprint = _text(path, arrays.pop("dataset_fingerprint", np.array("")), ndim=0)[0]
+        return cls.make(**arrays, source_names=tuple(names), dataset_fingerprint=fingerprint)
 
     def apply(
         self,

@@ -8,7 +8,6 @@ list ordered by class; labels are common to all shards. A shard is finished when
 
 import contextlib
 import csv
-import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,7 +28,6 @@ from facetrain.core.digest import content_digest, file_digest
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.lock import folder_lock
 from facetrain.core.log import logger
-from facetrain.core.progress import progress
 from facetrain.core.run_folder import CLASSES_FILE, SKIPPED_FILE
 from facetrain.core.text import printable
 from facetrain.data.detection import Choice
@@ -89,7 +87,6 @@ def pack(
         landmarks: CSV of five points an image; see `read_landmarks`.
         workers: processes; as many as processors when None. They do not change the result.
         quality: JPEG quality, 1 to 100, of images that must be encoded.
-        show_progress: draw a progress bar on stderr.
         detector: ONNX file of YuNet.
         faces: which of several faces it finds; see `choose`.
 
@@ -143,7 +140,7 @@ def _pack(
         claim(out, content_digest({"config": config_digest(config), "inputs": inputs}))
         try:
             marks, labels, per_second = _write_shards(
-                out, listing, tasks, config, workers or os.cpu_count() or 1, show_progress
+                out, listing, tasks, config, workers, show_progress
             )
         except (DataError, ConfigError):
             remove_shards(out)
@@ -192,7 +189,7 @@ def _write_shards(
     listing: Listing,
     tasks: Sequence[Task],
     config: PackConfig,
-    workers: int,
+    workers: int | None,
     show_progress: bool,
 ) -> tuple[list[Mark], dict[int, int], float | None]:
     """Every shard that is not finished.
@@ -213,10 +210,9 @@ def _write_shards(
         mark = finished_mark(out, name)
         if mark is None:
             part = tasks[bounds[shard] : bounds[shard + 1]]
-            results = prepare_all(part, config, workers)
-            bar = progress(results, name, total=len(part), unit="img", enabled=show_progress)
+            results = prepare_all(part, config, workers, name, show_progress)
             with contextlib.closing(results):
-                mark = _write_shard(out / f"{name}.rec", part, bar, labels, listing)
+                mark = _write_shard(out / f"{name}.rec", results, labels, listing)
             write_sealed(out / f".{name}.json", mark)
             num_done += len(part)
         for identity in mark.begun:
@@ -234,29 +230,24 @@ def _write_shards(
 
 def _write_shard(
     path: Path,
-    tasks: Sequence[Task],
-    results: Iterator[Result],
+    results: Iterator[tuple[Task, Result]],
     known: dict[int, int],
     listing: Listing,
 ) -> Mark:
-    """Write one shard, its `.lst`, and what a detector found in it.
+    """Write a `.rec`, its `.lst`, and what a detector found in it.
 
-    Args:
-        path: the `.rec`.
-        tasks: its images.
-        results: of each.
-        known: class of the source -> label, of earlier shards.
-        listing: the source.
+    `known` maps a class of the source to the label that an earlier shard gave it.
     """
     skipped: list[tuple[str, str]] = []
     suspect: list[tuple[str, str]] = []
     lines, begun, labels = list[list[str]](), list[int](), dict(known)
-    found = list[list[str]]()
+    found, num_files = list[list[str]](), 0
     with FaceShardWriter(path) as writer:
-        for task, result in zip(tasks, results, strict=True):
+        for task, result in results:
             if isinstance(result, str):
                 skipped.append((task.image.name, result))
                 continue
+            num_files += 1
             identity, *more = task.image.label
             if int(identity) not in labels:
                 begun.append(int(identity))
@@ -276,7 +267,7 @@ def _write_shard(
     return Mark(
         rec_digest=file_digest(path),
         num_images=len(lines),
-        num_files=len(tasks) - len(skipped),
+        num_files=num_files,
         skipped=skipped,
         suspect=suspect,
         begun=begun,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from pydantic import Field
 from facetrain.core.artifact import fingerprint
 from facetrain.core.config import Config
 from facetrain.core.errors import ConfigError, DataError
+from facetrain.core.progress import progress
 from facetrain.data.align import align
 from facetrain.data.detection import Choice, Face, choose, loaded_detector
 from facetrain.data.image_header import read_header
@@ -57,33 +59,20 @@ class Task:
 
 
 class Aligned(NamedTuple):
-    """How the faces of a source are known, and what that does to a pack's identity.
+    """How the faces of a source are known, and what that does to a pack's identity."""
 
-    Attributes:
-        landmarks: five points by image, or None.
-        detector: file of a detector, or None.
-        inputs: name -> fingerprint of the files.
-    """
-
-    landmarks: Landmarks | None
-    detector: str | None
-    inputs: dict[str, str]
+    landmarks: Landmarks | None  # five points by image
+    detector: str | None  # file of a detector
+    inputs: dict[str, str]  # name -> fingerprint of the files
 
 
 class PackedFace(NamedTuple):
-    """One face as it is stored.
+    """One face as it is stored."""
 
-    Attributes:
-        name: the image's, with `#2` for its second face.
-        encoded: the image file.
-        suspect: why it may be damaged, or None.
-        found: what a detector found, or None.
-    """
-
-    name: str
-    encoded: bytes
-    suspect: str | None
-    found: Face | None
+    name: str  # the image's, with `#2` for its second face
+    encoded: bytes  # the image file
+    suspect: str | None  # why it may be damaged
+    found: Face | None  # what a detector found
 
 
 Result = list[PackedFace] | str
@@ -111,13 +100,7 @@ def alignment(landmarks: Path | None, detector: Path | None, faces: Choice) -> A
 
 
 def tasks_for(images: Sequence[SourceImage], around: str, aligned: Aligned) -> list[Task]:
-    """What to do with each image.
-
-    Args:
-        images: of a source.
-        around: folder that a list of landmarks may have before their names.
-        aligned: how their faces are known.
-    """
+    """What to do with each image; `around` is a folder that landmarks may have before names."""
     if aligned.landmarks is None:
         return [Task(image, detector=aligned.detector) for image in images]
     tasks = [_marked(image, around, aligned.landmarks) for image in images]
@@ -142,16 +125,18 @@ def _marked(image: SourceImage, around: str, landmarks: Landmarks) -> Task:
 
 
 def prepare_all(
-    tasks: Sequence[Task], config: PackConfig, workers: int
-) -> Generator[Result, None, None]:
-    """The result of each task in order, from up to `workers` processes."""
+    tasks: Sequence[Task], config: PackConfig, workers: int | None, title: str, show_progress: bool
+) -> Generator[tuple[Task, Result], None, None]:
+    """Each task with its result, in order, from up to `workers` processes; None: all processors."""
     photographs = bool(tasks) and tasks[0].detector is not None
     least = _PHOTOGRAPHS_PER_WORKER if photographs else _IMAGES_PER_WORKER
     chunk = _CHUNK_OF_PHOTOGRAPHS if photographs else _CHUNK
     chunks = (tasks[i : i + chunk] for i in range(0, len(tasks), chunk))
-    workers = max(1, min(workers, len(tasks) // least))
-    for results in ordered_map(functools.partial(_prepare_chunk, config=config), chunks, workers):
-        yield from results
+    workers = max(1, min(workers or os.cpu_count() or 1, len(tasks) // least))
+    prepare = functools.partial(_prepare_chunk, config=config)
+    results = (one for part in ordered_map(prepare, chunks, workers) for one in part)
+    bar = progress(results, title, total=len(tasks), unit="img", enabled=show_progress)
+    yield from zip(tasks, bar, strict=True)
 
 
 def _prepare_chunk(tasks: Iterable[Task], config: PackConfig) -> list[Result]:

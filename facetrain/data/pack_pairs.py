@@ -1,6 +1,5 @@
 """Write a verification `.bin` from any list of pairs of images."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ from facetrain.core.config import parse_config
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.lock import file_lock
 from facetrain.core.log import logger
-from facetrain.core.progress import progress
 from facetrain.core.text import printable
 from facetrain.data.detection import Choice
 from facetrain.data.lists import write_list
@@ -42,13 +40,8 @@ def pack_pairs(
         images: the folder that the list's paths start from.
         out: a file that ends in `.bin`.
         pairs: lines `path path 0|1`, or LFW's `pairs.txt`; see `read_any`.
-        size: side of the images in pixels.
-        landmarks: CSV of five points an image; see `read_landmarks`.
-        detector: ONNX file of YuNet.
-        faces: which of several faces it finds; not `all`.
-        workers: processes; as many as processors when None.
-        quality: JPEG quality of images that must be encoded.
-        show_progress: draw a progress bar on stderr.
+        faces: as in `pack`, but not `all`.
+    The others are those of `pack`.
 
     Returns:
         What was counted, by name.
@@ -69,15 +62,13 @@ def pack_pairs(
     files = find_images(images, listed.name, Path(pairs))
     sources = [SourceImage(name, (0.0,), str(file)) for name, file in files.items()]
     tasks = tasks_for(sources, "", aligned)
-    results = prepare_all(tasks, config, workers or os.cpu_count() or 1)
-    bar = progress(results, out.name, total=len(tasks), unit="img", enabled=show_progress)
     packed: dict[str, bytes] = {}
     skipped: dict[str, str] = {}
-    for source, result in zip(sources, bar, strict=True):
+    for task, result in prepare_all(tasks, config, workers, out.name, show_progress):
         if isinstance(result, str):
-            skipped[source.name] = result
+            skipped[task.image.name] = result
         else:
-            packed[source.name] = result[0].encoded
+            packed[task.image.name] = result[0].encoded
     both = list(zip(listed.name[::2], listed.name[1::2], strict=True))
     whole = [one in packed and other in packed for one, other in both]
     if not any(whole):

@@ -1,6 +1,5 @@
 """Pack images, or embeddings, as a template benchmark that `evaluate --ijb` reads."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import numpy as np
 from facetrain.core.config import parse_config
 from facetrain.core.errors import ConfigError
 from facetrain.core.lock import folder_lock
-from facetrain.core.progress import progress
 from facetrain.core.run_folder import SKIPPED_FILE
 from facetrain.data.align import ARCFACE_POINTS
 from facetrain.data.detection import Choice
@@ -40,15 +38,9 @@ def pack_templates(
 
     Args:
         source: what `pack` takes; or a features `.npz`.
-        out: a folder.
         protocol: whose file names, `ijbb` or `ijbc`.
-        size: side of the images in pixels.
-        landmarks: CSV of five points an image; see `read_landmarks`.
-        detector: ONNX file of YuNet.
-        faces: which of several faces it finds; not `all`.
-        workers: processes; as many as processors when None.
-        quality: JPEG quality of images that must be encoded.
-        show_progress: draw a progress bar on stderr.
+        faces: as in `pack`, but not `all`.
+    The others are those of `pack`.
 
     Returns:
         What was counted, by name.
@@ -76,11 +68,9 @@ def pack_templates(
             listing = list_images(source, scratch)
             aligned = alignment(landmarks, detector, faces)
             tasks = tasks_for(listing.images, listing.around, aligned)
-            results = prepare_all(tasks, config, workers or os.cpu_count() or 1)
-            bar = progress(results, out.name, total=len(tasks), unit="img", enabled=show_progress)
             points = ARCFACE_POINTS * size / 112
             packed, skipped = [], [*listing.refused]
-            for task, result in zip(tasks, bar, strict=True):
+            for task, result in prepare_all(tasks, config, workers, out.name, show_progress):
                 if isinstance(result, str):
                     skipped.append((task.image.name, result))
                 else:

@@ -4,6 +4,7 @@ Every reader of an official list returns the pairs so that ten consecutive folds
 the official ones; a list of one's own comes in the order of its lines.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,17 +20,11 @@ NUM_FOLDS = 10
 
 
 class PairList(NamedTuple):
-    """P pairs of images.
+    """P pairs of images."""
 
-    Attributes:
-        name: (2P) files below the set's folder; pair i is images 2i and 2i + 1.
-        identity: (2P) whose; None where the list does not tell.
-        same: (P,).
-    """
-
-    name: list[str]
-    identity: list[str] | None
-    same: NDArray[np.bool_]
+    name: list[str]  # (2P) files below the set's folder; pair i is images 2i and 2i + 1
+    identity: list[str] | None  # (2P) whose; None where the list does not tell
+    same: NDArray[np.bool_]  # (P,)
 
 
 def read_lfw(path: Path) -> PairList:
@@ -62,7 +57,7 @@ def read_any(path: Path) -> PairList:
         DataError: another layout, or fewer or more pairs than the header says.
     """
     what = "path path 0|1, or LFW's name n m"
-    lines = _lines(path, what)
+    lines = [line for _, line in text_lines(path, what)]
     separator = next(
         (s for s in ("\t", ",") if all(s in line for line in lines[1:] or lines)), None
     )
@@ -110,20 +105,13 @@ def _identities(names: Sequence[str], same: NDArray[np.bool_]) -> list[str] | No
     return folders if alike == same.tolist() else None
 
 
-def _lines(path: Path, what: str) -> list[str]:
-    """The lines that are not empty."""
-    return [line for _, line in text_lines(path, what)]
-
-
 def _words(path: Path, separator: str | None, num_words: int, what: str) -> list[list[str]]:
     """The words of each line that is not empty."""
-    lines = _lines(path, what)
-    rows = [line.split(separator) for line in lines]
-    for number, row in enumerate(rows, 1):
-        if len(row) != num_words:
-            raise DataError(
-                f"{path}: line {number} must be {what!r}; got {lines[number - 1]!r:.80}"
-            )
+    rows = []
+    for number, line in text_lines(path, what):
+        rows.append(line.split(separator))
+        if len(rows[-1]) != num_words:
+            raise DataError(f"{path}: line {number} must be {what!r}; got {line!r:.80}")
     return rows
 
 
@@ -152,8 +140,12 @@ def read_two_lines(path: Path) -> PairList:
     return PairList(name, identity, places < half)
 
 
-def _read_cfp(folder: Path, sides: tuple[str, str]) -> PairList:
-    """CFP's `Protocol` folder; a side is F (frontal) or P (profile)."""
+def read_cfp(folder: Path, sides: tuple[str, str]) -> PairList:
+    """CFP's folder `Protocol`; a side is F (frontal) or P (profile).
+
+    Raises:
+        DataError: a missing or malformed file.
+    """
     images: dict[str, dict[int, str]] = {}
     for side in dict.fromkeys(sides):
         path = folder / f"Pair_list_{side}.txt"
@@ -177,24 +169,6 @@ def _read_cfp(folder: Path, sides: tuple[str, str]) -> PairList:
                     names.append(known)
                 same.append(kind == "same")
     return PairList(names, [Path(name).parts[-3] for name in names], np.array(same))
-
-
-def read_cfp_ff(path: Path) -> PairList:
-    """CFP's frontal-frontal protocol from its folder `Protocol`.
-
-    Raises:
-        DataError: a missing or malformed file.
-    """
-    return _read_cfp(path, ("F", "F"))
-
-
-def read_cfp_fp(path: Path) -> PairList:
-    """CFP's frontal-profile protocol from its folder `Protocol`.
-
-    Raises:
-        DataError: a missing or malformed file.
-    """
-    return _read_cfp(path, ("F", "P"))
 
 
 def read_agedb(path: Path) -> PairList:
@@ -242,8 +216,8 @@ class Kind(NamedTuple):
 
 KINDS = {
     "lfw": Kind(read_lfw, "pairs.txt"),
-    "cfp_ff": Kind(read_cfp_ff, "Protocol"),
-    "cfp_fp": Kind(read_cfp_fp, "Protocol"),
+    "cfp_ff": Kind(functools.partial(read_cfp, sides=("F", "F")), "Protocol"),
+    "cfp_fp": Kind(functools.partial(read_cfp, sides=("F", "P")), "Protocol"),
     "agedb30": Kind(read_agedb, "AgeDB.mat"),
     "calfw": Kind(read_two_lines, "pairs_CALFW.txt"),
     "cplfw": Kind(read_two_lines, "pairs_CPLFW.txt"),

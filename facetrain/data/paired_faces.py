@@ -66,21 +66,14 @@ def rfw_sets(folder: Path) -> tuple[FolderSet, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class PairedFaces:
-    """P pairs of image files, with the interface of a `VerificationSet`.
+    """P pairs of image files, with the interface of a `VerificationSet`."""
 
-    Attributes:
-        path: the images' folder.
-        kind: see `FolderSet`.
-        pairs: which images.
-        file: the list's name of each image -> its file; some copies have PNG where lists say JPG.
-        landmarks: (5, 2) points by image, or None.
-    """
-
-    path: Path
-    kind: str
-    pairs: PairList
+    path: Path  # the images' folder
+    kind: str  # see `FolderSet`
+    pairs: PairList  # which images
     file: dict[str, Path]
-    landmarks: dict[str, NDArray[np.float64]] | None
+    """The list's name of each image -> its file; some copies have PNG where lists say JPG."""
+    landmarks: dict[str, NDArray[np.float64]] | None  # (5, 2) points by image, or None
 
     @classmethod
     def open(cls, config: FolderSet) -> "PairedFaces":

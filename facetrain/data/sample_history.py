@@ -21,7 +21,6 @@ def read_samples(out_dir: Path, most_epochs: int | None = None) -> dict[str, Sam
     """Name -> what a training kept of its images; {} without any.
 
     Args:
-        out_dir: the stage's folder.
         most_epochs: of more epochs, so many are read, evenly spread.
     """
     files = sorted((out_dir / SAMPLES).glob("epoch_*.npz"))

@@ -46,9 +46,7 @@ class TrainSampler:
     """Rows of the data set for every step, without end.
 
     Args:
-        num_images: size of the data set.
         batch_size: images a step over all ranks, G.
-        seed: the run's seed.
         sampling: see `SamplingConfig`; every image once without it.
         label: (num_images,) identities, where `sampling` looks at them.
 

@@ -31,7 +31,6 @@ def find_in_folder(source: Path, out: Path) -> Found:
     """Every file below `source`; only names, kinds and, of unusual names, first bytes are read.
 
     Args:
-        source: the folder.
         out: left out where it lies in `source`: it is what a pack writes.
 
     Raises:

@@ -55,7 +55,6 @@ def plan_transfers(
         total: images to move.
         rate: mean of the class rates, in [0, 1).
         size: (C,) images of each class.
-        generator: source of the draws.
     """
     attempts = []
     for concentration, giving in _ATTEMPTS:

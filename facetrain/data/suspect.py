@@ -49,7 +49,6 @@ def suspicion(encoded: bytes, decoder_warnings: str) -> str | None:
     """Why an image that decodes is suspect, or None.
 
     Args:
-        encoded: the file.
         decoder_warnings: what its decoder printed, "" for nothing.
     """
     try:

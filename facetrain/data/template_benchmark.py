@@ -19,17 +19,11 @@ from facetrain.data.ijb_metadata import GALLERIES, Protocol
 
 @dataclasses.dataclass(frozen=True)
 class LooseFace:
-    """One face, loosely cropped.
+    """One face, loosely cropped."""
 
-    Attributes:
-        subject: who it is, from 0 on.
-        encoded: the image file; None where only features are at hand.
-        points: (5, 2) pixels.
-    """
-
-    subject: int
-    encoded: bytes | None
-    points: NDArray[np.float64]
+    subject: int  # who it is, from 0 on
+    encoded: bytes | None  # the image file; None where only features are at hand
+    points: NDArray[np.float64]  # (5, 2) pixels
 
 
 @dataclasses.dataclass

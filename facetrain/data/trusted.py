@@ -17,8 +17,6 @@ class TrustedImages:
     identities that the training set does not have are left out.
 
     Args:
-        dataset: the training set.
-        path: its shards.
         overlay: what it keeps is trusted, e.g. of the stage `clean`, or of a person's review.
 
     Raises:

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import DataError
-from facetrain.data.npz_file import read_npz
+from facetrain.data.npz_file import read_npz, write_npz
 
 VARIATION_FILE = "variation.npz"
 UNKNOWN = -1
@@ -24,15 +23,11 @@ _LEVELS = ".levels"
 
 @dataclasses.dataclass(frozen=True)
 class Variations:
-    """The factors of N images.
-
-    Attributes:
-        level: factor -> (N,) int8 number of the level, -1 where unknown.
-        names: factor -> the names of its levels, in order.
-    """
+    """The factors of N images."""
 
     level: Mapping[str, NDArray[np.int8]]
-    names: Mapping[str, tuple[str, ...]]
+    """Factor -> (N,) int8 number of the level, -1 where unknown."""
+    names: Mapping[str, tuple[str, ...]]  # factor -> the names of its levels, in order
 
     def __post_init__(self) -> None:
         assert self.level.keys() == self.names.keys()
@@ -87,9 +82,8 @@ def save_variations(path: Path, variations: Variations) -> None:
     """Write a variation file, atomically."""
     arrays: dict[str, Any] = dict(variations.level)
     for name, levels in variations.names.items():
-        arrays[name + _LEVELS] = np.array(levels, np.str_)
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+        arrays[name + _LEVELS] = levels
+    write_npz(path, arrays)
 
 
 def load_variations(path: Path, num_rows: int) -> Variations:

@@ -117,7 +117,6 @@ def attribute_variations(path: Path, names: Sequence[str] | None, num_rows: int)
     Args:
         path: see `read_attributes`; every line must be about an image of the data set.
         names: image names in the data set's order; None where `image` is the row's number.
-        num_rows: images of the data set.
 
     Raises:
         DataError: as `read_attributes`, or a factor of more than 127 levels.

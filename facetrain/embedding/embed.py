@@ -14,11 +14,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from facetrain.core.artifact import Artifact, atomic_path
+from facetrain.core.artifact import Artifact
 from facetrain.core.config import Config, config_digest
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
-from facetrain.core.npy_file import read_npy
+from facetrain.core.npy_file import read_npy, write_npy
 from facetrain.core.progress import progress
 from facetrain.core.row_blocks import RowBlocks
 from facetrain.core.run_folder import EMBEDDING_FILE, LABEL_FILE, NORM_FILE, ROW_FILE
@@ -64,21 +64,9 @@ def _prepare(
     if blocks.interrupted(identity) is None:
         blocks.create()
         blocks.note(identity, {})
-    for name, column in ((LABEL_FILE, dataset.label), (ROW_FILE, dataset.row)):
-        with atomic_path(out_dir / name) as temporary, open(temporary, "wb") as file:
-            np.save(file, np.asarray(column, np.int64))
+    write_npy(out_dir / LABEL_FILE, dataset.label)
+    write_npy(out_dir / ROW_FILE, dataset.row)
     return blocks.remaining()
-
-
-def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Half-open runs of consecutive numbers in an increasing sequence."""
-    runs: list[tuple[int, int]] = []
-    for number in numbers:
-        if runs and runs[-1][1] == number:
-            runs[-1] = (runs[-1][0], number + 1)
-        else:
-            runs.append((number, number + 1))
-    return runs
 
 
 def _normalise(embedding: Tensor, label: Tensor, first_row: int) -> tuple[Tensor, Tensor]:
@@ -107,24 +95,22 @@ def _embed_rows(
 ) -> None:
     """Embed this rank's `batches` (numbers, increasing) into the arrays of `blocks`."""
     size = config.batch_size
-
-    def images() -> Any:
-        for first, last in _runs(batches):
-            loader = OrderedLoader(
-                dataset,
-                backbone.image_size,
-                size,
-                first * size,
-                min(last * size, dataset.num_images),
-                workers=config.workers,
-                on_corrupt=on_corrupt,
-                pin_memory=mesh.device.type == "cuda",
-            )
-            yield from zip(range(first, last), loader, strict=True)
+    loader = OrderedLoader(
+        dataset,
+        backbone.image_size,
+        size,
+        0,
+        dataset.num_images,
+        batches=batches,
+        workers=config.workers,
+        on_corrupt=on_corrupt,
+        pin_memory=mesh.device.type == "cuda",
+    )
+    numbered = zip(batches, loader, strict=True)
 
     with blocks.writer() as writer:
         for number, batch in progress(
-            images(), "embed", total=len(batches), unit="batch", enabled=mesh.is_main
+            numbered, "embed", total=len(batches), unit="batch", enabled=mesh.is_main
         ):
             embedding = embed_images(
                 backbone, batch.image, mesh.device, flip=config.flip, precision=config.precision

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facetrain.core.artifact import Artifact, atomic_path, fingerprint
+from facetrain.core.artifact import Artifact, fingerprint
 from facetrain.core.config import Config
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
+from facetrain.core.npy_file import write_npy
 from facetrain.core.run_folder import EMBEDDING_FILE, LABEL_FILE, NORM_FILE, ROW_FILE
 from facetrain.core.text import printable
 from facetrain.data.dataset import FaceDataset
@@ -40,7 +41,6 @@ def run(embeddings: Path, dataset: FaceDataset, out_dir: Path, mesh: Mesh) -> Ar
 
     Args:
         embeddings: with `path` (text), `key` (integers, or SHARD:KEY) or `row` (integers), (N,).
-        dataset: the images.
 
     Raises:
         DataError: none of the three, one image twice, two images of one name, or no image at all.
@@ -53,14 +53,10 @@ def run(embeddings: Path, dataset: FaceDataset, out_dir: Path, mesh: Mesh) -> Ar
         embedding = load_embedding(embeddings)
         place = _places(embeddings, len(embedding), dataset)
         unit, norm = _in_order(embedding, place)
-        for name, column in (
-            (EMBEDDING_FILE, unit),
-            (NORM_FILE, norm),
-            (LABEL_FILE, dataset.label),
-            (ROW_FILE, dataset.row),
-        ):
-            with atomic_path(out_dir / name) as temporary, open(temporary, "wb") as file:
-                np.save(file, column)
+        write_npy(out_dir / EMBEDDING_FILE, unit)
+        write_npy(out_dir / NORM_FILE, norm)
+        write_npy(out_dir / LABEL_FILE, dataset.label)
+        write_npy(out_dir / ROW_FILE, dataset.row)
         skipped = np.flatnonzero(place < 0).tolist()
         if skipped:
             named = [dataset.source(one) or dataset.key(one) for one in skipped[:_SHOWN]]

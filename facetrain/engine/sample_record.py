@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from facetrain.core.artifact import atomic_path
 from facetrain.core.run_folder import SAMPLES
+from facetrain.data.npz_file import write_npz
 from facetrain.dist.collectives import all_reduce_sum
 from facetrain.dist.mesh import Mesh
 
@@ -53,7 +52,6 @@ class SampleRecord:
         if self.mesh.is_main:
             self.folder.mkdir(exist_ok=True)
             path = self.folder / f"epoch_{epoch:04d}.npz"
-            with atomic_path(path) as temporary, open(temporary, "wb") as file:
-                np.savez(file, **arrays)
+            write_npz(path, arrays)
         self._values.clear()
         self._seen.zero_()

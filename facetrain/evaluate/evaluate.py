@@ -17,7 +17,6 @@ from pydantic import Field
 
 from facetrain.core.artifact import (
     Artifact,
-    atomic_path,
     fingerprint,
     write_json,
 )
@@ -28,7 +27,7 @@ from facetrain.core.progress import progress
 from facetrain.core.run_folder import DISTANCES, VERIFICATION_FILE
 from facetrain.data.attributes import read_attributes
 from facetrain.data.loader import OrderedLoader
-from facetrain.data.npz_file import read_npz
+from facetrain.data.npz_file import read_npz, write_npz
 from facetrain.data.paired_faces import FolderSet, PairedFaces
 from facetrain.data.verification_bin import VerificationSet
 from facetrain.dist.collectives import all_gather_no_grad, any_rank, gather_objects
@@ -244,8 +243,7 @@ def _content(source: Source) -> str:
 
 
 def _write_distances(path: Path, pairs: PairDistances, digest: str) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, distance=pairs.distance, same=pairs.same, digest=np.array(digest))
+    write_npz(path, {"distance": pairs.distance, "same": pairs.same, "digest": digest})
 
 
 def _saved_distances(path: Path, digest: str) -> PairDistances | None:

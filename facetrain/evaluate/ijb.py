@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from facetrain.core.artifact import Artifact, atomic_path, fingerprint, write_json
+from facetrain.core.artifact import Artifact, fingerprint, write_json
 from facetrain.core.config import Config
 from facetrain.core.errors import ConfigError
 from facetrain.core.log import logger
@@ -17,6 +17,7 @@ from facetrain.core.npy_file import read_npy
 from facetrain.core.run_folder import ROC_FILE, VERIFICATION_FILE
 from facetrain.data.attributes import read_attributes
 from facetrain.data.ijb_metadata import IjbMetadata
+from facetrain.data.npz_file import write_npz
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import run_stage
 from facetrain.evaluate.ijb_scores import (
@@ -200,8 +201,7 @@ def run(
         results, pairs = _evaluate(config, backbone, faces, mesh, cache)
         if mesh.is_main:
             far, tar = _draw_points(*roc(-pairs.similarity, pairs.same))
-            with atomic_path(out_dir / ROC_FILE) as temporary, open(temporary, "wb") as file:
-                np.savez(file, far=far, tar=tar)
+            write_npz(out_dir / ROC_FILE, {"far": far, "tar": tar})
             write_json(out_dir / VERIFICATION_FILE, results)
         return results
 

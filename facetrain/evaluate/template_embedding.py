@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
 from facetrain.core.progress import progress
 from facetrain.data.ijb_metadata import IjbMetadata
 from facetrain.data.loader import OrderedLoader
-from facetrain.data.npz_file import read_npz
+from facetrain.data.npz_file import read_npz, write_npz
 from facetrain.dist.collectives import all_reduce_sum, gather_objects
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
@@ -134,11 +133,7 @@ def image_chunks(
         embedded = _embed_run(backbone, faces, run, mesh, batch_size, flip, workers)
         for start, embedding in embedded:
             if cache is not None:
-                with (
-                    atomic_path(cache / f"{start // CHUNK:05d}.npz") as temporary,
-                    open(temporary, "wb") as file,
-                ):
-                    np.savez(file, embedding=embedding)
+                write_npz(cache / f"{start // CHUNK:05d}.npz", {"embedding": embedding})
             yield start, embedding
 
 

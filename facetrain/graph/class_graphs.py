@@ -97,7 +97,6 @@ def neighbourhoods(
 
     Args:
         unit_embedding: (N, D) rows of length 1, by node.
-        graphs: the classes.
     """
     size = graphs.size
     by_size = torch.argsort(size, stable=True)

@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from facetrain.core.artifact import atomic_path
 from facetrain.core.config import Config, config_digest
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
-from facetrain.core.npy_file import read_npy
+from facetrain.core.npy_file import read_npy, write_npy
 from facetrain.core.progress import progress
 from facetrain.core.row_blocks import RowBlocks
 from facetrain.core.run_folder import NEIGHBOURS_FILE, SIMILARITY_FILE
@@ -74,9 +73,8 @@ class KnnGraph:
 
     def save(self, folder: Path) -> None:
         """Write `neighbours.npy` and `similarity.npy`, each atomically."""
-        for name, array in ((NEIGHBOURS_FILE, self.neighbours), (SIMILARITY_FILE, self.similarity)):
-            with atomic_path(folder / name) as temporary, open(temporary, "wb") as file:
-                np.save(file, array)
+        write_npy(folder / NEIGHBOURS_FILE, self.neighbours)
+        write_npy(folder / SIMILARITY_FILE, self.similarity)
 
     @classmethod
     def open(cls, folder: Path) -> "KnnGraph":

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facetrain.core.artifact import Sealed, atomic_path, read_sealed, set_aside, write_sealed
+from facetrain.core.artifact import Sealed, read_sealed, set_aside, write_sealed
 from facetrain.core.digest import file_digest
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
+from facetrain.core.npy_file import write_npy
 from facetrain.core.rng import numpy_generator
 from facetrain.dist.mesh import Mesh
 from facetrain.graph.knn_faiss import FaissIvf, num_lists, train_centroids
@@ -41,8 +42,6 @@ class Ivf:
     """IVF search over all rows, the same on every rank and after an interruption.
 
     Args:
-        rows: the embedding.
-        num_neighbours: K.
         recall_target: share of the true neighbours that must be found.
         num_queries: rows on which that is measured.
         folder: where what was found is kept.
@@ -96,8 +95,7 @@ class Ivf:
         if tuned is None:
             logger.info("graph: training %d inverted lists", num_lists(len(self._rows)))
             centroids = train_centroids(self._rows, num_lists(len(self._rows)))
-            with atomic_path(self._centroids) as temporary, open(temporary, "wb") as file:
-                np.save(file, centroids)
+            write_npy(self._centroids, centroids)
             tuned = _Tuned(centroids=file_digest(self._centroids), num_probes=0)
             write_sealed(self._tuning, tuned)
         centroids = np.load(self._centroids)

@@ -10,7 +10,8 @@ is drawn again, with replacement, is either
   its genuine pairs k times, and an impostor pair counts by the product of its two identities.
   Copies of one identity are never compared with each other.
 
-The threshold is chosen anew in every draw, so its uncertainty is part of the interval.
+The threshold is chosen anew in every draw, so its uncertainty is part of the interval. `distance`
+and `same` (P,) are those of `metrics.verification`, `num_draws` the replicates.
 """
 
 from typing import Any
@@ -59,15 +60,7 @@ def accuracy_draws(
     num_draws: int,
     generator: np.random.Generator,
 ) -> Floats:
-    """(num_draws,) ten-fold accuracy of pairs drawn again within their folds.
-
-    Args:
-        distance: (P,) squared distance of unit embeddings, in file order.
-        same: (P,).
-        num_folds: as in `metrics.verification.verification`.
-        num_draws: bootstrap replicates.
-        generator: of the draws.
-    """
+    """(num_draws,) ten-fold accuracy of pairs drawn again within their folds."""
     fold = fold_of_pairs(same, num_folds)
     cell = (fold * 2 + same) * _WIDTH + threshold_cell(distance)
     count = np.bincount(cell, minlength=num_folds * 2 * _WIDTH).reshape(num_folds, -1)
@@ -92,12 +85,6 @@ def tar_draws(
     rank ceil(N U), U the k-th smallest of N uniform numbers, which is Beta(k, N - k + 1); and of
     the genuine pairs a binomial number lies below that threshold. The distribution is exactly
     that of drawing every pair.
-
-    Args:
-        distance: (P,) lower is more alike.
-        same: (P,).
-        num_draws: bootstrap replicates.
-        generator: of the draws.
     """
     genuine, impostor = np.sort(distance[same]), np.sort(distance[~same])
     draws = {}
@@ -125,11 +112,8 @@ def identity_draws(
 
     Args:
         distance: (P,) squared distance of unit embeddings; only its order matters to TAR.
-        same: (P,).
         identity: (2, P), the identities of both sides, from 0 on without large gaps.
         num_folds: None leaves the accuracy NaN.
-        num_draws: bootstrap replicates.
-        generator: of the draws.
 
     Returns:
         accuracy (num_draws,), and FAR -> TAR (num_draws,); NaN where a draw has no value.

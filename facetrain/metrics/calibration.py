@@ -24,11 +24,10 @@ class Calibration(NamedTuple):
 def calibration(
     clean_probability: NDArray[Any], is_clean: NDArray[np.bool_], num_bins: int = NUM_BINS
 ) -> Calibration:
-    """The reliability diagram and the expected calibration error.
+    """The reliability diagram and the expected calibration error of N images, `is_clean` or not.
 
     Args:
         clean_probability: (N,) in [0, 1], at least one.
-        is_clean: (N,) the truth.
         num_bins: bins of equal width over [0, 1]; a probability on an edge is in the lower one.
     """
     from sklearn.calibration import calibration_curve

@@ -23,17 +23,12 @@ Ints = NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True)
 class Searches:
-    """What each probe found.
+    """What each probe found."""
 
-    Attributes:
-        rank: (probes,) rank of the best mate from 1 on; 0 for a probe without a mate.
-        mate_similarity: (probes,) of the best mate; -inf for a probe without a mate.
-        other_similarity: (probes,) of the best template of another subject; -inf where none is.
-    """
-
-    rank: Ints
-    mate_similarity: Floats
+    rank: Ints  # (probes,) rank of the best mate from 1 on; 0 for a probe without a mate
+    mate_similarity: Floats  # (probes,) of the best mate; -inf for a probe without a mate
     other_similarity: Floats
+    """(probes,) of the best template of another subject; -inf where none is."""
 
 
 def search(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facetrain.metrics.verification import Bools, Floats, best_threshold
+from facetrain.metrics.verification import Bools, Floats, best_threshold, threshold_at_far
 
 UNKNOWN = -1
 _Z = 1.959963984540054  # of the middle 95 % of a normal distribution
@@ -22,16 +22,12 @@ _Z = 1.959963984540054  # of the middle 95 % of a normal distribution
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """A rate, as counted.
+    """A rate, as counted."""
 
-    Attributes:
-        value: of 0..1; None of nothing.
-        interval: [low, high], 95 %, by Wilson's score; None of nothing. It takes the pairs as
-            independent and the threshold as given.
-    """
-
-    value: float | None
+    value: float | None  # of 0..1; None of nothing
     interval: list[float] | None
+    """[low, high], 95 %, by Wilson's score; None of nothing. It takes the pairs as independent and
+    the threshold as given."""
 
     @classmethod
     def of(cls, part: Bools) -> "Share":
@@ -56,47 +52,29 @@ def wilson_interval(hits: int, n: int) -> list[float] | None:
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-    """What all pairs together choose; a pair below a threshold is accepted.
+    """What all pairs together choose; a pair below a threshold is accepted."""
 
-    Attributes:
-        accuracy: the distance that judges most pairs rightly.
-        at_far: "1e-3" -> the largest distance with no more false accepts than that; None where
-            there are too few impostor pairs.
-    """
-
-    accuracy: float
+    accuracy: float  # the distance that judges most pairs rightly
     at_far: dict[str, float | None]
+    """As `threshold_at_far`: "1e-3" -> distance, None where there are too few impostor pairs."""
 
     @classmethod
     def of(cls, distance: Floats, same: Bools, far_exponents: Sequence[int]) -> "Thresholds":
         """Chosen on pairs of distance (P,) and same (P,)."""
-        impostor = np.sort(distance[~same])
-        at_far: dict[str, float | None] = {}
-        for exponent in far_exponents:
-            allowed = len(impostor) // 10**exponent
-            at_far[f"1e-{exponent}"] = float(impostor[allowed]) if allowed else None
+        at_far = threshold_at_far(distance, same, far_exponents)
         return cls(best_threshold(distance, same), at_far)
 
 
 @dataclasses.dataclass(frozen=True)
 class Subgroup:
-    """The numbers of the pairs between two levels, or within one.
+    """The numbers of the pairs between two levels, or within one."""
 
-    Attributes:
-        levels: (a, b) with a <= b; equal for pairs within one level.
-        num_genuine: pairs of one person. Across levels: images of one person at both levels.
-        num_impostor: pairs of different people.
-        accuracy: at the threshold of all pairs.
-        tar_at_far: "1e-3" -> TAR at the threshold that has this FAR over all pairs.
-        own_far: "1e-3" -> the FAR of this subgroup at that threshold.
-    """
-
-    levels: tuple[int, int]
-    num_genuine: int
-    num_impostor: int
-    accuracy: Share
-    tar_at_far: dict[str, Share]
-    own_far: dict[str, Share]
+    levels: tuple[int, int]  # (a, b) with a <= b; equal for pairs within one level
+    num_genuine: int  # pairs of one person. Across levels: images of one person at both levels.
+    num_impostor: int  # pairs of different people
+    accuracy: Share  # at the threshold of all pairs
+    tar_at_far: dict[str, Share]  # "1e-3" -> TAR at the threshold that has this FAR over all pairs
+    own_far: dict[str, Share]  # "1e-3" -> the FAR of this subgroup at that threshold
 
     def numbers(self) -> dict[str, Any]:
         """The JSON form: `accuracy`, `accuracy_interval`, `tar_at_far`, and so on."""

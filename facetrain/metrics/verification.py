@@ -4,9 +4,13 @@ Protocol: Huang et al., "Labeled Faces in the Wild", UMass Amherst TR 07-49, Vie
 runs it on InsightFace `.bin` sets: squared L2 distance of unit embeddings, thresholds
 0, 0.01, ..., 3.99, and folds that are consecutive runs of pairs in file order, unless those would
 hold pairs of one kind. All arithmetic is float64 on the host; P log P in time.
+
+Of P pairs, `distance` (P,) is in file order and lower where they are more alike; `same` (P,) says
+whether a pair shows one person.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,34 +27,24 @@ FAR_EXPONENTS = (1, 2, 3, 4, 5, 6)
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-    """How well distances separate the same from different people.
-
-    Attributes:
-        accuracy: mean over the folds, each at the threshold the other folds chose; None without
-            both kinds of pair.
-        accuracy_std: population standard deviation over the folds; None as the accuracy.
-        fold_accuracy: (num_folds,); empty without an accuracy.
-        fold_threshold: (num_folds,) squared distance; below it a pair counts as the same person.
-        folds_dealt: whether the folds are not the file's (see `fold_of_pairs`).
-        tar_at_far: "1e-1".."1e-6" -> TAR; None where the pairs cannot tell (see `tar_at_far`).
-        threshold_at_far: "1e-1".."1e-6" -> the cosine above which a pair is accepted there.
-        auc: area under the ROC; None without both kinds of pair.
-        eer: equal error rate (see `equal_error_rate`); None without both kinds of pair.
-        num_pairs: P.
-        num_impostor_pairs: pairs of different people.
-    """
+    """How well distances separate the same from different people."""
 
     accuracy: float | None
-    accuracy_std: float | None
-    fold_accuracy: Floats
+    """Mean over the folds, each at the threshold the other folds chose; None without both kinds of
+    pair."""
+    accuracy_std: float | None  # population standard deviation over the folds; None as the accuracy
+    fold_accuracy: Floats  # (num_folds,); empty without an accuracy
     fold_threshold: Floats
-    folds_dealt: bool
+    """(num_folds,) squared distance; below it a pair counts as the same person."""
+    folds_dealt: bool  # whether the folds are not the file's (see `fold_of_pairs`)
     tar_at_far: dict[str, float | None]
+    """FAR "1e-1".."1e-6" -> TAR; None where the pairs cannot tell (see `tar_at_far`)."""
     threshold_at_far: dict[str, float | None]
-    auc: float | None
-    eer: float | None
-    num_pairs: int
-    num_impostor_pairs: int
+    """FAR "1e-1".."1e-6" -> the cosine above which a pair is accepted there."""
+    auc: float | None  # area under the ROC; None without both kinds of pair
+    eer: float | None  # equal error rate (see `equal_error_rate`); None without both kinds of pair
+    num_pairs: int  # P
+    num_impostor_pairs: int  # pairs of different people
 
     def numbers(self) -> dict[str, Any]:
         """The JSON form: plain numbers under the field's names."""
@@ -80,10 +74,6 @@ def pair_geometry(embedding: NDArray[Any]) -> tuple[Floats, Floats]:
 
 def check_norms(norm: Floats, source: str) -> None:
     """Refuse embeddings without a direction.
-
-    Args:
-        norm: (N,) of the embeddings.
-        source: names the set in the error.
 
     Raises:
         DataError: a norm is zero or not finite; names the first rows.
@@ -152,8 +142,6 @@ def fold_accuracy(distance: Floats, same: Bools, num_folds: int) -> tuple[Floats
     Of equally good thresholds the lowest is taken, as in arcface_torch.
 
     Args:
-        distance: (P,) lower is more alike.
-        same: (P,).
         num_folds: at least 2 and at most P.
 
     Returns:
@@ -171,10 +159,6 @@ def best_threshold(distance: Floats, same: Bools) -> float:
 
     Unlike the lowest of equals, the middle one is not at the edge of a wide gap, and so carries
     over to other pairs.
-
-    Args:
-        distance: (P,) lower is more alike.
-        same: (P,).
     """
     correct = _num_correct(distance, same, np.zeros(len(distance), np.intp), 1)[0]
     best = np.flatnonzero(correct == correct.max())
@@ -183,10 +167,6 @@ def best_threshold(distance: Floats, same: Bools) -> float:
 
 def roc_counts(distance: Floats, same: Bools) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs of each kind accepted at each distinct distance, the nearest first.
-
-    Args:
-        distance: (P,) lower is more alike.
-        same: (P,).
 
     Returns:
         genuine and impostor, both (points,), never falling. Pairs at equal distance are accepted
@@ -208,30 +188,24 @@ def roc_rates(genuine: NDArray[np.int64], impostor: NDArray[np.int64]) -> tuple[
 def roc(distance: Floats, same: Bools) -> tuple[Floats, Floats]:
     """The ROC, one point per distinct distance, from (0, 0) to (1, 1); see `roc_counts`.
 
-    Args:
-        distance: (P,) lower is more alike.
-        same: (P,) with both values present.
-
     Returns:
         far and tar, both (points,) and never falling.
     """
     return roc_rates(*roc_counts(distance, same))
 
 
-def threshold_at_far(distance: Floats, same: Bools) -> dict[str, float | None]:
+def threshold_at_far(
+    distance: Floats, same: Bools, exponents: Sequence[int] = FAR_EXPONENTS
+) -> dict[str, float | None]:
     """The distance below which pairs are accepted at FAR 1e-1 ... 1e-6, over all pairs.
 
     The largest threshold at which the false accepts do not exceed FAR x impostor pairs: the
     distance of the first impostor beyond. Below one expected false accept (fewer than 1 / FAR
     impostor pairs) the set cannot measure that FAR, and the value is None.
-
-    Args:
-        distance: (P,) lower is more alike.
-        same: (P,).
     """
     impostor = np.sort(distance[~same])
     values: dict[str, float | None] = {}
-    for exponent in FAR_EXPONENTS:
+    for exponent in exponents:
         allowed = len(impostor) // 10**exponent  # exact, where FAR x count would round
         values[f"1e-{exponent}"] = float(impostor[allowed]) if allowed else None
     return values
@@ -243,10 +217,6 @@ def tar_at_far(distance: Floats, same: Bools) -> dict[str, float | None]:
     A pair is accepted when its distance is below `threshold_at_far`. Nothing is interpolated, and
     with ties at the threshold none of the tied pairs is accepted. None where the set cannot
     measure that FAR.
-
-    Args:
-        distance: (P,) lower is more alike.
-        same: (P,).
     """
     genuine = np.sort(distance[same])
     return {
@@ -272,11 +242,9 @@ def area_under(far: Floats, tar: Floats) -> float:
 
 
 def verification(distance: Floats, same: Bools, num_folds: int = 10) -> Verification:
-    """Every verification number of one set of pairs.
+    """Every verification number of one set of pairs, by squared L2 distance of unit embeddings.
 
     Args:
-        distance: (P,) squared L2 distance of unit embeddings, in file order.
-        same: (P,) whether the pair shows one person.
         num_folds: folds of the accuracy; 10 in the field.
 
     Raises:

@@ -33,15 +33,7 @@ from facetrain.core.artifact import fingerprint, read_json, write_json
 from facetrain.core.errors import DataError, UserError
 from facetrain.core.log import configure_logging, logger
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.lfw import (
-    NUM_SETS,
-    Face,
-    View2,
-    check_disjoint,
-    file_name,
-    read_pairs,
-    read_people,
-)
+from facetrain.data.lfw import NUM_SETS, Face, file_name, read_pairs
 from facetrain.data.overlay import LabelOverlay
 from facetrain.data.pack import pack
 from facetrain.data.verification_bin import write_bin
@@ -51,6 +43,7 @@ from facetrain.metrics.verification import best_threshold
 from facetrain.models.weights import load_backbone
 from facetrain.report.tables import format_table
 from tools.benchmarks.common import make_parser, write_report
+from tools.protocols.lfw_sets import View2, check_disjoint, read_people
 
 
 def standard_error(accuracy: Sequence[float]) -> float:

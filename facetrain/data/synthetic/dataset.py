@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facetrain.core.artifact import atomic_path, write_json
+from facetrain.core.artifact import write_json
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.progress import progress
 from facetrain.core.rng import numpy_generator
 from facetrain.data.face_shard import FaceShardWriter, write_property
 from facetrain.data.images import encode_jpeg
-from facetrain.data.npz_file import read_npz
+from facetrain.data.npz_file import read_npz, write_npz
 from facetrain.data.synthetic.nuisance import SyntheticConfig, draw_nuisance
 from facetrain.data.synthetic.renderer import Labels, render
 from facetrain.data.verification_bin import write_bin
@@ -83,9 +83,7 @@ def _label_row(labels: Labels) -> tuple[Any, ...]:
 
 def _write_labels(path: Path, table: NDArray[np.void]) -> None:
     """The label table: one array a column, rows in record order."""
-    columns: dict[str, Any] = {name: table[name] for name in _LABEL_TYPE.names or ()}
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **columns)
+    write_npz(path, {name: table[name] for name in _LABEL_TYPE.names or ()})
 
 
 def read_labels(path: Path) -> dict[str, NDArray[np.generic]]:
@@ -116,11 +114,9 @@ def write_synthetic(
 
     Args:
         out_dir: made when missing.
-        config: what to render.
         samples: which images, in what order, at which planted levels; all of one identity
             together. Default: `all_samples(config)`.
         workers: processes; the result does not depend on them.
-        quiet: no progress bar.
     """
     plan = list(all_samples(config) if samples is None else samples)
     out_dir.mkdir(parents=True, exist_ok=True)

@@ -39,27 +39,16 @@ _FAR_DOWN = 9.0
 
 @dataclass(frozen=True)
 class Head:
-    """One identity's grid.
+    """One identity's grid."""
 
-    Attributes:
-        position: (ROWS, COLUMNS, 3) head units, neutral expression.
-        normal: (ROWS, COLUMNS, 3) unit, outward.
-        reach: (ROWS, COLUMNS) position . normal.
-        jaw: (ROWS, COLUMNS) in [0, 1], how far a vertex follows the opening jaw.
-        cavity: (ROWS, COLUMNS) light kept by hollow places, in (0, 1].
-        hair: (ROWS, COLUMNS) in [0, 1].
-        width: (ROWS,) half width of the skull.
-        crown: height of the skull above the brow.
-    """
-
-    position: Floats
-    normal: Floats
-    reach: Floats
-    jaw: Floats
-    cavity: Floats
-    hair: Floats
-    width: Floats
-    crown: float
+    position: Floats  # (ROWS, COLUMNS, 3) head units, neutral expression
+    normal: Floats  # (ROWS, COLUMNS, 3) unit, outward
+    reach: Floats  # (ROWS, COLUMNS) position . normal.
+    jaw: Floats  # (ROWS, COLUMNS) in [0, 1], how far a vertex follows the opening jaw
+    cavity: Floats  # (ROWS, COLUMNS) light kept by hollow places, in (0, 1]
+    hair: Floats  # (ROWS, COLUMNS) in [0, 1]
+    width: Floats  # (ROWS,) half width of the skull
+    crown: float  # height of the skull above the brow
 
     def texel(self, x: Doubles, y: Doubles) -> Floats:
         """Texture coordinates (N, 2), column then row, of points (x, y) on the front."""

@@ -52,27 +52,20 @@ _CAP_COLOURS = np.array(
 
 @dataclass(frozen=True)
 class Labels:
-    """Exact labels of one image.
-
-    Attributes:
-        group: 0..3, of the identity.
-        pose: yaw bin 0..6; yaw, pitch, roll in degrees (signs as in `Nuisance`).
-        occlusion: index into `OCCLUSIONS`.
-        blur: index into `BLUR_SIGMAS`.
-        landmarks: (5, 2) pupils, nose tip, mouth corners in pixels of the returned image; exact
-            also where they are hidden.
-    """
+    """Exact labels of one image."""
 
     identity: int
     sample: int
-    group: int
-    pose: int
+    group: int  # 0..3, of the identity
+    pose: int  # yaw bin 0..6; yaw, pitch, roll in degrees (signs as in `Nuisance`)
     yaw: float
     pitch: float
     roll: float
-    occlusion: int
-    blur: int
+    occlusion: int  # index into `OCCLUSIONS`
+    blur: int  # index into `BLUR_SIGMAS`
     landmarks: Floats
+    """(5, 2) pupils, nose tip, mouth corners in pixels of the returned image; exact also where they
+    are hidden."""
 
 
 @lru_cache(maxsize=8)

@@ -12,10 +12,9 @@ from facetrain.data.attributes import read_attributes
 from facetrain.data.images import decode_image
 from facetrain.data.landmarks import read_landmarks
 from facetrain.data.pair_lists import (
+    KINDS,
     read_agedb,
     read_any,
-    read_cfp_ff,
-    read_cfp_fp,
     read_lfw,
     read_two_lines,
 )
@@ -78,7 +77,7 @@ def write_cfp(folder):
 
 def test_cfp(tmp_path):
     write_cfp(tmp_path)
-    frontal, profile = read_cfp_ff(tmp_path / "Protocol"), read_cfp_fp(tmp_path / "Protocol")
+    frontal, profile = (KINDS[f"cfp_{one}"].read(tmp_path / "Protocol") for one in ("ff", "fp"))
     root = "Data/Images"
     assert triples(frontal)[:4] == [
         (f"{root}/001/frontal/01.jpg", f"{root}/001/frontal/02.jpg", True),
@@ -102,7 +101,7 @@ def test_cfp(tmp_path):
     with pytest.raises(
         DataError, match=r"03/diff.txt: must name images .*Pair_list_P.txt; got '7'"
     ):
-        read_cfp_fp(tmp_path / "Protocol")
+        KINDS["cfp_fp"].read(tmp_path / "Protocol")
 
 
 def test_agedb(tmp_path):

@@ -14,8 +14,9 @@ import torch
 
 from facetrain.core.errors import DataError, UserError
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.lfw import View2, check_disjoint, read_pairs, read_people
+from facetrain.data.lfw import read_pairs
 from tools.protocols import lfw_view2
+from tools.protocols.lfw_sets import View2, check_disjoint, read_people
 
 SIZE, HALF = 16, 3  # pixels the fake backbone takes; pairs of each kind in a set
 

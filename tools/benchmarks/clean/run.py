@@ -41,9 +41,10 @@ from facetrain.core.artifact import write_json
 from facetrain.data.features import Features, load_features, unit_rows
 from facetrain.dist.mesh import Mesh
 from facetrain.graph.knn import KnnConfig, KnnGraph, knn_graph
-from facetrain.metrics.noise import best_f1, noise_detection, threshold_error
+from facetrain.metrics.noise import noise_detection
 from tools.benchmarks.clean import baselines as baselines
 from tools.benchmarks.clean import rivals as clean_rivals
+from tools.benchmarks.clean.hindsight import best_f1, threshold_error
 from tools.benchmarks.common import mean_and_spread
 
 MESH = Mesh.single()
@@ -83,7 +84,7 @@ def baseline_rows(target: Features, with_cleanlab: bool) -> Iterator[Row]:
     dense = np.unique(label, return_inverse=True)[1]
     centre = baselines.class_centre(embedding, label)
     yield "centre, Otsu", f1(centre.kept, is_clean)
-    yield "centre, hindsight", best_f1(centre.score, is_clean)[0]
+    yield "centre, hindsight", best_f1(centre.score, is_clean)
     unit = unit_rows(embedding)
     sample = (unit[:: max(1, len(unit) // 500)] @ unit.T).ravel()
     cuts = np.quantile(sample, 1 - np.geomspace(1e-4, 0.5, 60)).tolist()
@@ -91,10 +92,10 @@ def baseline_rows(target: Features, with_cleanlab: bool) -> Iterator[Row]:
     yield "component, hindsight", max(f1(one, is_clean) for one in kept)
     agreement = baselines.knn_agreement(label, graph_of(embedding).neighbours[:, :20])
     yield "knn agreement", f1(agreement.kept, is_clean)
-    yield "knn agreement, hindsight", best_f1(agreement.score, is_clean)[0]
+    yield "knn agreement, hindsight", best_f1(agreement.score, is_clean)
     rival = clean_rivals.sub_centre_drop(embedding, dense)
     yield "sub-centres, 75 degrees", f1(rival.kept, is_clean)
-    yield "sub-centres, hindsight", best_f1(rival.score, is_clean)[0]
+    yield "sub-centres, hindsight", best_f1(rival.score, is_clean)
     if with_cleanlab:
         probability = baselines.out_of_sample_probability(embedding, label)
         found = [
@@ -201,7 +202,7 @@ class Cleaners:
             yield f"{name}, calibration error", calibration(stage.clean_probability, is_clean)
         if self.brief:
             return
-        yield "meta, hindsight", best_f1(answer, is_clean)[0]
+        yield "meta, hindsight", best_f1(answer, is_clean)
         for name, level in (("error of t=0.5", np.full_like(threshold, 0.5)),
                             ("error of the adapter's t", threshold)):  # fmt: skip
             error = threshold_error(level, answer, target.label, is_clean)
