@@ -24,14 +24,10 @@ _MOST_SIDE = 32766  # pixels: what OpenCV's remapping can address
 def similarity_transform(
     source: NDArray[np.float64], target: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """(2, 3) matrix of the rotation, uniform scale and shift that best map source to target.
+    """(2, 3) matrix of the rotation, uniform scale and shift that best map points (n, 2) to others.
 
     Least squares without reflection: S. Umeyama, "Least-squares estimation of transformation
     parameters between two point patterns", PAMI 13(4), 1991, equations 40-42.
-
-    Args:
-        source: (n, 2) points.
-        target: (n, 2) points.
 
     Raises:
         DataError: points that are not finite, or all on one spot.

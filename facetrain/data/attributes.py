@@ -41,6 +41,26 @@ def read_attributes(
     if only_these and header[0] not in ("image", "path"):
         raise DataError(f"{path}: must begin with the line image,<factor>,...; got {header}")
     keys = [row[0].strip().removeprefix("./") for row in lines]
+    places = image_places(path, keys, images, only_these=only_these)
+    cells: dict[str, list[str]] = {}
+    for key, row in zip(keys, lines, strict=True):
+        if key in places and cells.setdefault(key, row[1:]) != row[1:]:
+            raise DataError(f"{path}: must have one line an image, but {key!r} has two that differ")
+    num_images = images if isinstance(images, int) else len(images)
+    return {
+        name: _column(keys, [row[column].strip() for row in lines], places, num_images)
+        for column, name in enumerate(header[1:], 1)
+    }
+
+
+def image_places(
+    path: Path, keys: Sequence[str], images: Sequence[str] | int, *, only_these: bool
+) -> dict[str, list[int]]:
+    """The places of N images by what the lines of a CSV call them: their names, or rows from 0.
+
+    Raises:
+        DataError: no line (with `only_these`: not every line) is about one of the images.
+    """
     names = [] if isinstance(images, int) else images
     num_images = images if isinstance(images, int) else len(images)
     places: dict[str, list[int]] = {}
@@ -54,19 +74,12 @@ def read_attributes(
             f"{path}: the first column must name images of the set, as {example!r}, or their rows "
             f"from 0 to {num_images - 1}, but none of its {len(keys)} lines does ({keys[0]!r})"
         )
-    cells: dict[str, list[str]] = {}
-    for key, row in zip(keys, lines, strict=True):
-        if only_these and key not in places:
-            raise DataError(
-                f"{path}: every image must be one of the {num_images} of the data set, but {key!r} "
-                "is none; give rows from 0 up, or names with --list"
-            )
-        if key in places and cells.setdefault(key, row[1:]) != row[1:]:
-            raise DataError(f"{path}: must have one line an image, but {key!r} has two that differ")
-    return {
-        name: _column(keys, [row[column].strip() for row in lines], places, num_images)
-        for column, name in enumerate(header[1:], 1)
-    }
+    if only_these and (others := [key for key in keys if key not in places]):
+        raise DataError(
+            f"{path}: every image must be one of the {num_images} of the data set, but "
+            f"{others[0]!r} is none; give rows from 0 up, or names with --list"
+        )
+    return places
 
 
 def _column(

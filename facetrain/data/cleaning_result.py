@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
-from facetrain.data.npz_file import read_npz, write_npz
+from facetrain.data.npz_file import check_column, read_npz, write_npz
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -100,16 +100,8 @@ class CleaningResult:
         num_classes = len(np.atleast_1d(arrays["threshold"]))
         lengths = {"class_id": num_classes, "threshold": num_classes}
         num_images = len(np.atleast_1d(arrays["kept"]))
-        columns = {}
         for name in names[:-1]:
-            array, length = arrays[name], lengths.get(name, num_images)
-            kind = _KINDS[name]
-            if array.shape != (length,) or array.dtype.kind not in kind:
-                raise DataError(
-                    f"{path}: {name} must be ({length},) of kind {kind!r}, got {array.shape} of "
-                    f"{array.dtype}"
-                )
-            columns[name] = array
+            check_column(path, name, arrays[name], lengths.get(name, num_images), _KINDS[name])
         bounds = {
             "clean_probability": (0, 1),
             "suggested_probability": (0, 1),
@@ -120,13 +112,16 @@ class CleaningResult:
             "reason": (0, len(reason_names) - 1),
         }
         for name, (low, high) in bounds.items():
-            wrong = np.flatnonzero(~((columns[name] >= low) & (columns[name] <= high)))
+            wrong = np.flatnonzero(~((arrays[name] >= low) & (arrays[name] <= high)))
             if len(wrong):
-                came = columns[name][wrong[0]]
+                came = arrays[name][wrong[0]]
                 raise DataError(
                     f"{path}: {name} must be from {low} to {high}, got {came} at {wrong[0]}"
                 )
-        return cls(**columns, reason_names=tuple(map(str, reason_names)))
+        return cls(
+            **{name: arrays[name] for name in names[:-1]},
+            reason_names=tuple(map(str, reason_names)),
+        )
 
 
 _LARGEST = 1 << 62

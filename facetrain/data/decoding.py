@@ -86,16 +86,6 @@ class _RingFiller(Dataset[Failures]):
         return _fill(self.source, rows, self.ring[slot])
 
 
-def _as_it_is(item: Failures) -> Failures:
-    """Collate nothing: an item is a whole batch already."""
-    return item
-
-
-def _shared_ring(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    memory = mmap.mmap(-1, int(np.prod(shape)))
-    return np.frombuffer(memory, np.uint8).reshape(shape)
-
-
 def _empty(count: int, size: int, pin_memory: bool) -> torch.Tensor:
     return torch.empty((count, 3, size, size), dtype=torch.uint8, pin_memory=pin_memory)
 
@@ -136,7 +126,8 @@ def fill_in_workers(
     cv2.setNumThreads(1)
     # The batch being copied out, beside all those that may be in flight.
     num_slots = _PREFETCH * workers + 1
-    ring = _shared_ring((num_slots, batch_size, 3, size, size))
+    shape = (num_slots, batch_size, 3, size, size)
+    ring = np.frombuffer(mmap.mmap(-1, int(np.prod(shape))), np.uint8).reshape(shape)  # shared
     pending: deque[tuple[int, Rows]] = deque()
 
     def items() -> Iterator[tuple[int, Rows]]:
@@ -149,7 +140,7 @@ def fill_in_workers(
         batch_size=None,
         sampler=items(),
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=lambda failures: failures,  # an item is a whole batch already
         worker_init_fn=_outlive_sigterm,
         multiprocessing_context="fork",
         prefetch_factor=_PREFETCH,

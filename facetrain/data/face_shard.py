@@ -5,9 +5,11 @@ Record 0 holds no image but labels [num_images + 1, num_images + num_identities 
 identity. InsightFace writes record 0 last, and so do we.
 """
 
+import contextlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -34,19 +36,13 @@ class FaceShardWriter:
         self._writer.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            try:
-                self._write_ranges()
-            except BaseException as failure:
-                self._writer.__exit__(type(failure), failure, failure.__traceback__)
-                raise
-        self._writer.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is not None:
+            self._writer.__exit__(*error)
+            return
+        with contextlib.ExitStack() as stack:
+            stack.push(self._writer)
+            self._write_ranges()
 
     def write(self, label: int | Sequence[float], encoded: bytes) -> int:
         """Append one image; return its key, 1 for the first.
@@ -80,16 +76,15 @@ class FaceShardWriter:
 
     def _write_ranges(self) -> None:
         """Identity records, then record 0."""
-        stops = [*self._first_keys[1:], self.num_images + 1]
-        for i, (first, stop) in enumerate(zip(self._first_keys, stops, strict=False)):
-            key = self.num_images + 1 + i
-            self._writer.write(key, _ranges_record(first, stop, key, 0))
-        after = self.num_images + 1 + len(self._first_keys)
-        self._writer.write(0, _ranges_record(self.num_images + 1, after, 0, 1))
+        after = self.num_images + 1
+        edges = [*self._first_keys, after]
+        for key, (first, stop) in enumerate(itertools.pairwise(edges), after):
+            self._write_range(key, first, stop, 0)
+        self._write_range(0, after, after + len(self._first_keys), 1)
 
-
-def _ranges_record(first: int, stop: int, key: int, id2: int) -> bytes:
-    return pack_record(RecordHeader(2, np.array([first, stop], np.float32), key, id2), b"")
+    def _write_range(self, key: int, first: int, stop: int, id2: int) -> None:
+        header = RecordHeader(2, np.array([first, stop], np.float32), key, id2)
+        self._writer.write(key, pack_record(header, b""))
 
 
 def write_property(folder: Path, num_classes: int, size: int) -> None:

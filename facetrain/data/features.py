@@ -48,15 +48,7 @@ def load_features(path: Path, need_is_clean: bool = False) -> Features:
     """
     path = Path(path)
     arrays = read_npz(path, "a features .npz")
-    for name in ("embedding", "label", *(("is_clean",) if need_is_clean else ())):
-        if name not in arrays:
-            advice = (
-                "; `facetrain corrupt` plants noise and writes it" if name == "is_clean" else ""
-            )
-            raise DataError(
-                f"{path}: must hold {name}, but holds {', '.join(sorted(arrays)) or 'no array'}"
-                f"{advice}"
-            )
+    _require(path, arrays, "embedding", "label", *(("is_clean",) if need_is_clean else ()))
     embedding, label = _checked_embedding(path, arrays.pop("embedding")), arrays.pop("label")
     is_clean = arrays.pop("is_clean", None)
     num_images = len(embedding)
@@ -73,10 +65,17 @@ def load_embedding(path: Path) -> NDArray[Any]:
         DataError: as `load_features`.
     """
     arrays = read_npz(Path(path), "a features .npz")
-    if "embedding" not in arrays:
-        found = ", ".join(sorted(arrays)) or "no array"
-        raise DataError(f"{path}: must hold embedding, but holds {found}")
+    _require(path, arrays, "embedding")
     return _checked_embedding(path, arrays["embedding"])
+
+
+def _require(path: Path, arrays: Mapping[str, Any], *names: str) -> None:
+    for name in names:
+        if name not in arrays:
+            found = ", ".join(sorted(arrays)) or "no array"
+            plants = "; `facetrain corrupt` plants noise and writes it"
+            advice = plants if name == "is_clean" else ""
+            raise DataError(f"{path}: must hold {name}, but holds {found}{advice}")
 
 
 def save_features(path: Path, features: Features) -> None:
@@ -125,11 +124,6 @@ def _checked_embedding(path: Path, embedding: NDArray[Any]) -> NDArray[Any]:
     if embedding.dtype not in (np.float16, np.float32):
         with np.errstate(over="ignore"):
             embedding = embedding.astype(np.float32)
-    _check_directions(path, embedding)
-    return embedding
-
-
-def _check_directions(path: Path, embedding: NDArray[Any]) -> None:
     norm = row_norms(embedding)
     for what, bad in (("finite", ~np.isfinite(norm)), ("not zero", norm == 0)):
         if bad.any():
@@ -138,6 +132,7 @@ def _check_directions(path: Path, embedding: NDArray[Any]) -> None:
                 f"{len(norm)} are not, the first in row {int(bad.argmax())}; embed those images "
                 "again or leave them out"
             )
+    return embedding
 
 
 def _checked_labels(path: Path, label: NDArray[Any]) -> NDArray[np.int64]:

@@ -1,6 +1,5 @@
 """What is in a data set: counts, layout, class histogram, every unreadable or suspect record."""
 
-import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,11 +27,8 @@ _CHUNK = 256  # images a task
 _IMAGES_PER_WORKER = 4096  # fewer do not repay a process's start
 
 
-@dataclasses.dataclass(frozen=True)
-class _Task:
-    path: Path
-    starts: list[int]
-    stops: list[int]
+_Task = tuple[Path, list[int], list[int]]
+"""A shard; the first bytes and the lengths of some of its records."""
 
 
 def inspect(path: Path, workers: int | None = None, show_progress: bool = True) -> dict[str, Any]:
@@ -127,27 +123,26 @@ def _decode_all(
 ) -> NDArray[np.uint8]:
     """What decoding says of each image record: unreadable, good or suspect."""
     most = max(1, len(positions) // _IMAGES_PER_WORKER)
-    results = ordered_map(
-        _check_chunk, _chunks(shard, positions), min(workers or os.cpu_count() or 1, most)
-    )
+
+    def tasks() -> Iterator[_Task]:
+        for i in range(0, len(positions), _CHUNK):
+            starts, stops = shard.extents(positions[i : i + _CHUNK])
+            yield shard.path, starts.tolist(), (stops - starts).tolist()
+
+    results = ordered_map(_check_chunk, tasks(), min(workers or os.cpu_count() or 1, most))
     flat = (state for chunk in results for state in chunk)
     name, total = shard.path.name, len(positions)
     bar = progress(flat, name, total=total, unit="img", enabled=show_progress)
     return np.fromiter(bar, np.uint8, total)
 
 
-def _chunks(shard: ShardReader, positions: NDArray[np.int64]) -> Iterator[_Task]:
-    for i in range(0, len(positions), _CHUNK):
-        starts, stops = shard.extents(positions[i : i + _CHUNK])
-        yield _Task(shard.path, starts.tolist(), stops.tolist())
-
-
 def _check_chunk(task: _Task) -> list[int]:
+    path, starts, lengths = task
     states = []
-    with open(task.path, "rb") as file:
-        for start, stop in zip(task.starts, task.stops, strict=True):
+    with open(path, "rb") as file:
+        for start, length in zip(starts, lengths, strict=True):
             file.seek(start)
-            states.append(_state(file.read(stop - start), stop - start))
+            states.append(_state(file.read(length), length))
     return states
 
 

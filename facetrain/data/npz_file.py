@@ -75,6 +75,19 @@ def read_npz(path: Path, content: str, check: Check | None = None) -> dict[str, 
         raise DataError(f"{must}; {where}{error}") from None
 
 
+def check_column(path: Path, name: str, column: NDArray[Any], length: int, kinds: str) -> None:
+    """Return if an array is a column of that length, of one of NumPy's kinds (`b`, `f`, `iu`).
+
+    Raises:
+        DataError: it is not; names `path` and `name`.
+    """
+    if column.shape != (length,) or column.dtype.kind not in kinds:
+        raise DataError(
+            f"{path}: {name} must be ({length},) of kind {kinds!r}, got {column.shape} of "
+            f"{column.dtype}"
+        )
+
+
 def write_npz(path: Path, arrays: Mapping[str, ArrayLike], *, compressed: bool = False) -> None:
     """Write arrays by name, atomically."""
     save = np.savez_compressed if compressed else np.savez

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
-from facetrain.data.npz_file import ArrayHeader, read_npz, write_npz
+from facetrain.data.npz_file import ArrayHeader, check_column, read_npz, write_npz
 
 _MOST_TEXT = 1 << 20  # bytes: 256 names and a fingerprint take less
 
@@ -106,11 +106,7 @@ class LabelOverlay:
             array = arrays.get(name)
             if array is None:
                 return
-            if array.shape != (num_rows,) or array.dtype.kind not in kind:
-                raise DataError(
-                    f"{path}: {name} must be ({num_rows},) of kind {kind!r}, got {array.shape} "
-                    f"of {array.dtype}"
-                )
+            check_column(path, name, array, num_rows, kind)
             wrong = np.flatnonzero(~valid(array))
             if len(wrong):
                 raise DataError(f"{path}: {name}[{wrong[0]}] is {array[wrong[0]]}, out of range")

@@ -3,9 +3,8 @@
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +12,7 @@ from facetrain.core.config import Config
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
 from facetrain.data.align import align
-from facetrain.data.images import Image, decode_image, fit_square
+from facetrain.data.images import decode_image, fit_square
 from facetrain.data.landmarks import read_landmarks, warn_of_places
 from facetrain.data.pair_lists import KINDS, PairList
 
@@ -154,7 +153,7 @@ class PairedFaces:
             except DataError as error:
                 raise DataError(f"{self.file[name]}: {error}") from None
         if self.kind == "lfw" and image.shape[:2] == (LFW_SIZE, LFW_SIZE):
-            return crop_lfw(image, size)
+            image = image[LFW_TOP : LFW_TOP + LFW_SIDE, LFW_LEFT : LFW_LEFT + LFW_SIDE]
         return fit_square(image, size)
 
 
@@ -187,10 +186,3 @@ def find_images(folder: Path, names: Iterable[str], source: Path) -> dict[str, P
             )
         found[name] = others[0]
     return found
-
-
-def crop_lfw(image: Image, size: int) -> Image:
-    """(size, size, 3) of the square that faces fill in an image of LFW, (250, 250, 3)."""
-    square = image[LFW_TOP : LFW_TOP + LFW_SIDE, LFW_LEFT : LFW_LEFT + LFW_SIDE]
-    shrink = cv2.INTER_AREA if size < LFW_SIDE else cv2.INTER_LINEAR
-    return cast(Image, cv2.resize(square, (size, size), interpolation=shrink))

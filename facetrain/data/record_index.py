@@ -2,7 +2,7 @@
 
 An `.idx` is text, `key<TAB>offset` a line, in any order. It is stale when it does not describe
 the shard beside it. A damaged shard is not a stale index: then the index is what still knows the
-damaged records' keys, so the two are told apart by scanning (`settle_index`).
+damaged records' keys, so the two are told apart by scanning.
 
 A record that the index or record 0 tells of, and that is nowhere, is not left out in silence: it
 stands in the index with an empty extent, and reads as damaged.
@@ -27,12 +27,12 @@ from facetrain.data.record_table import (
     MIDDLE,
     WHOLE,
     BrokenRecordError,
+    RecordTable,
     padded,
     read_payload,
     read_table,
 )
 
-_SAMPLES = 4096
 _SCAN_WORDS = 1 << 24
 
 
@@ -44,11 +44,13 @@ class RecordIndex:
     starts: NDArray[np.int64]
     stops: NDArray[np.int64]
     rebuilt: bool  # by scanning, the `.idx` being missing or stale
-    settled: bool  # the whole shard was looked at, not a sample
 
 
 def read_index_file(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """Keys and offsets as they stand in an `.idx`; None when it is missing or not such a file."""
+    """Keys and offsets as they stand in an `.idx`; None when it is missing or not such a file.
+
+    A file that lists a key twice is none.
+    """
     if not path.is_file():
         return None
     try:
@@ -57,45 +59,36 @@ def read_index_file(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]] |
             numbers = np.fromstring(path.read_text("ascii"), dtype=np.int64, sep=" ")
     except (ValueError, DeprecationWarning):
         return None
-    if len(numbers) == 0 or len(numbers) % 2:
+    if len(numbers) == 0 or len(numbers) % 2 or len(_distinct(numbers[0::2])) < len(numbers) // 2:
         return None
     return numbers[0::2], numbers[1::2]
 
 
-def find_index(path: Path, words: NDArray[np.uint32], buffer: memoryview) -> RecordIndex:
-    """The index of the shard at `path`, from its `.idx` when a sample of the records bears it out.
-
-    The sample holds the first and last records and 4096 between; the records must also begin at
-    byte 0 and end at the end of the file, so an index of an older, shorter file is noticed.
-    """
-    index = _from_file(path, words, buffer)
-    if index is None:
-        return settle_index(path, words, buffer)
-    return _complete(index, _counted_images(index, buffer), len(buffer))
-
-
-def _from_file(path: Path, words: NDArray[np.uint32], buffer: memoryview) -> RecordIndex | None:
-    """What the `.idx` says, if a sample bears it out."""
-    found = read_index_file(path.with_suffix(".idx"))
-    if found is None or len(_distinct(found[0])) < len(found[0]):
-        return None
-    index = _in_key_order(*found, boundaries=found[1], size=len(buffer))
-    order = np.argsort(index.starts, kind="stable")  # nearly sorted: linear
-    pick = order[_distinct(np.linspace(0, len(order) - 1, _SAMPLES).astype(np.int64))]
-    if index.starts[order[0]] != 0 or (index.starts[pick] % 4).any():
-        return None
-    table = read_table(words, buffer, index.starts[pick], index.stops[pick])
-    if not table.framed.all():
-        return None
-    if (table.id.astype(np.int64) != index.keys[pick]).any():
+def index_records(
+    path: Path, words: NDArray[np.uint32], buffer: memoryview
+) -> tuple[RecordIndex, RecordTable]:
+    """The records of the shard at `path`, and their headers; scanned where its `.idx` is stale."""
+    listed = read_index_file(path.with_suffix(".idx"))
+    if listed is not None and (listed[1] == 0).any():
+        index = _in_key_order(*listed, boundaries=listed[1], size=len(buffer))
         table = read_table(words, buffer, index.starts, index.stops)
-        if _is_permuted(index.keys, table.id):
-            return None
-    return index
+        if (
+            table.framed.all()
+            and np.isin(_counted_images(index, buffer), index.keys).all()
+            and not _is_permuted(index.keys, table.id)
+        ):
+            return index, table
+    index = _scanned(path, words, buffer, listed)
+    return index, read_table(words, buffer, index.starts, index.stops)
 
 
-def settle_index(path: Path, words: NDArray[np.uint32], buffer: memoryview) -> RecordIndex:
-    """The index of a shard from a scan of all of it; the `.idx` is kept where it is not stale.
+def _scanned(
+    path: Path,
+    words: NDArray[np.uint32],
+    buffer: memoryview,
+    listed: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
+) -> RecordIndex:
+    """The index of a shard from a scan of all of it; what its `.idx` listed, where it is not stale.
 
     Stale means: it does not know a whole record that is there; or, when every byte of the shard
     belongs to a whole record, it lists other offsets inside it; or it hands out the records' own
@@ -104,11 +97,8 @@ def settle_index(path: Path, words: NDArray[np.uint32], buffer: memoryview) -> R
     entries = _scan(words, buffer)
     stops = np.append(entries[1:], len(buffer))
     table = read_table(words, buffer, entries, stops)
-    found = read_index_file(path.with_suffix(".idx"))
-    if found is not None and len(_distinct(found[0])) < len(found[0]):
-        found = None
-    if found is not None:
-        keys, offsets = found
+    if listed is not None:
+        keys, offsets = listed
         fits = bool(np.isin(entries[table.framed], offsets).all())
         if table.framed.all():
             fits &= np.array_equal(np.sort(offsets[offsets < len(buffer)]), entries)
@@ -117,18 +107,17 @@ def settle_index(path: Path, words: NDArray[np.uint32], buffer: memoryview) -> R
             index = _in_key_order(keys, offsets, boundaries=boundaries, size=len(buffer))
             kept = read_table(words, buffer, index.starts, index.stops)
             if not _is_permuted(index.keys[kept.readable], kept.id[kept.readable]):
-                index = dataclasses.replace(index, settled=True)
                 return _complete(index, _counted_images(index, buffer), len(buffer))
         logger.warning(
             "%s: does not describe %s; indexed by scanning", path.with_suffix(".idx"), path
         )
     keys = _keys_from_ids(table.id, table.readable)
     index = _in_key_order(keys, entries, boundaries=entries, size=len(buffer))
-    index = dataclasses.replace(index, rebuilt=True, settled=True)
-    listed = np.zeros(0, np.int64) if found is None else _listed_keys(keys, found[0])
+    index = dataclasses.replace(index, rebuilt=True)
+    known = np.zeros(0, np.int64) if listed is None else _listed_keys(keys, listed[0])
     counted = _counted_images(index, buffer)
     lost = _lost_between(keys, table.readable, stops - entries)
-    return _complete(index, np.concatenate([listed, counted, lost]), len(buffer))
+    return _complete(index, np.concatenate([known, counted, lost]), len(buffer))
 
 
 def _lost_between(
@@ -203,7 +192,7 @@ def _in_key_order(
     order = np.argsort(keys, kind="stable")
     edges = _distinct(np.append(boundaries, [size, max(size, int(boundaries.max(initial=0)))]))
     stops = edges[np.searchsorted(edges[:-1], starts[order], side="right")]
-    return RecordIndex(keys[order], starts[order], stops, rebuilt=False, settled=False)
+    return RecordIndex(keys[order], starts[order], stops, rebuilt=False)
 
 
 def _distinct(values: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -12,7 +12,6 @@ import mmap
 import os
 import struct
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import SHORTAGES, DataError
-from facetrain.data.record_index import RecordIndex, find_index, settle_index
+from facetrain.data.record_index import RecordIndex, index_records
 from facetrain.data.record_table import (
     FIRST,
     IR_HEADER,
@@ -93,14 +92,9 @@ class ShardWriter:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            self._stack.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is not None:
+            self._stack.__exit__(*error)
             return
         with self._stack, open(self._index, "w", encoding="ascii", newline="\n") as file:
             file.writelines(f"{key}\t{at}\n" for key, at in self._offset_of_key.items())
@@ -155,7 +149,9 @@ class ShardReader:
         self._size = len(buffer)
         found = os.stat(self.path)
         self._identity = found.st_dev, found.st_ino
-        self._index: RecordIndex = find_index(self.path, words, buffer)
+        self._index: RecordIndex
+        self._table: RecordTable | None
+        self._index, self._table = index_records(self.path, words, buffer)
 
     def _map(self) -> tuple[NDArray[np.uint32], memoryview]:
         """The shard as words and bytes, mapped for as long as the caller holds them."""
@@ -171,6 +167,9 @@ class ShardReader:
         except OSError as error:
             raise _unreadable(self.path, error) from None
         return np.frombuffer(buffer, "<u4", len(buffer) // 4), buffer
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_table": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
@@ -198,20 +197,17 @@ class ShardReader:
         return self._index.rebuilt
 
     def table(self) -> RecordTable:
-        """Framing and header of all records, in key order. Touches one page a record.
+        """Framing and header of all records, in key order; kept until it is asked for once.
 
         Raises:
             DataError: the file is not what it was when the reader was made.
         """
-        words, buffer = self._map()
-        if len(buffer) != self._size:
-            raise self._changed(len(buffer))
-        index = self._index
-        table = read_table(words, buffer, index.starts, index.stops)
-        if not table.framed.all() and not index.settled:
-            # The sample that accepted the .idx missed something: damage, or a stale line.
-            index = self._index = settle_index(self.path, words, buffer)
-            table = read_table(words, buffer, index.starts, index.stops)
+        table, self._table = self._table, None
+        if table is None:
+            words, buffer = self._map()
+            if len(buffer) != self._size:
+                raise self._changed(len(buffer))
+            table = read_table(words, buffer, self._index.starts, self._index.stops)
         return table
 
     def extents(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

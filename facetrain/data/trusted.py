@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
+from facetrain.data.cleaned_set import class_place
 from facetrain.data.dataset import FaceDataset
 
 
@@ -33,8 +34,8 @@ class TrustedImages:
         self._trusted = FaceDataset.open(path, (overlay,))
         self.fingerprint = self._trusted.fingerprint
         label = self._trusted.class_ids[self._trusted.label]  # as the overlay names it
-        place = np.searchsorted(dataset.class_ids, label).clip(max=dataset.num_classes - 1)
-        known = dataset.class_ids[place] == label
+        place = class_place(dataset.class_ids, label)
+        known = place >= 0
         self._image = np.flatnonzero(known)
         self.label, self.row = place[known], self._trusted.row[known]
         if len(self.label) == 0:

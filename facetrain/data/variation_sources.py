@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
-from facetrain.data.attributes import read_attributes
+from facetrain.data.attributes import image_places, read_attributes
 from facetrain.data.images import Image
 from facetrain.data.landmarks import read_landmarks
 from facetrain.data.synthetic import BLUR_SIGMAS, OCCLUSIONS, POSE_EDGES, read_labels
@@ -138,22 +138,11 @@ def read_poses(path: Path, names: Sequence[str] | None, num_rows: int) -> Variat
         DataError: an image that the data set does not have, or other than ten numbers an image.
     """
     points = read_landmarks(path).points
-    row_of = None if names is None else {name: row for row, name in enumerate(names)}
-    rows = np.array([_row(path, image, row_of, num_rows) for image in points], np.int64)
+    images = num_rows if names is None else names
+    places = image_places(path, list(points), images, only_these=True)
     level = np.full(num_rows, UNKNOWN, np.int8)
-    level[rows] = pose_levels(yaw_of_landmarks(np.stack([*points.values()])))
+    for image, pose in zip(
+        points, pose_levels(yaw_of_landmarks(np.stack([*points.values()]))), strict=True
+    ):
+        level[places[image]] = pose
     return Variations({"pose": level}, {"pose": POSE_NAMES})
-
-
-def _row(path: Path, image: str, row_of: Mapping[str, int] | None, num_rows: int) -> int:
-    row = -1
-    if row_of is not None:
-        row = row_of.get(image, -1)
-    elif image.isdecimal():
-        row = int(image)
-    if not 0 <= row < num_rows:
-        raise DataError(
-            f"{path}: every image must be one of the {num_rows} of the data set, but {image!r} is "
-            "none; give rows from 0 up, or names with --list"
-        )
-    return row

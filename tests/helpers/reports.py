@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+from helpers.shards import write_shard
 
 from facetrain.core.artifact import write_manifest
 from facetrain.core.config import Config
 from facetrain.data.cleaned_set import CleanedSet
 from facetrain.data.cleaning_result import CleaningResult, Reason
 from facetrain.data.dataset import DataConfig, FaceDataset
-from facetrain.data.face_shard import FaceShardWriter
 from facetrain.data.images import encode_jpeg
 from facetrain.data.overlay import LabelOverlay
 
@@ -48,9 +48,7 @@ def grey(image: int) -> np.ndarray:
 def write_run(folder: Path) -> Path:
     """A run as far as the stage `clean`, its noise planted by an overlay with a truth."""
     faces, noise, run = folder / "faces", folder / "noise", folder / "run"
-    with FaceShardWriter(faces / "train.rec") as writer:
-        for image, label in enumerate(TRUE_LABEL):
-            writer.write(int(label), encode_jpeg(grey(image)))
+    write_shard(faces / "train.rec", TRUE_LABEL, [encode_jpeg(grey(i)) for i in range(12)])
     LabelOverlay.make(CLASS_IDS[LABEL], np.ones(12, bool)).save(noise / "overlay.npz")
     np.savez(noise / "truth.npz", true_label=TRUE_LABEL, is_clean=CLASS_IDS[LABEL] == TRUE_LABEL)
     data = DataConfig(path=faces, overlay=(noise / "overlay.npz",))

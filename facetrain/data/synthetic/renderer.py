@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facetrain.data.align import ARCFACE_POINTS
 from facetrain.data.synthetic import props
 from facetrain.data.synthetic.covers import wear_cap, wear_mask
 from facetrain.data.synthetic.features import Frame, feature_frames, mouth_corner, paint_features
@@ -39,11 +40,7 @@ _CANVAS = 112  # pixels; other sizes are resampled from it
 _CENTRE = (_CANVAS - 1) / 2
 # The ArcFace template, shrunk about the image's centre so that hair and chin are in the picture.
 _ZOOM = 0.86
-_TEMPLATE = np.array(
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655],
-     [70.7299, 92.2041]]
-)  # fmt: skip
-_TARGET = (_TEMPLATE - _CENTRE) * _ZOOM + _CENTRE
+_TARGET = (ARCFACE_POINTS - _CENTRE) * _ZOOM + _CENTRE
 _CAP_COLOURS = np.array(
     [[32, 34, 44], [150, 36, 40], [36, 60, 120], [198, 194, 184], [52, 84, 56], [120, 96, 64]],
     np.float64,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.people import random_unit
 from helpers.posterior import MESH, PLAIN, SIZE, answer_of, gaussian_people, labelled_as, model_of
+from helpers.shards import write_shard
 from numpy.typing import NDArray
 
 from facetrain.clean.answer import numbers_of, overlay, result_of
@@ -17,8 +18,6 @@ from facetrain.clean.posterior import Posterior, posterior
 from facetrain.core.rng import numpy_generator
 from facetrain.data.cleaning_result import REASON_NAMES, CleaningResult, Reason
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.face_shard import FaceShardWriter
-from facetrain.data.images import encode_jpeg
 from facetrain.data.overlay import LabelOverlay
 
 IDS = np.array([5, 70, 1 << 40])
@@ -223,9 +222,7 @@ RESULT = CleaningResult(
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> FaceDataset:
     folder = tmp_path_factory.mktemp("dataset")
-    with FaceShardWriter(folder / "train.rec") as writer:
-        for row in range(8):
-            writer.write(0, encode_jpeg(np.full((16, 16, 3), 20 * row, np.uint8)))
+    write_shard(folder / "train.rec", [0] * 8)
     LabelOverlay.make(ROW_LABEL, ROW_KEPT).save(folder / "overlay.npz")
     return FaceDataset.open(folder, (folder / "overlay.npz",))
 

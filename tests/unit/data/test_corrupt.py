@@ -4,13 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.shards import damage_magic, write_shard
 
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.data.corrupt import corrupt
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.face_shard import FaceShardWriter
 from facetrain.data.features import Features, load_features, save_features
-from facetrain.data.images import encode_jpeg
 from facetrain.data.noise import NoiseConfig, plant
 from facetrain.data.overlay import LabelOverlay
 
@@ -20,11 +19,8 @@ MIX = NoiseConfig(flip=0.25, outlier=0.05, seed=2)
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
-    content = encode_jpeg(np.full((8, 8, 3), 90, np.uint8))
-    for name, label in (("a.rec", LABEL[:10]), ("b.rec", LABEL[10:])):
-        with FaceShardWriter(tmp_path / "set" / name) as writer:
-            for one in label:
-                writer.write(one, content)
+    write_shard(tmp_path / "set" / "a.rec", LABEL[:10])
+    write_shard(tmp_path / "set" / "b.rec", LABEL[10:])
     return tmp_path / "set"
 
 
@@ -118,11 +114,8 @@ def test_no_noise_is_a_control(shards: Path, features: Path, tmp_path: Path) -> 
 
 
 def test_unreadable_records_take_no_part(shards: Path, tmp_path: Path) -> None:
-    second = (shards / "b.idx").read_text().split("\n")[1]
-    with open(shards / "b.rec", "r+b") as file:
-        file.seek(int(second.split("\t")[1]))
-        file.write(b"????")  # where the magic was
-    row = 10 + int(second.split("\t")[0]) - 1
+    damage_magic(shards / "b.rec", 2)
+    row = 10 + 1
     counts = corrupt(shards, tmp_path / "o", NoiseConfig(flip=0.2))
     assert (counts["num_images"], counts["num_unreadable"], counts["dropped"]) == (19, 1, 0)
     truth = np.load(tmp_path / "o" / "truth.npz")

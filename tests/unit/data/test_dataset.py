@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.shards import picture, write_flat, write_shard
 
 from facetrain.core.errors import DataError
 from facetrain.data.dataset import FaceDataset
@@ -16,27 +17,6 @@ from facetrain.data.overlay import LabelOverlay
 from facetrain.data.recordio import RecordHeader, ShardWriter, pack_record
 
 GOLDEN = Path(__file__).parents[2] / "golden"
-
-
-def picture(tone: int, size: int = 8) -> bytes:
-    return encode_jpeg(np.full((size, size, 3), tone, np.uint8))
-
-
-def write_shard(path: Path, labels: list[int]) -> Path:
-    with FaceShardWriter(path) as writer:
-        for i, label in enumerate(labels):
-            writer.write(label, picture(10 * i))
-    return path
-
-
-def write_flat(path: Path, labels: list[object], contents: list[bytes] | None = None) -> Path:
-    with ShardWriter(path) as writer:
-        for key, label in enumerate(labels):
-            array = np.atleast_1d(np.array(label, np.float32))
-            flag = 0 if np.ndim(label) == 0 else len(array)
-            content = contents[key] if contents else picture(10 * key)
-            writer.write(key, pack_record(RecordHeader(flag, array, key, 0), content))
-    return path
 
 
 def test_header_layout_from_mxnet() -> None:
@@ -83,10 +63,7 @@ def test_a_count_that_cannot_be_right_is_not_believed(tmp_path: Path, after: flo
 
 def test_keys_beyond_float32_are_told_apart(tmp_path: Path) -> None:
     first = 2**24 - 1  # 2^24 and 2^24 + 1 are one float32
-    with ShardWriter(tmp_path / "a.rec") as writer:
-        for key in range(first, first + 4):
-            header = RecordHeader(0, np.array([key - first], np.float32), key, 0)
-            writer.write(key, pack_record(header, picture(0)))
+    write_flat(tmp_path / "a.rec", {first + i: i for i in range(4)})
     data = FaceDataset.open(tmp_path / "a.rec")
     assert [data.key(i) for i in range(4)] == [f"a.rec:{first + i}" for i in range(4)]
 

@@ -142,20 +142,6 @@ def test_tar_gives_what_the_folder_gives(folder: Path, tmp_path: Path, mode: str
     assert metrics["empty_identities"] == ["bad", "e"]
 
 
-def test_folder_around_the_identities_of_a_tar_is_no_identity(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for i, name in enumerate(("readme", "b/1.jpg", "a/1.jpg", "a/2.jpg")):
-            image = encode_jpeg(picture(i))
-            member = tarfile.TarInfo(f"./faces/crops/{name}")
-            member.size = len(image)
-            tar.addfile(member, io.BytesIO(image))
-    metrics = run(tmp_path / "a.tar", tmp_path / "out")
-    assert (metrics["num_images"], metrics["num_skipped"]) == (3, 1)
-    assert json.loads((tmp_path / "out" / "classes.json").read_text()) == {"0": "a", "1": "b"}
-    lines = (tmp_path / "out" / "train.lst").read_text().splitlines()
-    assert lines == ["1\t0\ta/1.jpg", "2\t0\ta/2.jpg", "3\t1\tb/1.jpg"]
-
-
 def test_hostile_tar_members_are_listed_not_followed(tmp_path: Path) -> None:
     image = encode_jpeg(picture(0))
     with tarfile.open(tmp_path / "evil.tar", "w") as tar:

@@ -327,18 +327,5 @@ def test_attributes_by_name_and_by_row(tmp_path):
     assert read_attributes(path, ["x", "y", "z"])["hair"].level.tolist() == [1, -1, 0]
     # Names that look like numbers, as IJB's templates have, are names first.
     assert read_attributes(path, ["7", "2"])["hair"].level.tolist() == [-1, 0]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("image\na\n", "must have a header image,attribute"),
-        ("image,hair\n", "0 lines"),
-        ("image,hair\na,b,c\n", "line 2 must have 2 cells"),
-        ("image,hair\nx.jpg,dark\n", r"must name images of the set, as 'a.jpg', or their rows"),
-    ],
-)
-def test_bad_attributes_are_named(tmp_path, text, message):
-    (tmp_path / "a.csv").write_text(text)
-    with pytest.raises(DataError, match=message):
-        read_attributes(tmp_path / "a.csv", ["a.jpg"])
+    with pytest.raises(DataError, match=r"must name images of the set, as 'a.jpg', or their rows"):
+        read_attributes(path, ["a.jpg"])

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.shards import offsets, write_flat, write_shard
 
 from facetrain.core.errors import DataError
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.face_shard import FaceShardWriter
 from facetrain.data.images import encode_jpeg
 from facetrain.data.inspection import inspect
 from facetrain.data.loader import OrderedLoader
-from facetrain.data.recordio import RecordHeader, ShardReader, ShardWriter, pack_record
+from facetrain.data.recordio import ShardReader
 
 LABELS = [0, 0, 0, 1, 1, 2, 3, 3, 3, 3, 4, 5, 5, 5]
 SIZE = 24
@@ -40,16 +40,8 @@ def pictures() -> list[bytes]:
 
 def write(path: Path, layout: str) -> list[int]:
     """Write the shard; return the offsets of its records."""
-    if layout == "header":
-        with FaceShardWriter(path) as writer:
-            for label, content in zip(LABELS, pictures(), strict=True):
-                writer.write(label, content)
-    else:
-        with ShardWriter(path) as flat:
-            for key, (label, content) in enumerate(zip(LABELS, pictures(), strict=True)):
-                header = RecordHeader(0, np.array([label], np.float32), key, 0)
-                flat.write(key, pack_record(header, content))
-    return sorted(int(line.split()[1]) for line in path.with_suffix(".idx").open())
+    (write_shard if layout == "header" else write_flat)(path, LABELS, pictures())
+    return sorted(offsets(path).values())
 
 
 def read(path: Path, on_corrupt: str) -> tuple[Images, int]:
@@ -185,9 +177,7 @@ def test_a_shard_that_cannot_be_read_says_so(
 def test_many_shards_need_few_descriptors(tmp_path: Path) -> None:
     write(tmp_path / "train-000.rec", "header")
     for number in range(1, 120):
-        with ShardWriter(tmp_path / f"train-{number:03d}.rec") as writer:
-            header = RecordHeader(0, np.array([5 + number], np.float32), number, 0)
-            writer.write(number, pack_record(header, pictures()[0]))
+        write_flat(tmp_path / f"train-{number:03d}.rec", {number: 5 + number}, pictures())
     code = (
         "import resource, sys\nfrom pathlib import Path\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))\n"

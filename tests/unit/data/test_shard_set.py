@@ -6,35 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.shards import damage_magic, picture, write_flat, write_shard
 
 from facetrain.core.config import parse_config
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.data.dataset import DataConfig, FaceDataset
-from facetrain.data.face_shard import FaceShardWriter
-from facetrain.data.images import encode_jpeg
 from facetrain.data.inspection import inspect
 from facetrain.data.overlay import LabelOverlay
-from facetrain.data.recordio import RecordHeader, ShardWriter, pack_record
-
-
-def picture(tone: int) -> bytes:
-    return encode_jpeg(np.full((8, 8, 3), tone, np.uint8))
-
-
-def write(path: Path, labels: list[int]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FaceShardWriter(path) as writer:
-        for number, label in enumerate(labels):
-            writer.write(label, picture(10 * number))
-    return path
-
-
-def write_flat(path: Path, label_of: dict[int, float]) -> Path:
-    with ShardWriter(path) as writer:
-        for key, label in label_of.items():
-            header = RecordHeader(0, np.array([label], np.float32), key, 0)
-            writer.write(key, pack_record(header, picture(key)))
-    return path
 
 
 @pytest.mark.parametrize("names", [("ms1m.rec", "casia.rec"), ("set1.rec", "set2.rec")])
@@ -42,7 +20,7 @@ def test_two_sets_in_one_folder_are_refused_and_the_way_is_told(
     tmp_path: Path, names: tuple[str, str]
 ) -> None:
     for name, labels in zip(names, ([0, 0, 1, 2], [0, 1, 1, 2, 2]), strict=True):
-        write(tmp_path / name, labels)
+        write_shard(tmp_path / name, labels)
     with pytest.raises(DataError, match=r"3 in all, 0 first.*data\.path=\["):
         FaceDataset.open(tmp_path)
     with pytest.raises(DataError, match=r"data\.path=\["):
@@ -52,8 +30,8 @@ def test_two_sets_in_one_folder_are_refused_and_the_way_is_told(
 
 
 def test_two_sets_of_one_identity_are_refused(tmp_path: Path) -> None:
-    write(tmp_path / "ann.rec", [0, 0])
-    write(tmp_path / "bob.rec", [0, 0])
+    write_shard(tmp_path / "ann.rec", [0, 0])
+    write_shard(tmp_path / "bob.rec", [0, 0])
     with pytest.raises(DataError, match="1 in all, 0 first"):
         FaceDataset.open(tmp_path)
 
@@ -61,7 +39,7 @@ def test_two_sets_of_one_identity_are_refused(tmp_path: Path) -> None:
 def test_shards_of_one_set_are_taken(tmp_path: Path) -> None:
     # As pack leaves them: one identity over three shards, keys from 1 in each.
     for number, labels in enumerate([[0, 1], [1], [1, 2]]):
-        write(tmp_path / f"pack/train-0000{number}.rec", labels)
+        write_shard(tmp_path / f"pack/train-0000{number}.rec", labels)
     assert FaceDataset.open(tmp_path / "pack").label.tolist() == [0, 1, 1, 1, 2]
     # As im2rec's chunks of a shuffled list: every label everywhere, no index twice.
     (tmp_path / "chunks").mkdir()
@@ -69,14 +47,14 @@ def test_shards_of_one_set_are_taken(tmp_path: Path) -> None:
     write_flat(tmp_path / "chunks/train_1.rec", {1: 2, 2: 1, 5: 0})
     assert FaceDataset.open(tmp_path / "chunks").label.tolist() == [1, 0, 2, 2, 1, 0]
     # Labels of their own: nobody can be merged, whatever the names.
-    write(tmp_path / "own/a.rec", [0, 2])
-    write(tmp_path / "own/b.rec", [1, 3])
+    write_shard(tmp_path / "own/a.rec", [0, 2])
+    write_shard(tmp_path / "own/b.rec", [1, 3])
     assert FaceDataset.open(tmp_path / "own").num_classes == 4
 
 
 def test_sets_side_by_side(tmp_path: Path) -> None:
-    a = write(tmp_path / "a/train.rec", [0, 0, 2])
-    b = write(tmp_path / "b/train.rec", [0, 1, 1])
+    a = write_shard(tmp_path / "a/train.rec", [0, 0, 2])
+    b = write_shard(tmp_path / "b/train.rec", [0, 1, 1])
     names = {"0": "ann", "2": "cem"}, {"0": "ann", "1": "bob"}
     for path, named in zip((a, b), names, strict=True):
         (path.parent / "classes.json").write_text(json.dumps(named))
@@ -105,13 +83,10 @@ def test_sets_side_by_side(tmp_path: Path) -> None:
 
 
 def test_an_offset_does_not_depend_on_damage_to_the_last_identity(tmp_path: Path) -> None:
-    a = write(tmp_path / "a/train.rec", [0, 1, 2])
+    a = write_shard(tmp_path / "a/train.rec", [0, 1, 2])
     (a.parent / "property").write_text("3,112,112\n")
-    b = write(tmp_path / "b/train.rec", [0, 1])
-    offset = int(a.with_suffix(".idx").read_text().splitlines()[2].split("\t")[1])
-    content = bytearray(a.read_bytes())
-    content[offset] ^= 1
-    a.write_bytes(content)
+    b = write_shard(tmp_path / "b/train.rec", [0, 1])
+    damage_magic(a, 3)
     data = FaceDataset.open([a, b], on_corrupt="skip")
     assert data.base_label.tolist() == [0, 1, -1, 3, 4]
 
@@ -144,7 +119,7 @@ def test_labels_that_may_have_merged_neighbours_are_refused(tmp_path: Path, labe
 def test_a_count_below_the_images_is_not_believed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = write(tmp_path / "a.rec", [0, 1, 2, 3])
+    path = write_shard(tmp_path / "a.rec", [0, 1, 2, 3])
     content = path.read_bytes()
     counts = np.array([5, 9], "<f4").tobytes()  # record 0: images end before key 5
     assert content.count(counts) == 1

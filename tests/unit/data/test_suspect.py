@@ -7,12 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from helpers.shards import write_shard
 
 from facetrain.core.errors import DataError
 from facetrain.core.log import configure_logging
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.decoder_warnings import with_warnings
-from facetrain.data.face_shard import FaceShardWriter
 from facetrain.data.images import Image
 from facetrain.data.inspection import inspect
 from facetrain.data.loader import OrderedLoader
@@ -145,9 +145,7 @@ def test_a_training_names_whose_image_the_decoder_complains_of(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], workers: int
 ) -> None:
     whole = encoded("jpg", textured(112))
-    with FaceShardWriter(tmp_path / f"{workers}.rec") as writer:
-        for content in (whole, with_hole(whole), whole):
-            writer.write(0, content)
+    write_shard(tmp_path / f"{workers}.rec", [0, 0, 0], [whole, with_hole(whole), whole])
     configure_logging()
     data = FaceDataset.open(tmp_path)
     loader = OrderedLoader(data, 112, 3, 0, 3, workers=workers)

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.shards import write_shard
 
 from facetrain.core.artifact import Manifest, write_sealed
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.data.cleaning_result import CleaningResult, Reason
 from facetrain.data.dataset import DataConfig, FaceDataset
-from facetrain.data.face_shard import FaceShardWriter
 from facetrain.data.images import encode_jpeg
 from facetrain.data.inspection import inspect
 from facetrain.data.overlay import LabelOverlay
@@ -41,11 +41,9 @@ def picture(number: int) -> bytes:
 
 def data_set(folder: Path, names: tuple[str, ...] = NAMES) -> Path:
     folder.mkdir(parents=True)
-    lines = []
-    with FaceShardWriter(folder / "train.rec") as writer:
-        for number, label in enumerate(GIVEN):
-            key = writer.write(label, picture(number))
-            lines.append(f"{key}\t{label}\t{names[label]}/{FILES[number]}\n")
+    write_shard(folder / "train.rec", GIVEN, [picture(number) for number in range(8)])
+    named = enumerate(zip(GIVEN, FILES, strict=True), 1)
+    lines = [f"{key}\t{label}\t{names[label]}/{name}\n" for key, (label, name) in named]
     (folder / "train.lst").write_text("".join(lines), "utf-8")
     (folder / "classes.json").write_text(json.dumps(dict(enumerate(names))))
     return folder
@@ -334,9 +332,7 @@ def test_files_keep_their_names_once_in_a_folder() -> None:
 def test_two_sets_are_written_as_one(tmp_path: Path) -> None:
     a, b = data_set(tmp_path / "a"), data_set(tmp_path / "b", ("Ann Ä", "dan", "eve"))
     path = b / "train.rec"  # another person under every number
-    with FaceShardWriter(path) as writer:
-        for number, label in enumerate(GIVEN):
-            writer.write(label, picture(11 - number))
+    write_shard(path, GIVEN, [picture(11 - number) for number in range(8)])
     data = DataConfig(path=(a, b))
     joined, run = FaceDataset.open(data.path), tmp_path / "run"
     manifest = Manifest(
