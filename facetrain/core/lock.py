@@ -40,10 +40,6 @@ def folder_lock(folder: Path) -> Iterator[None]:
         UserError: another process has it; says which, on which machine, since when.
         OutputError: the folder cannot be made or written to.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise not_writable(folder, error) from None
     with _locked(folder / _LOCK, folder):
         _sweep(folder, below=True)
         yield
@@ -52,10 +48,6 @@ def folder_lock(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def file_lock(path: Path) -> Iterator[None]:
     """Be the only writer of the file `path`, which need not be there yet; as `folder_lock`."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise not_writable(path.parent, error) from None
     with _locked(path.with_name(f".{path.name}{_LOCK}"), path):
         _sweep(path.parent, f".{path.name}.", below=False)
         yield
@@ -76,6 +68,10 @@ def _sweep(folder: Path, prefix: str = "", *, below: bool) -> None:
 
 @contextlib.contextmanager
 def _locked(lock: Path, what: Path) -> Iterator[None]:
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise not_writable(lock.parent, error) from None
     key = Path(os.path.realpath(lock))
     if _held.get(key) == threading.get_ident():
         yield

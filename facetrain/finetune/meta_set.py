@@ -16,6 +16,7 @@ from facetrain.data.augment import AugmentParameters, augment
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.loader import Batch, OrderedLoader, TrainLoader
 from facetrain.data.meta_sampler import MetaSampler
+from facetrain.data.subset import Subset
 from facetrain.data.variation import Variations
 from facetrain.data.variation_plant import (
     PLANTED_BLURS,
@@ -41,27 +42,6 @@ class LevelBatch:
 
     image: Tensor  # (B, 3, H, W) float in [-1, 1]
     level: Tensor  # (B, K) int64, -1 unknown or padding
-
-
-class Subset:
-    """Some images of a data set, as an image source of its own.
-
-    Args:
-        rows: (M,) positions in `dataset`.
-    """
-
-    def __init__(self, dataset: FaceDataset, rows: NDArray[np.integer]) -> None:
-        self.dataset, self.rows = dataset, rows
-        self.label = dataset.label[rows]
-
-    @property
-    def num_images(self) -> int:
-        """M."""
-        return len(self.rows)
-
-    def decode(self, index: int, size: int) -> NDArray[np.uint8]:
-        """As `FaceDataset.decode`."""
-        return self.dataset.decode(int(self.rows[index]), size)
 
 
 class MetaSet:
@@ -105,7 +85,7 @@ class MetaSet:
         """(M, K) stored levels; -1 for what is planted only when a batch is made."""
         table = np.full((self.source.num_images, len(self.names)), -1, np.int64)
         if self._stored.level:
-            table[:, : len(self._stored.level)] = self._stored.take(self.source.rows).table()
+            table[:, : len(self._stored.level)] = self._stored.take(self.source.images).table()
         return table
 
     def fit_sample(self, backbone: nn.Module, workers: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,7 +96,7 @@ class MetaSet:
         number = self.source.num_images
         rng = numpy_generator(self.seed, "meta sample")
         rows = np.sort(rng.permutation(number)[:_FIT_IMAGES])
-        sample = Subset(self.source.dataset, self.source.rows[rows])
+        sample = Subset(self.source.dataset, self.source.images[rows])
         start, stop = shard_range(len(rows), self.mesh.rank, self.mesh.world_size)
         loader = OrderedLoader(
             sample, self.image_size, _BATCH, start, stop, workers=workers, on_corrupt="skip"
@@ -145,7 +125,7 @@ class MetaSet:
     def without(self, identity: NDArray[np.integer]) -> None:
         """Leave these identities out from here on."""
         kept = ~np.isin(self.source.label, identity)
-        self.source = Subset(self.source.dataset, self.source.rows[kept])
+        self.source = Subset(self.source.dataset, self.source.images[kept])
 
     def batches(self, sampler: MetaSampler, workers: int, start_step: int) -> Iterator[LevelBatch]:
         """This rank's meta batch of every step from `start_step` on, without end."""

@@ -13,7 +13,7 @@ from facetrain.core.rng import derive_seed
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.loader import TrainLoader
 from facetrain.data.sampler import TrainSampler
-from facetrain.data.trusted import TrustedImages
+from facetrain.data.subset import trusted_images
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.loop import LoopConfig
 from facetrain.engine.method import Method
@@ -90,7 +90,7 @@ def make_method(
         return NalMethod(
             robust, head, mesh, label=label, steps_per_epoch=steps_per_epoch, folder=out_dir
         )
-    trusted = TrustedImages(dataset, config.data.path, robust.trusted)
+    trusted = trusted_images(dataset, config.data.path, robust.trusted)
     held_out = torch.from_numpy(np.isin(dataset.row, trusted.row))
     if not robust.hold_out:
         held_out = torch.zeros_like(held_out)
