@@ -161,29 +161,3 @@ def class_neighbours(
         neighbour[piece.node, :columns] = piece.neighbour[:, :width].where(real, -1)
         similarity[piece.node, :columns] = piece.similarity[:, :width].where(real, 0.0)
     return neighbour, similarity
-
-
-def components(neighbour: Tensor, linked: Tensor) -> Tensor:
-    """The connected component of each node, (N,): its smallest node.
-
-    In each round a node and the node it is named after take the smaller name across each link,
-    both ways, then the name's own name. Renaming the namesake too moves a whole group at once, so
-    that a chain of n nodes in any order needs about log n rounds; without it a random one needs
-    about n / 4.
-
-    Args:
-        neighbour: (N, K) nodes.
-        linked: (N, K) bool, which of them a node is linked to; a link goes both ways.
-    """
-    name = torch.arange(len(neighbour), device=neighbour.device)
-    node, slot = linked.nonzero(as_tuple=True)
-    first, second = node, neighbour[node, slot]
-    while True:
-        lowest = torch.minimum(name[first], name[second])
-        found = name
-        for at in (first, second, name[first], name[second]):
-            found = found.scatter_reduce(0, at, lowest, "amin")
-        found = found[found]
-        if torch.equal(found, name):
-            return name
-        name = found

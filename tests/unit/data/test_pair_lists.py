@@ -327,5 +327,6 @@ def test_attributes_by_name_and_by_row(tmp_path):
     assert read_attributes(path, ["x", "y", "z"])["hair"].level.tolist() == [1, -1, 0]
     # Names that look like numbers, as IJB's templates have, are names first.
     assert read_attributes(path, ["7", "2"])["hair"].level.tolist() == [-1, 0]
+    path.write_text("image,hair\nx.jpg,dark\n")
     with pytest.raises(DataError, match=r"must name images of the set, as 'a.jpg', or their rows"):
         read_attributes(path, ["a.jpg"])

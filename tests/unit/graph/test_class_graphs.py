@@ -1,4 +1,4 @@
-"""Class graphs against numpy, one class at a time, and components against a union-find."""
+"""Class graphs against numpy, one class at a time."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,6 @@ from facetrain.graph.class_graphs import (
     ClassGraphs,
     Neighbourhoods,
     class_neighbours,
-    components,
     group_by_class,
     neighbourhoods,
 )
@@ -120,65 +119,3 @@ def test_classes_of_one_image_have_no_neighbours() -> None:
     neighbour, similarity = class_neighbours(Neighbourhoods(unit_embedding, graphs), graphs, 20)
     assert neighbour.tolist() == [[-1]] * 3
     assert similarity.tolist() == [[0]] * 3
-
-
-def union_find(neighbour: torch.Tensor, linked: torch.Tensor) -> list[int]:
-    parent = list(range(len(neighbour)))
-
-    def root(node: int) -> int:
-        while parent[node] != node:
-            node = parent[node]
-        return node
-
-    for node, slot in linked.nonzero().tolist():
-        a, b = root(node), root(int(neighbour[node, slot]))
-        parent[max(a, b)] = min(a, b)
-    return [root(node) for node in range(len(parent))]
-
-
-def chain(order: torch.Tensor, ring: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Nodes linked one way, each to the next in `order` (N,)."""
-    neighbour = torch.zeros(len(order), 1, dtype=torch.int64)
-    neighbour[order, 0] = order.roll(-1)
-    linked = torch.ones_like(neighbour, dtype=torch.bool)
-    linked[order[-1]] = ring
-    return neighbour, linked
-
-
-def test_components_by_hand() -> None:
-    """4 -> 2 -> 3 is one, though no link leads back; 0 and 1 name each other without a link."""
-    neighbour = torch.tensor([[1, -1], [0, -1], [3, 0], [1, 4], [2, 2], [0, 0]])
-    linked = torch.tensor(
-        [[False] * 2, [False] * 2, [True, False], [False] * 2, [True] * 2, [False] * 2]
-    )
-    assert components(neighbour, linked).tolist() == [0, 1, 2, 2, 2, 5]
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("density", [0.02, 0.1, 0.3, 1.0])
-def test_components_against_union_find(seed: int, density: float) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    neighbour = torch.randint(200, (200, 4), generator=generator)
-    linked = torch.rand(200, 4, generator=generator) < density
-    neighbour[~linked] = -1
-    assert components(neighbour, linked).tolist() == union_find(neighbour, linked)
-
-
-@pytest.mark.parametrize("ring", [False, True])
-@pytest.mark.parametrize("order", ["ascending", "descending", "random", "zigzag"])
-def test_a_long_chain_takes_few_rounds(
-    ring: bool, order: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Pointers that only climb would need as many rounds as a chain of random names is long."""
-    rounds = []
-    equal = torch.equal
-    monkeypatch.setattr(torch, "equal", lambda a, b: rounds.append(0) or equal(a, b))
-    nodes = torch.arange(4096)
-    orders = {
-        "ascending": nodes,
-        "descending": nodes.flip(0),
-        "random": torch.randperm(4096, generator=torch.Generator().manual_seed(0)),
-        "zigzag": torch.stack([nodes[:2048], nodes[2048:].flip(0)], 1).flatten(),
-    }
-    assert (components(*chain(orders[order], ring)) == 0).all()
-    assert len(rounds) <= 2 * 12  # 12 doublings reach 4096
