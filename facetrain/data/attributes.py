@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
-from facetrain.data.csv_file import csv_table
+from facetrain.data.csv_file import csv_rows
 
 UNKNOWN = -1
 
@@ -34,10 +34,23 @@ def read_attributes(
         only_these: every line must be about one of the images, under the header `image,...`.
 
     Raises:
-        DataError: no such file, no columns, a line of another length, two lines about an image
-            that differ, or no line (with `only_these`: not every line) about one of the images.
+        DataError: no such file, no columns, one twice, a line of another length, two lines about
+            an image that differ, or no line about one of the images (with `only_these`: one that
+            is about none).
     """
-    header, lines = csv_table(path, "attributes")
+    (_, first), *numbered = list(csv_rows(path, "attributes")) or [(0, [])]
+    header, lines = [name.strip() for name in first], [row for _, row in numbered]
+    if len(header) < 2 or len(set(header)) < len(header) or not lines:
+        raise DataError(
+            f"{path}: must have a header image,attribute,... with distinct attributes, and lines "
+            f"below it; got {','.join(first)!r:.80} and {len(lines)} lines"
+        )
+    for number, row in numbered:
+        if len(row) != len(header):
+            raise DataError(
+                f"{path}: line {number} must have {len(header)} cells as the header, got "
+                f"{','.join(row)!r:.80}"
+            )
     if only_these and header[0] not in ("image", "path"):
         raise DataError(f"{path}: must begin with the line image,<factor>,...; got {header}")
     keys = [row[0].strip().removeprefix("./") for row in lines]

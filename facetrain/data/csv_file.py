@@ -30,25 +30,3 @@ def csv_rows(path: Path, content: str) -> Iterator[tuple[int, list[str]]]:
     except (OSError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"{path}: must be a CSV of {content}, but: {reason}") from None
-
-
-def csv_table(path: Path, content: str) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of a table of images: `image,attribute,...` and as many cells a line.
-
-    Raises:
-        DataError: as `csv_rows`, or no attribute, one twice, a line of another length, or none.
-    """
-    (_, first), *lines = list(csv_rows(path, content)) or [(0, [])]
-    header = [name.strip() for name in first]
-    if len(header) < 2 or len(set(header)) < len(header) or not lines:
-        raise DataError(
-            f"{path}: must have a header image,attribute,... with distinct attributes, and lines "
-            f"below it; got {','.join(first)!r:.80} and {len(lines)} lines"
-        )
-    for number, row in lines:
-        if len(row) != len(header):
-            raise DataError(
-                f"{path}: line {number} must have {len(header)} cells as the header, got "
-                f"{','.join(row)!r:.80}"
-            )
-    return header, [row for _, row in lines]

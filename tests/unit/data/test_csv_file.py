@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from facetrain.core.errors import DataError
-from facetrain.data.csv_file import csv_rows, csv_table
+from facetrain.data.csv_file import csv_rows
 
 
 def write(folder: Path, data: bytes) -> Path:
@@ -29,23 +29,3 @@ def test_what_is_no_csv_is_refused(data: bytes | None, reason: str, tmp_path: Pa
     path = tmp_path / "none.csv" if data is None else write(tmp_path, data)
     with pytest.raises(DataError, match=rf"{path.name}: must be a CSV of things, but: {reason}"):
         list(csv_rows(path, "things"))
-
-
-def test_a_table_has_its_header_and_its_lines(tmp_path: Path) -> None:
-    path = write(tmp_path, b"image, age\na.jpg,3\nb.jpg,4\n")
-    assert csv_table(path, "ages") == (["image", "age"], [["a.jpg", "3"], ["b.jpg", "4"]])
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"", "and 0 lines"),
-        (b"image,age\n", "and 0 lines"),
-        (b"image\na.jpg\n", "got 'image'"),
-        (b"image,age,age\na.jpg,3,4\n", "distinct attributes"),
-        (b"image,age\na.jpg,3\n\nb.jpg\n", "line 4 must have 2 cells"),
-    ],
-)
-def test_what_is_no_table_is_refused(data: bytes, reason: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=reason):
-        csv_table(write(tmp_path, data), "ages")

@@ -8,7 +8,6 @@ from scipy.io import savemat
 
 from facetrain.core.errors import DataError
 from facetrain.data.align import ARCFACE_POINTS, align
-from facetrain.data.attributes import read_attributes
 from facetrain.data.images import decode_image
 from facetrain.data.landmarks import read_landmarks
 from facetrain.data.pair_lists import (
@@ -313,20 +312,3 @@ def test_images_of_another_extension(tmp_path):
     (tmp_path / "my.txt").write_text("a.jpg d.jpg 1\n")
     with pytest.raises(DataError, match=r"d.jpg: must be an image of .*my.txt, but there is none"):
         PairedFaces.open(config)
-
-
-def test_attributes_by_name_and_by_row(tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_text("image,hair,age\na/1.jpg,dark,\n./b/2.jpg,fair,-1\nc/9.jpg,red,old\n")
-    found = read_attributes(path, ["a/1.jpg", "b/2.jpg", "a/1.jpg", "d/4.jpg"])
-    assert found["hair"].levels == ["dark", "fair", "red"]
-    assert found["hair"].level.tolist() == [0, 1, 0, -1]
-    assert found["age"].level.tolist() == [-1, -1, -1, -1]
-    path.write_text("row,hair\n2,dark\n0,fair\n")
-    assert read_attributes(path, 3)["hair"].level.tolist() == [1, -1, 0]
-    assert read_attributes(path, ["x", "y", "z"])["hair"].level.tolist() == [1, -1, 0]
-    # Names that look like numbers, as IJB's templates have, are names first.
-    assert read_attributes(path, ["7", "2"])["hair"].level.tolist() == [-1, 0]
-    path.write_text("image,hair\nx.jpg,dark\n")
-    with pytest.raises(DataError, match=r"must name images of the set, as 'a.jpg', or their rows"):
-        read_attributes(path, ["a.jpg"])

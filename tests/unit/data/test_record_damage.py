@@ -119,6 +119,7 @@ def test_nothing_is_lost_without_a_word(tmp_path: Path, spoil, layout, with_inde
             skipping += 1
             assert set(found) <= set(truth)
             assert len(found) + skipped >= len(truth) or not adds_up
+            assert len(found) >= 13 or spoil is not flips  # a bit of the framing costs one record
     assert skipping > count / 2 > 6
 
 
