@@ -13,26 +13,21 @@ from facetrain.data.dataset import FaceDataset
 from facetrain.data.images import Image
 
 _SIZE = 112  # pixels
+_ROWS, _COLUMNS = 8, 10
 
 
-def contact_sheet(dataset: FaceDataset, rows: int = 8, columns: int = 10) -> Image:
-    """The picture (rows * 112, columns * 112, 3) uint8 RGB; black where there is no image.
+def _contact_sheet(dataset: FaceDataset) -> Image:
+    """The picture (rows * 112, 10 * 112, 3) uint8 RGB; black where there is no image.
 
     Identities are spread evenly over the class ids of those with the most images to show, so that
     the same data set gives the same picture.
-
-    Raises:
-        DataError: the data set has no image.
     """
-    counts = np.bincount(dataset.label, minlength=dataset.num_classes)
-    full = np.flatnonzero(counts >= min(columns, counts.max(initial=0)))
-    full = full[counts[full] > 0]
-    if not len(full):
-        raise DataError("a contact sheet needs an image, but the data set has none")
-    chosen = full[np.linspace(0, len(full) - 1, min(rows, len(full))).round().astype(int)]
-    sheet = np.zeros((len(chosen) * _SIZE, columns * _SIZE, 3), np.uint8)
+    counts = np.bincount(dataset.label)
+    full = np.flatnonzero(counts >= min(_COLUMNS, counts.max()))
+    chosen = full[np.linspace(0, len(full) - 1, min(_ROWS, len(full))).round().astype(int)]
+    sheet = np.zeros((len(chosen) * _SIZE, _COLUMNS * _SIZE, 3), np.uint8)
     for row, identity in enumerate(chosen.tolist()):
-        for column, image in enumerate(np.flatnonzero(dataset.label == identity)[:columns]):
+        for column, image in enumerate(np.flatnonzero(dataset.label == identity)[:_COLUMNS]):
             top, left = row * _SIZE, column * _SIZE
             with contextlib.suppress(DataError):  # it does not decode, and stays black
                 sheet[top : top + _SIZE, left : left + _SIZE] = dataset.decode(int(image), _SIZE)
@@ -48,7 +43,7 @@ def write_contact_sheet(data: Path, out: Path) -> None:
     """
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ConfigError(f"--sheet {out}: must end in .png or .jpg")
-    sheet = contact_sheet(FaceDataset.open(data, on_corrupt="skip"))
+    sheet = _contact_sheet(FaceDataset.open(data, on_corrupt="skip"))
     written, encoded = cv2.imencode(out.suffix, sheet[..., ::-1])
     assert written, out
     with file_lock(out), atomic_path(out) as temporary:

@@ -68,9 +68,8 @@ class _UnreachableError(Exception):
 def plant(
     label: NDArray[np.integer],
     config: NoiseConfig,
-    eligible: NDArray[np.bool_] | None = None,
 ) -> PlantedNoise:
-    """Plant exactly round(rate * number of eligible images) noisy labels of each kind.
+    """Plant exactly round(rate * number of images) noisy labels of each kind.
 
     Outliers: whole identities are held out, the smallest first and at random among equals, and all
     their images are given to the remaining classes; of the last identity only as many as are
@@ -84,25 +83,27 @@ def plant(
 
     Args:
         label: (N,) of clean images.
-        eligible: (N,) rows that take part, and of which the rates are shares. The others keep
-            their label, count as clean, and neither give nor receive. All rows when None.
 
     Raises:
-        DataError: no eligible image.
+        DataError: no image.
         ConfigError: these classes cannot bear the noise; names a rate they can.
     """
-    eligible = np.ones(len(label), np.bool_) if eligible is None else eligible
     try:
-        return _plant_among(label, config, eligible)
+        return _plant_among(label, config, np.ones(len(label), np.bool_))
     except _UnreachableError as error:
-        class_ids, identity = np.unique(label[eligible], return_inverse=True)
+        class_ids, identity = np.unique(label, return_inverse=True)
         raise _advice(str(error), identity, len(class_ids), config) from None
 
 
 def plant_at_most(
     label: NDArray[np.integer], config: NoiseConfig, eligible: NDArray[np.bool_]
 ) -> PlantedNoise:
-    """`plant`, at 1, 0.6, 0.36, ... of these rates: the first that the classes bear."""
+    """`plant`, at 1, 0.6, 0.36, ... of these rates: the first that the classes bear.
+
+    Args:
+        eligible: (N,) rows that take part, and of which the rates are shares. The others keep
+            their label, count as clean, and neither give nor receive.
+    """
     rates = config.model_dump(include={"flip", "outlier", "structured"})
     while True:
         try:

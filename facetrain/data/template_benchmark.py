@@ -83,7 +83,6 @@ def write_template_benchmark(
     faces: Sequence[LooseFace],
     *,
     num_impostor_pairs: int = 100_000,
-    seed: int = 0,
 ) -> list[int]:
     """Write a benchmark to `root`/IJBB or IJBC; returns each image's place in `faces`.
 
@@ -92,13 +91,12 @@ def write_template_benchmark(
         protocol: whose file names.
         faces: all identities; those with one image are probes without a mate.
         num_impostor_pairs: at most so many.
-        seed: of the templates and the pairs.
 
     Raises:
         DataError: something is there already; or no two images are one person's, or no two of
             several.
     """
-    generator = numpy_generator(seed, "template benchmark")
+    generator = numpy_generator(0, "template benchmark")
     subject = np.array([face.subject for face in faces])
     templates = _draw_templates(subject, generator)
     home = root / protocol.upper()

@@ -103,12 +103,10 @@ def sharpness(image: Image) -> float:
     return float(cv2.Laplacian(values, cv2.CV_64F).var() / max(float(values.var()), 1e-6))
 
 
-def blur_levels(
-    sharp: NDArray[np.floating], edges: Sequence[float] = SHARPNESS_EDGES
-) -> NDArray[np.int8]:
-    """Blur levels 0 (sharpest) up, from `sharpness`; `edges` fall."""
-    assert list(edges) == sorted(edges, reverse=True), edges
-    return np.searchsorted(-np.asarray(edges), -np.asarray(sharp), side="right").astype(np.int8)
+def blur_levels(sharp: NDArray[np.floating]) -> NDArray[np.int8]:
+    """Blur levels 0 (sharpest) up, from `sharpness`, by SHARPNESS_EDGES."""
+    falling = -np.asarray(SHARPNESS_EDGES), -np.asarray(sharp)
+    return np.searchsorted(*falling, side="right").astype(np.int8)
 
 
 def attribute_variations(path: Path, names: Sequence[str] | None, num_rows: int) -> Variations:

@@ -88,11 +88,11 @@ def _all_reduce(x: Tensor, mesh: Mesh, operation: Any) -> Tensor:
     return x
 
 
-def broadcast(x: Tensor, mesh: Mesh, source: int = 0) -> Tensor:
-    """Rank `source`'s `x`, written into `x` (contiguous) on every rank and returned."""
+def broadcast(x: Tensor, mesh: Mesh) -> Tensor:
+    """Rank 0's `x`, written into `x` (contiguous) on every rank and returned."""
     if mesh.group is not None:
         with named_errors(mesh, "broadcast"):
-            dist.broadcast(x.detach(), src=source, group=mesh.group)
+            dist.broadcast(x.detach(), src=0, group=mesh.group)
     return x
 
 

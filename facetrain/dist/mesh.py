@@ -58,14 +58,13 @@ class Mesh:
         return cls(rank=0, world_size=1, local_rank=0, device=device)
 
     @classmethod
-    def from_env(cls, device: DeviceChoice = "auto", timeout_seconds: float = 600.0) -> "Mesh":
+    def from_env(cls, device: DeviceChoice = "auto") -> "Mesh":
         """The mesh torchrun describes in the environment; a single process without it.
 
         NCCL joins the ranks on CUDA and gloo on the CPU.
 
         Args:
             device: `auto` takes CUDA where there is one.
-            timeout_seconds: longest wait for the other ranks, at start and in any collective.
 
         Raises:
             UserError: the environment contradicts itself, or the device is not there.
@@ -77,7 +76,7 @@ class Mesh:
         if "TORCHELASTIC_RUN_ID" in os.environ:
             _end_with_parent()
         rank, world_size, local_rank = place
-        return cls.join(rank, world_size, local_rank, device, "env://", timeout_seconds)
+        return cls.join(rank, world_size, local_rank, device, "env://")
 
     @classmethod
     def join(

@@ -27,14 +27,13 @@ def _sum_gradients(group: dist.ProcessGroup, bucket: GradBucket) -> torch.future
     return done
 
 
-def wrap_ddp(module: nn.Module, mesh: Mesh, *, static_graph: bool = False) -> nn.Module:
+def wrap_ddp(module: nn.Module, mesh: Mesh) -> nn.Module:
     """`module` with its gradients summed over ranks in backward; itself at world size 1.
 
     Parameters and buffers start as rank 0's. Buffers (running statistics) are not synchronised
     at every step: call `average_buffers` before a checkpoint or an evaluation.
 
-    The module must already be on `mesh.device`. `static_graph` promises that the same parameters
-    take part in the same order at every step; leave it off with `no_gradient_sync`.
+    The module must already be on `mesh.device`.
     """
     if mesh.group is None:
         return module
@@ -47,7 +46,6 @@ def wrap_ddp(module: nn.Module, mesh: Mesh, *, static_graph: bool = False) -> nn
             process_group=mesh.group,
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
-            static_graph=static_graph,
         )
     wrapped.register_comm_hook(mesh.group, _sum_gradients)
     return wrapped

@@ -8,7 +8,6 @@ found false accepts to differ far more than false rejects.
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from facetrain.metrics.verification import Bools, Floats, best_threshold, threshold_at_far
 
 UNKNOWN = -1
+_FAR_EXPONENTS = (1, 2, 3, 4)
 _Z = 1.959963984540054  # of the middle 95 % of a normal distribution
 
 
@@ -57,12 +57,6 @@ class Thresholds:
     accuracy: float  # the distance that judges most pairs rightly
     at_far: dict[str, float | None]
     """As `threshold_at_far`: "1e-3" -> distance, None where there are too few impostor pairs."""
-
-    @classmethod
-    def of(cls, distance: Floats, same: Bools, far_exponents: Sequence[int]) -> "Thresholds":
-        """Chosen on pairs of distance (P,) and same (P,)."""
-        at_far = threshold_at_far(distance, same, far_exponents)
-        return cls(best_threshold(distance, same), at_far)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,25 +107,20 @@ def subgroups(
     same: Bools,
     level_a: NDArray[np.integer[Any]],
     level_b: NDArray[np.integer[Any]],
-    far_exponents: Sequence[int] = (1, 2, 3, 4),
-    thresholds: Thresholds | None = None,
 ) -> tuple[Thresholds, list[Subgroup]]:
-    """Judge the pairs within each level and between each two levels of one attribute.
+    """Judge the pairs (P,) within each level and between each two levels of one attribute.
 
     Args:
-        distance: (P,) squared L2 distance of unit embeddings; lower is more alike.
-        same: (P,) whether the pair shows one person.
         level_a: (P,) level of the first image of each pair, from 0 on; -1 is unknown.
         level_b: (P,) of the second image.
-        far_exponents: 3 stands for FAR 1e-3.
-        thresholds: at which to judge; default: those all pairs choose, of unknown level too.
 
     Returns:
-        The thresholds, and every combination of levels that has pairs: first the pairs within a
-        level, by level, then those across levels. Pairs with an unknown level are in none.
+        The thresholds that all pairs choose, of unknown level too, and every combination of levels
+        that has pairs: first those within a level, by level, then those across levels. Pairs
+        with an unknown level are in none.
     """
-    if thresholds is None:
-        thresholds = Thresholds.of(distance, same, far_exponents)
+    at_far = threshold_at_far(distance, same, _FAR_EXPONENTS)
+    thresholds = Thresholds(best_threshold(distance, same), at_far)
     low, high = np.minimum(level_a, level_b), np.maximum(level_a, level_b)
     known = low != UNKNOWN
     found = np.unique(np.stack([low[known], high[known]], axis=1), axis=0).tolist()

@@ -41,7 +41,7 @@ def plain_collectives(mesh: Mesh) -> Any:
     return {
         "sum": collectives.all_reduce_sum(value.clone(), mesh).tolist(),
         "max": collectives.all_reduce_max(value.clone(), mesh).tolist(),
-        "broadcast": collectives.broadcast(value.clone(), mesh, mesh.world_size - 1).tolist(),
+        "broadcast": collectives.broadcast(value.clone(), mesh).tolist(),
         "scattered": scattered.tolist(),
         "objects": collectives.gather_objects({"rank": mesh.rank, "text": "x" * mesh.rank}, mesh),
         "any_last": collectives.any_rank(mesh.rank == mesh.world_size - 1, mesh),
@@ -56,7 +56,7 @@ def test_plain_collectives(ranks: Ranks) -> None:
         assert came == {
             "sum": [total, 10 * total],
             "max": [world, 10 * world],
-            "broadcast": [world, 10 * world],
+            "broadcast": [1, 10],
             "scattered": [2 * rank * total, (2 * rank + 1) * total],
             "objects": [{"rank": r, "text": "x" * r} for r in range(world)],
             "any_last": True,

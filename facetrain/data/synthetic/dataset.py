@@ -21,6 +21,7 @@ from facetrain.data.verification_bin import write_bin
 from facetrain.data.workers import ordered_map
 
 JPEG_QUALITY = 92
+_NUM_FOLDS = 10
 _BATCH = 64  # images a worker renders between two answers
 _LABEL_TYPE = np.dtype(
     [(name, "<i8") for name in ("identity", "sample", "group", "pose", "occlusion", "blur")]
@@ -134,9 +135,7 @@ def write_synthetic(
     return shard
 
 
-def pair_samples(
-    config: SyntheticConfig, num_pairs: int, num_folds: int = 10
-) -> tuple[list[Sample], NDArray[np.bool_]]:
+def pair_samples(config: SyntheticConfig, num_pairs: int) -> tuple[list[Sample], NDArray[np.bool_]]:
     """Images 2i and 2i+1 of pair i, and whether pair i is the same person, (num_pairs,).
 
     Each fold has its own identities, first its same pairs, then its different ones, as in the
@@ -145,13 +144,13 @@ def pair_samples(
     Raises:
         ConfigError: pairs that do not split evenly, or fewer than two identities a fold.
     """
-    half, rest = divmod(num_pairs, 2 * num_folds)
+    half, rest = divmod(num_pairs, 2 * _NUM_FOLDS)
     if rest or not half:
-        raise ConfigError(f"num_pairs must be a multiple of {2 * num_folds}, got {num_pairs}")
+        raise ConfigError(f"num_pairs must be a multiple of {2 * _NUM_FOLDS}, got {num_pairs}")
     identities = config.first_identity + np.arange(config.num_identities)
-    if len(identities) < 2 * num_folds:
+    if len(identities) < 2 * _NUM_FOLDS:
         raise ConfigError(
-            f"num_identities={len(identities)} must be at least {2 * num_folds}, two a fold"
+            f"num_identities={len(identities)} must be at least {2 * _NUM_FOLDS}, two a fold"
         )
     rng = numpy_generator(config.seed, "synthetic pairs")
     used: dict[int, int] = {}
@@ -161,7 +160,7 @@ def pair_samples(
         samples.append(Sample(identity, used.get(identity, 0)))
         used[identity] = used.get(identity, 0) + 1
 
-    for fold in np.array_split(identities, num_folds):
+    for fold in np.array_split(identities, _NUM_FOLDS):
         for _ in range(half):
             identity = int(rng.choice(fold))
             add(identity)
@@ -169,7 +168,7 @@ def pair_samples(
         for _ in range(half):
             for identity in rng.choice(fold, 2, replace=False).tolist():
                 add(identity)
-    return samples, np.tile(np.repeat([True, False], half), num_folds)
+    return samples, np.tile(np.repeat([True, False], half), _NUM_FOLDS)
 
 
 def write_pairs(
@@ -177,7 +176,6 @@ def write_pairs(
     config: SyntheticConfig,
     num_pairs: int = 1200,
     *,
-    num_folds: int = 10,
     workers: int = 1,
     quiet: bool = False,
 ) -> Path:
@@ -190,12 +188,12 @@ def write_pairs(
     Raises:
         ConfigError: see `pair_samples`.
     """
-    samples, same = pair_samples(config, num_pairs, num_folds)
+    samples, same = pair_samples(config, num_pairs)
     done = list(_rendered(config, samples, workers, "synthetic pairs", quiet))
     write_bin(path, [encoded for encoded, _ in done], same)
     table = np.array([_label_row(labels) for _, labels in done], _LABEL_TYPE)
     _write_labels(path.with_suffix(".labels.npz"), table)
-    _write_how(path.with_suffix(".json"), config, num_pairs=num_pairs, num_folds=num_folds)
+    _write_how(path.with_suffix(".json"), config, num_pairs=num_pairs, num_folds=_NUM_FOLDS)
     return path
 
 

@@ -18,6 +18,7 @@ from facetrain.data.noise import (
     NoiseConfig,
     PlantedNoise,
     plant,
+    plant_at_most,
 )
 
 MIXES = [
@@ -192,7 +193,7 @@ def test_only_eligible_images_take_part() -> None:
     label = np.append(long_tail(), np.full(50, 10_000))
     eligible = np.arange(len(label)) % 3 != 0
     eligible[label == 10_000] = False
-    planted = plant(label, NoiseConfig(flip=0.2, outlier=0.1), eligible)
+    planted = plant_at_most(label, NoiseConfig(flip=0.2, outlier=0.1), eligible)
     assert planted.is_clean[~eligible].all()
     assert planted.kept[~eligible].all()
     assert (~planted.is_clean[eligible]).sum() == sum(
@@ -254,7 +255,7 @@ def test_rates_are_shares(rates: dict[str, float], message: str) -> None:
 
 def test_no_image_is_an_error() -> None:
     with pytest.raises(DataError, match="at least one image"):
-        plant(np.array([1, 2]), NoiseConfig(), np.zeros(2, bool))
+        plant(np.array([], int), NoiseConfig())
 
 
 def test_arrivals_sum_up_and_stop_at_the_most() -> None:

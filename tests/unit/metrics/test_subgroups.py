@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from facetrain.metrics.subgroups import Thresholds, subgroups, wilson_interval
+from facetrain.metrics.subgroups import subgroups, wilson_interval
 from facetrain.metrics.verification import best_threshold, tar_at_far
 
 
@@ -57,14 +57,6 @@ def test_order_within_a_pair_does_not_matter_and_unknown_is_left_out():
     known = (level_a >= 0) & (level_b >= 0)
     assert sum(row.num_genuine + row.num_impostor for row in rows) == known.sum() < len(known)
     assert subgroups(distance, same, level_a * 0 - 1, level_b)[1] == []
-
-
-def test_given_thresholds_are_kept():
-    distance, same, level_a, level_b = draw()
-    fixed = Thresholds(1.0, {"1e-1": 0.9})
-    thresholds, rows = subgroups(distance, same, level_a, level_b, thresholds=fixed)
-    assert thresholds is fixed
-    assert set(rows[0].tar_at_far) == {"1e-1"}
 
 
 def test_wilson_by_hand():
