@@ -6,10 +6,10 @@ process group and every collective is the identity.
 
 import contextlib
 import ctypes
+import dataclasses
 import os
 import signal
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
@@ -25,7 +25,7 @@ class LostRankError(UserError):
     """A collective failed because another rank died, or did not come within the timeout."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Mesh:
     """One process's place in the job.
 
@@ -36,7 +36,6 @@ class Mesh:
 
     rank: int
     world_size: int
-    local_rank: int
     device: torch.device
     group: dist.ProcessGroup | None = None
     timeout_seconds: float = 600.0
@@ -55,7 +54,7 @@ class Mesh:
         """
         if not isinstance(device, torch.device):
             device = _local_device(device, 0)
-        return cls(rank=0, world_size=1, local_rank=0, device=device)
+        return cls(rank=0, world_size=1, device=device)
 
     @classmethod
     def from_env(cls, device: DeviceChoice = "auto") -> "Mesh":
@@ -97,9 +96,9 @@ class Mesh:
         chosen = _local_device(device, local_rank)
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
+        mesh = cls(rank, world_size, chosen, None, timeout_seconds)
         if world_size == 1:
-            return cls(rank, world_size, local_rank, chosen, None, timeout_seconds)
-        mesh = cls(rank, world_size, local_rank, chosen, None, timeout_seconds)
+            return mesh
         with named_errors(mesh, "joining the job"):
             dist.init_process_group(
                 "nccl" if chosen.type == "cuda" else "gloo",
@@ -109,7 +108,7 @@ class Mesh:
                 timeout=timedelta(seconds=timeout_seconds),
                 device_id=chosen if chosen.type == "cuda" else None,
             )
-        return cls(rank, world_size, local_rank, chosen, dist.group.WORLD, timeout_seconds)
+        return dataclasses.replace(mesh, group=dist.group.WORLD)
 
     def barrier(self) -> None:
         """Wait until every rank is here."""

@@ -156,7 +156,7 @@ def one_rank_over_nccl(folder: str) -> None:
     torch.cuda.set_device(device)
     store = f"file://{folder}/store"
     dist.init_process_group("nccl", init_method=store, rank=0, world_size=1, device_id=device)
-    mesh = Mesh(0, 1, 0, device, dist.group.WORLD)
+    mesh = Mesh(0, 1, device, dist.group.WORLD)
     options: dict[str, Any] = {"precision": "float32", "clip_norm": 0.5, "accumulate": 2}
     fit(make_trainer(Path(folder) / "nccl", mesh, max_steps=4, **options))
     trainer = make_trainer(Path(folder) / "nccl", mesh, **options)

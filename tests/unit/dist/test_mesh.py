@@ -58,7 +58,7 @@ def test_missing_cuda_is_named() -> None:
 
 
 def test_only_communication_errors_are_renamed() -> None:
-    mesh = Mesh(rank=1, world_size=3, local_rank=1, device=torch.device("cpu"))
+    mesh = Mesh(rank=1, world_size=3, device=torch.device("cpu"))
     gloo = "[/pytorch/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234"
     with (
         pytest.raises(LostRankError, match=r"rank 1 of 3: step failed: .*Connection closed"),

@@ -217,7 +217,7 @@ def test_initial_centres_do_not_depend_on_the_sharding() -> None:
     for world_size in (2, 3):
         shards = [
             MarginHead(
-                HeadConfig(), 9000, 8, Mesh(rank, world_size, rank, torch.device("cpu")), seed=3
+                HeadConfig(), 9000, 8, Mesh(rank, world_size, torch.device("cpu")), seed=3
             ).weight.detach()
             for rank in range(world_size)
         ]
