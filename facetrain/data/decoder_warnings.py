@@ -23,37 +23,37 @@ _OPENCV_PREFIX = re.compile(r"\[ *\w+:\d+@[\d.]+\] global \S+ (\w+ (imdecode_\('
 _STDERR = 2
 
 
-class _Aside:
+class _Capture:
     """A file that takes the place of this process's stderr, for one thread at a time."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.turned = False  # by the thread that holds the lock
+        self.capturing = False  # by the thread that holds the lock
         self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # for the process's life
 
-    def listen(self, function: Callable[[], ResultT]) -> tuple[ResultT, bytes]:
+    def run(self, function: Callable[[], ResultT]) -> tuple[ResultT, bytes]:
         with self.lock:
-            if self.turned:
+            if self.capturing:
                 return function(), b""
             kept = os.dup(_STDERR)
             os.dup2(self.file.fileno(), _STDERR)
-            self.turned = True
+            self.capturing = True
             try:
                 result = function()
             finally:
-                self.turned = False
+                self.capturing = False
                 os.dup2(kept, _STDERR)
                 os.close(kept)
             if os.fstat(self.file.fileno()).st_size == 0:
                 return result, b""
             self.file.seek(0)
-            said = self.file.read()
+            printed = self.file.read()
             self.file.truncate(0)
             self.file.seek(0)
-            return result, said
+            return result, printed
 
 
-_aside: dict[int, _Aside] = {}  # by process: forked workers must not share a file's position
+_captures: dict[int, _Capture] = {}  # by process: forked workers must not share a file's position
 
 
 def with_warnings(function: Callable[[], ResultT]) -> tuple[ResultT, str]:
@@ -64,19 +64,19 @@ def with_warnings(function: Callable[[], ResultT]) -> tuple[ResultT, str]:
     file can be made, the function is only called.
     """
     process = os.getpid()
-    aside = _aside.get(process)
-    if aside is None:
+    capture = _captures.get(process)
+    if capture is None:
         try:
-            aside = _aside.setdefault(process, _Aside())
+            capture = _captures.setdefault(process, _Capture())
             os.close(os.dup(_STDERR))
         except OSError:
             return function(), ""
-    result, said = aside.listen(function)
-    if not said:
+    result, printed = capture.run(function)
+    if not printed:
         return result, ""
     words: list[str] = []
     others: list[str] = []
-    for line in said.decode(errors="replace").splitlines(keepends=True):
+    for line in printed.decode(errors="replace").splitlines(keepends=True):
         (words if _LIBRARY_LINE.match(line) or not line.strip() else others).append(line)
     if others:
         with contextlib.suppress(OSError):

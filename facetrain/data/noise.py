@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from facetrain.core.config import Config
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.rng import numpy_generator
-from facetrain.data.arrivals import arrivals
+from facetrain.data.noise_per_class import noise_per_class
 from facetrain.data.structured_noise import least_own, most_noise, plan_transfers
 
 NOISE_KINDS = ("clean", "flip", "outlier", "structured")
@@ -231,9 +231,9 @@ def _receivers(
     generator = numpy_generator(config.seed, "noise", name, "arrivals")
     rate = float(getattr(config, name))
     room = np.where(noise > 0, np.minimum(most, most_noise(own) - noise), most)
-    count = arrivals(total, rate, size, np.where(size >= 2, room, 0), generator)
+    count = noise_per_class(total, rate, size, np.where(size >= 2, room, 0), generator)
     left = total - int(count.sum())
-    count += arrivals(left, rate, size, np.where(size == 1, room, 0), generator)
+    count += noise_per_class(left, rate, size, np.where(size == 1, room, 0), generator)
     if count.sum() < total:
         raise _UnreachableError(name)
     return count

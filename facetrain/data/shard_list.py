@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 
 class ShardList:
-    """The `.lst` of one shard; knows no names where there is none."""
+    """A `.lst`; knows no names where there is none. Nothing is read before it is asked."""
 
-    def __init__(self, shard: Path) -> None:
-        """Nothing is read yet; `shard` is the `.rec`."""
-        self.path = shard.with_suffix(".lst")
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def name(self, key: int, number: int) -> str | None:
         """The source path of the image with this key, or None.
@@ -27,7 +26,7 @@ class ShardList:
         """
         if number < len(self._lines[1]) and (found := self._parse(number)) and found[0] == key:
             return found[1]
-        return self._by_key.get(key)
+        return self.by_key.get(key)
 
     @functools.cached_property
     def _lines(self) -> tuple[bytes, NDArray[np.int64]]:
@@ -36,8 +35,8 @@ class ShardList:
         return content, np.append(0, ends + 1)[: len(ends) + (content[-1:] not in (b"", b"\n"))]
 
     @functools.cached_property
-    def _by_key(self) -> dict[int, str]:
-        """For lists in another order."""
+    def by_key(self) -> dict[int, str]:
+        """Key -> source path of all images, for lists in another order."""
         found = (self._parse(number) for number in range(len(self._lines[1])))
         return dict(pair for pair in found if pair)
 

@@ -41,7 +41,7 @@ class ShardImages:
     @functools.cached_property
     def sources(self) -> ShardList:
         """What the images were called before they were packed."""
-        return ShardList(self.shard.path)
+        return ShardList(self.shard.path.with_suffix(".lst"))
 
 
 class ShardSet:

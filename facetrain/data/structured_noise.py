@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from facetrain.data.arrivals import arrivals
+from facetrain.data.noise_per_class import noise_per_class
 
 _ONE_DONOR_SHARE = 0.6
 _LEAST_RECEIVER = 3  # images: below, two people in a class cannot be told apart
@@ -48,8 +48,8 @@ def plan_transfers(
     Every class keeps at least 52 % images of its owner whatever it gives and receives. Only classes
     of three or more images receive, from one donor (60 % of them) or two. The biggest receivers
     choose their donors first; what a donor lacks is planned again among the other classes. No class
-    gives more than half of its images and class rates differ as usual (see `arrivals`), unless
-    there are too few donors; then classes give more, and at last their rates grow alike.
+    gives more than half of its images and class rates differ (see `noise_per_class`), unless there
+    are too few donors; then classes give more, and at last their rates grow alike.
 
     Args:
         total: images to move.
@@ -81,7 +81,7 @@ def _transfers(
         room = np.where(receives, np.maximum(most_noise(own) - arrived, 0), 0)
 
         def draw(total: int, room: NDArray[np.int64] = room) -> NDArray[np.int64]:
-            return arrivals(total, rate, size, room, generator, concentration)
+            return noise_per_class(total, rate, size, room, generator, concentration)
 
         plan, spare = _plan(left, draw, own, arrived, stays)
         if not plan.any():

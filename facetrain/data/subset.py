@@ -36,7 +36,8 @@ class Subset:
     @property
     def row(self) -> NDArray[np.int64]:
         """(M,) rows among all images of the shards."""
-        return self.dataset.row[self.images]
+        row: NDArray[np.int64] = self.dataset.row[self.images]
+        return row
 
     def decode(self, index: int, size: int) -> NDArray[np.uint8]:
         """As `FaceDataset.decode`."""

@@ -9,6 +9,7 @@ from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.lock import file_lock
 from facetrain.core.progress import progress
 from facetrain.data.dataset import FaceDataset
+from facetrain.data.shard_list import ShardList
 from facetrain.data.variation import UNKNOWN, VARIATION_FILE, Variations, save_variations
 from facetrain.data.variation_sources import (
     SHARPNESS_NAMES,
@@ -87,14 +88,10 @@ def _measured_blur(dataset: FaceDataset) -> Variations:
 
 def _listed_names(path: Path, num_rows: int) -> list[str]:
     """Image names of a `.lst` in the order of its keys, which is that of the records."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
-        lines = [line.rstrip("\r").split("\t") for line in text.split("\n") if line]
-        names = [name for _, name in sorted((int(line[0]), line[-1]) for line in lines)]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: must be a .lst: key, label, name by tabs; {error}") from None
+    names = [name for _, name in sorted(ShardList(path).by_key.items())]
     if len(names) != num_rows:
         raise DataError(
-            f"{path}: must list the {num_rows} images of the data set, but has {len(names)}"
+            f"{path}: must be a .lst (key, label, name by tabs) of the {num_rows} images of the "
+            f"data set, but names {len(names)}"
         )
     return names

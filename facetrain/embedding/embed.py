@@ -48,15 +48,6 @@ class EmbedConfig(Config):
     """Decoding processes of each rank."""
 
 
-def _blocks(config: EmbedConfig, out_dir: Path, num_images: int, size: int) -> RowBlocks:
-    """The arrays, a block a batch."""
-    arrays = {
-        EMBEDDING_FILE: ((num_images, size), config.dtype),
-        NORM_FILE: ((num_images,), "f4"),
-    }
-    return RowBlocks(out_dir, arrays, config.batch_size)
-
-
 def _prepare(
     blocks: RowBlocks, out_dir: Path, identity: Mapping[str, Any], dataset: FaceDataset
 ) -> list[int]:
@@ -146,7 +137,9 @@ def run(
         OutputError: the disk cannot hold the arrays.
     """
     all_inputs = {**inputs, "data": dataset.fingerprint}
-    blocks = _blocks(config, out_dir, dataset.num_images, backbone.embedding_size)
+    shape = (dataset.num_images, backbone.embedding_size)
+    arrays = {EMBEDDING_FILE: (shape, config.dtype), NORM_FILE: (shape[:1], "f4")}
+    blocks = RowBlocks(out_dir, arrays, config.batch_size)
 
     def work() -> dict[str, Any]:
         identity = {"config_digest": config_digest(config), "inputs": all_inputs}

@@ -7,7 +7,6 @@ embedding and the graph are memory maps.
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -112,19 +111,14 @@ class KnnGraph:
 
 
 def _search(searcher: Searcher, blocks: RowBlocks, remaining: Sequence[int], mesh: Mesh) -> None:
-    """Search and write this rank's share of the blocks, one being written while one is searched."""
+    """Search and write this rank's share of the blocks."""
     start, stop = shard_range(len(remaining), mesh.rank, mesh.world_size)
     own = remaining[start:stop]
     shown = progress(own, "graph", total=len(own), unit="block", enabled=mesh.is_main)
-    written: Future[None] | None = None
-    with blocks.writer() as writer, ThreadPoolExecutor(1) as thread:
+    with blocks.writer() as writer:
         for block in shown:
             neighbours, similarity = searcher.search(np.arange(*blocks.rows(block)))
-            if written is not None:
-                written.result()
-            written = thread.submit(writer.write, block, neighbours.numpy(), similarity.numpy())
-        if written is not None:
-            written.result()
+            writer.write(block, neighbours.numpy(), similarity.numpy())
 
 
 def knn_graph(

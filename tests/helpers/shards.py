@@ -48,3 +48,13 @@ def damage_magic(path: Path, key: int) -> None:
     content = bytearray(path.read_bytes())
     content[offsets(path)[key]] ^= 1
     path.write_bytes(content)
+
+
+def recount(path: Path, num_images: int, num_classes: int, after: float) -> Path:
+    """Let record 0 of a header layout claim that its images end before key `after`."""
+    counts = np.array([num_images + 1, num_images + num_classes + 1], "<f4")
+    content = path.read_bytes()
+    assert content.count(counts.tobytes()) == 1
+    claimed = np.array([after, counts[1]], "<f4")
+    path.write_bytes(content.replace(counts.tobytes(), claimed.tobytes()))
+    return path

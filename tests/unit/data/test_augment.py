@@ -167,14 +167,6 @@ def test_affine_corners_by_hand():
     torch.testing.assert_close(wide, torch.tensor([[-1 / root, 0, 0], [0, root, 0]]))
 
 
-def test_a_shift_by_whole_pixels_is_exact():
-    image = random_images(1, size=8)
-    # output (x, y) shows input (x + 2, y - 1): 2 pixels are 0.5 half sides
-    affine = torch.tensor([[[1, 0, 0.5], [0, 1, -0.25]]])
-    result = augment(image, AugmentParameters(affine=affine))
-    torch.testing.assert_close(result[..., 1:, :-2], plain(image)[..., :-1, 2:], rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 2.5])
 def test_blur_against_an_explicit_convolution(sigma):
     size = 12

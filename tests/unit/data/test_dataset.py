@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.shards import picture, write_flat, write_shard
+from helpers.shards import picture, recount, write_flat, write_shard
 
 from facetrain.core.errors import DataError
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.face_shard import FaceShardWriter
 from facetrain.data.images import encode_jpeg
 from facetrain.data.overlay import LabelOverlay
-from facetrain.data.recordio import RecordHeader, ShardWriter, pack_record
+from facetrain.data.recordio import ShardWriter
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -40,23 +40,11 @@ def test_labels_come_from_images_not_from_identity_ranges(tmp_path: Path) -> Non
     assert data.label.tolist() == [0, 0, 1, 0]
 
 
-def header_layout(path: Path, num_images: int, after: float) -> Path:
-    """A header layout whose record 0 claims that images end before key `after`."""
-    with ShardWriter(path) as writer:
-        for key in range(1, num_images + 1):
-            header = RecordHeader(0, np.array([key], np.float32), key, 0)
-            writer.write(key, pack_record(header, picture(key)))
-        span = np.array([1, num_images + 1], np.float32)
-        writer.write(num_images + 1, pack_record(RecordHeader(2, span, num_images + 1, 0), b""))
-        counts = np.array([after, num_images + 2], np.float32)
-        writer.write(0, pack_record(RecordHeader(2, counts, 0, 1), b""))
-    return path
-
-
 @pytest.mark.parametrize("after", [2.0**24, 17091658.0, float("nan"), -1.0, 1000.0])
 def test_a_count_that_cannot_be_right_is_not_believed(tmp_path: Path, after: float) -> None:
     # 17091658 images, as Glint360K has, are beyond float32's integers.
-    data = FaceDataset.open(header_layout(tmp_path / "a.rec", 3, after))
+    path = write_shard(tmp_path / "a.rec", [1, 2, 3])
+    data = FaceDataset.open(recount(path, 3, 3, after))
     assert data.layout == "header"
     assert data.class_ids.tolist() == [1, 2, 3]
 

@@ -9,7 +9,6 @@ import pytest
 from facetrain.core.config import parse_config
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.rng import numpy_generator
-from facetrain.data.arrivals import arrivals
 from facetrain.data.noise import (
     CLEAN,
     FLIP,
@@ -20,6 +19,7 @@ from facetrain.data.noise import (
     plant,
     plant_at_most,
 )
+from facetrain.data.noise_per_class import noise_per_class
 
 MIXES = [
     {"flip": 0.2},
@@ -261,11 +261,11 @@ def test_no_image_is_an_error() -> None:
 def test_arrivals_sum_up_and_stop_at_the_most() -> None:
     generator = numpy_generator(0, "arrivals")
     size, most = np.full(50, 20), np.arange(50)
-    count = arrivals(700, 0.5, size, most, generator)
+    count = noise_per_class(700, 0.5, size, most, generator)
     assert count.sum() == 700
     assert (count <= most).all()
-    assert np.array_equal(arrivals(10_000, 0.5, size, most, generator), most)
+    assert np.array_equal(noise_per_class(10_000, 0.5, size, most, generator), most)
     # Without a limit, in proportion to size: ten classes of 10 and ten of 1,000 images.
     size = np.repeat([10, 1000], 10)
-    count = sum(arrivals(1010, 0.3, size, np.full(20, 5000), generator) for _ in range(200))
+    count = sum(noise_per_class(1010, 0.3, size, np.full(20, 5000), generator) for _ in range(200))
     assert count[:10].sum() / count.sum() == pytest.approx(10 / 1010, rel=0.3)

@@ -151,14 +151,16 @@ def test_lfw_crops_aligns_or_takes_as_it_is(tmp_path):
         f"{path.relative_to(images)}," + ",".join(map(str, points.reshape(-1)))
         for path in images.rglob("*.jpg")
     ]
-    (tmp_path / "points.csv").write_text("\n".join(lines))
-    update = {"landmarks": tmp_path / "points.csv"}
-    aligned = PairedFaces.open(config.model_copy(update=update))
+
+    def marked(rows: list[str]) -> PairedFaces:
+        (tmp_path / "points.csv").write_text("\n".join(rows))
+        return PairedFaces.open(config.model_copy(update={"landmarks": tmp_path / "points.csv"}))
+
+    aligned = marked(lines)
     np.testing.assert_array_equal(aligned.decode(3, 112), align(image, points, 112))
     # A detector misses some faces, and every pair must be judged all the same.
     fewer = [line for line in lines if not line.startswith("Person_0b/Person_0b_0002")]
-    (tmp_path / "points.csv").write_text("\n".join(fewer))
-    partly = PairedFaces.open(config.model_copy(update=update))
+    partly = marked(fewer)
     np.testing.assert_array_equal(partly.decode(3, 64), expected)
     np.testing.assert_array_equal(partly.decode(1, 64), aligned.decode(1, 64))
     # A face whose points do not fit counts as missed; a file of such points is refused.
@@ -168,16 +170,11 @@ def test_lfw_crops_aligns_or_takes_as_it_is(tmp_path):
         b if a.startswith("Person_0b/Person_0b_0002") else a
         for a, b in zip(lines, other, strict=True)
     ]
-    (tmp_path / "points.csv").write_text("\n".join(one))
-    np.testing.assert_array_equal(
-        PairedFaces.open(config.model_copy(update=update)).decode(3, 64), expected
-    )
-    (tmp_path / "points.csv").write_text("\n".join(other))
+    np.testing.assert_array_equal(marked(one).decode(3, 64), expected)
     with pytest.raises(DataError, match="the person's left eye seems to come first"):
-        PairedFaces.open(config.model_copy(update=update))
-    (tmp_path / "points.csv").write_text("lfw/" + "\nlfw/".join(lines))
+        marked(other)
     with pytest.raises(DataError, match=r"has points of none of them \(lfw/Person_"):
-        PairedFaces.open(config.model_copy(update=update))
+        marked([f"lfw/{line}" for line in lines])
 
     small = tmp_path / "small"
     write_lfw(small, half=1, size=112)

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 _LEAST_RATE = 1e-6  # keeps a class with a rate of almost nothing as a last resort
 
 
-def arrivals(
+def noise_per_class(
     total: int,
     rate: float,
     size: NDArray[np.int64],
