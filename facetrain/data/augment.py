@@ -130,12 +130,9 @@ def _affine(config: AugmentConfig, flip: Tensor, u: tuple[Tensor, ...]) -> Tenso
 
 
 def draw(config: AugmentConfig, batch_size: int, seed: int, step: int) -> AugmentParameters:
-    """Parameters for the whole global batch of one step, on the CPU.
+    """Parameters for the global batch of one step, G = `batch_size` images, on the CPU.
 
     One operation's numbers do not depend on which others are on.
-
-    Args:
-        batch_size: images over all ranks, G.
     """
     generator = torch_generator(seed, "augment", step)
     u = torch.rand(batch_size, _NUM_UNIFORMS, generator=generator).unbind(1)
@@ -264,14 +261,10 @@ def _erase(image: Tensor, box: Tensor, colour: Tensor | None) -> Tensor:
 
 @torch.no_grad()
 def augment(image: Tensor, parameters: AugmentParameters) -> Tensor:
-    """Augmented images in [-1, 1], as the models take them.
+    """Augmented images (B, 3, H, W) float32 in [-1, 1]; image / 127.5 - 1 where nothing is drawn.
 
     Args:
         image: (B, 3, H, W) uint8, H = W, on any device.
-        parameters: of these B images.
-
-    Returns:
-        (B, 3, H, W) float32; image / 127.5 - 1 where nothing is drawn.
     """
     assert image.dtype == torch.uint8
     assert image.shape[2] == image.shape[3]

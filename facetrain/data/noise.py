@@ -79,10 +79,7 @@ def plant(
 
     Flips and outliers arrive in proportion to class size times the class's own rate; in classes
     of one image only where no other class can take them. A class with structured noise has at
-    most 48 % noise of all kinds. The cost is that of sorting N labels.
-
-    Args:
-        label: (N,) of clean images.
+    most 48 % noise of all kinds. The cost is that of sorting N labels, (N,) of clean images.
 
     Raises:
         DataError: no image.

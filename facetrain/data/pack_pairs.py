@@ -31,7 +31,7 @@ def pack_pairs(
     quality: int = 95,
     show_progress: bool = True,
 ) -> dict[str, Any]:
-    """Write the pairs of a list into `out`, a `.bin` that InsightFace reads.
+    """Write the pairs of a list into `out`, a `.bin` of InsightFace; return what was counted.
 
     Images are cropped or aligned as `pack` does. A pair with an image that cannot be (it does not
     decode, has no landmarks, shows no face) is left out and named in `<out>.skipped.txt`.
@@ -42,9 +42,6 @@ def pack_pairs(
         pairs: lines `path path 0|1`, or LFW's `pairs.txt`; see `read_any`.
         faces: as in `pack`, but not `all`.
     The others are those of `pack`.
-
-    Returns:
-        What was counted, by name.
 
     Raises:
         DataError: a list or an image that is missing or malformed, or no pair that is whole.

@@ -31,7 +31,7 @@ def pack_templates(
     quality: int = 95,
     show_progress: bool = True,
 ) -> dict[str, Any]:
-    """Write `source` as templates, pairs and galleries into `out`/IJBB or IJBC.
+    """Write `source` as templates, pairs, galleries into `out`/IJBB or IJBC; return the counts.
 
     Images are cropped or aligned as `pack` does, and what cannot be is named in `out/skipped.txt`.
     Of features, `out/features.npy` is written in place of images, for `evaluate --features`.
@@ -41,9 +41,6 @@ def pack_templates(
         protocol: whose file names, `ijbb` or `ijbc`.
         faces: as in `pack`, but not `all`.
     The others are those of `pack`.
-
-    Returns:
-        What was counted, by name.
 
     Raises:
         DataError: a source that cannot be read, or too few people or images of them.

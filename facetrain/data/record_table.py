@@ -56,8 +56,6 @@ def read_payload(
 
     Args:
         buffer: a shard, or a piece of one.
-        start: where the record's magic is.
-        stop: where its extent ends.
         offset: of the buffer in the shard, for messages.
 
     Raises:

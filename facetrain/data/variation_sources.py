@@ -54,15 +54,12 @@ def _synthetic_names() -> Mapping[str, tuple[str, ...]]:
 
 
 def yaw_of_landmarks(landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Signed yaw in degrees, (N,), of five points a face by PnP on a generic head.
+    """Signed yaw in degrees, (N,), of five points a face (N, 5, 2), in pixels, by a generic head.
 
-    Eyes, nose tip, mouth corners, the image's left ones first, before or after a similarity
+    PnP on eyes, nose tip, mouth corners, the image's left ones first, before or after a similarity
     alignment (which does not change the yaw). Off by about 5 degrees within +-45, more beyond,
     where detectors are unsure of the points themselves. NaN where points are not finite, all on
     one spot, or of no head.
-
-    Args:
-        landmarks: (N, 5, 2) pixels.
     """
     yaw = np.full(len(landmarks), np.nan)
     for number, points in enumerate(np.asarray(landmarks, np.float64)):

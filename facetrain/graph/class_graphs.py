@@ -64,11 +64,7 @@ class ClassGraphs:
 
 
 def group_by_class(label: NDArray[np.integer]) -> ClassGraphs:
-    """The classes of a data set, by ascending label.
-
-    Args:
-        label: (N,) class of each image; images with -1 belong to none.
-    """
+    """The classes of a data set of labels (N,), ascending; images with -1 belong to none."""
     row = np.argsort(label, kind="stable")
     row = row[label[row] >= 0]
     class_id, index, size = np.unique(label[row], return_inverse=True, return_counts=True)
@@ -93,10 +89,8 @@ def neighbourhoods(
     """Every node with its whole class, in pieces of at most about `max_pairs` similarities.
 
     Classes of similar sizes are padded to one; a class too large for a piece is cut by rows. One
-    node is in one piece. The order of equal similarities is that of the nodes.
-
-    Args:
-        unit_embedding: (N, D) rows of length 1, by node.
+    node is in one piece. The order of equal similarities is that of the nodes. `unit_embedding`
+    (N, D) has rows of length 1, by node.
     """
     size = graphs.size
     by_size = torch.argsort(size, stable=True)

@@ -19,14 +19,11 @@ _DENSE_RATIO = 32  # a matrix product computes this many unwanted values in the 
 
 
 def media_weight(template: Rows, media: Rows) -> Floats:
-    """(N,): one over the number of images that share the image's template and media.
+    """(N,): one over the number of images that share the image's template (N,) and media (N,).
 
     Averaging within media and summing over media is linear, so a template is the sum of its
-    images, each with this weight; no array over media is needed.
-
-    Args:
-        template: (N,) template of each image.
-        media: (N,) media of each image; numbers are compared within a template only.
+    images, each with this weight; no array over media is needed. Media numbers are compared within
+    a template only.
     """
     order = np.lexsort((media, template))
     new = np.ones(len(order), np.bool_)

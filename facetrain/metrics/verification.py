@@ -55,7 +55,7 @@ class Verification:
 
 
 def pair_geometry(embedding: NDArray[Any]) -> tuple[Floats, Floats]:
-    """Squared L2 distance of each pair's unit embeddings, and the norms before normalising.
+    """Squared L2 distance of pairs' unit embeddings, and the norms (2P,) before normalising.
 
     Args:
         embedding: (2P, D); rows 2i and 2i+1 are pair i.
@@ -137,15 +137,9 @@ def num_one_kind(fold: NDArray[np.intp], same: Bools, num_folds: int) -> int:
 
 
 def fold_accuracy(distance: Floats, same: Bools, num_folds: int) -> tuple[Floats, Floats]:
-    """Accuracy of each fold at the threshold that is best on all other folds.
+    """Accuracy (num_folds,) at the threshold (num_folds,) that is best on all other folds; both.
 
-    Of equally good thresholds the lowest is taken, as in arcface_torch.
-
-    Args:
-        num_folds: at least 2 and at most P.
-
-    Returns:
-        accuracy (num_folds,) and threshold (num_folds,).
+    Of equally good thresholds the lowest is taken, as in arcface_torch. From 2 to P folds.
     """
     fold = fold_of_pairs(same, num_folds)
     correct = _num_correct(distance, same, fold, num_folds)  # (num_folds, len(THRESHOLDS))
