@@ -41,6 +41,10 @@ _CALIBRATING_IMAGES = 1 << 16
 _CALIBRATING_DRAWS = 3
 """Half and twice change F1 by less than a split's spread (docs/benchmarks/clean.md)."""
 
+_GRAPH_RECALL = 0.8
+"""Where the graph is approximate, of sets so large that exact search takes minutes: what it misses
+are strangers. 0.81 instead of 0.96 changes 2 of 100,000 decisions (docs/benchmarks/growth.md)."""
+
 
 class CleanConfig(AdcConfig):
     """How to clean labels."""
@@ -164,7 +168,7 @@ def _embedded(
     config: CleanConfig, embedding: NDArray[np.floating], folder: Path, mesh: Mesh
 ) -> EmbeddedSet:
     """Embeddings with a kNN graph made for them in `folder`."""
-    neighbours = KnnConfig(num_neighbours=config.graph.num_context)
+    neighbours = KnnConfig(num_neighbours=config.graph.num_context, recall_target=_GRAPH_RECALL)
     knn, _ = knn_graph(embedding, neighbours, mesh, folder)
     return EmbeddedSet(embedding, knn, config.graph.num_context, mesh.device)
 

@@ -42,7 +42,9 @@ class IdentityModel:
         values = (getattr(self, field.name) for field in dataclasses.fields(self))
         return IdentityModel(*(value.float().to(device) for value in values))
 
-    def log_likelihood(self, z: Tensor, precision: Tensor, total: Tensor) -> Tensor:
+    def log_likelihood(
+        self, z: Tensor, precision: Tensor, total: Tensor, volume: Tensor | None = None
+    ) -> Tensor:
         """Log p(z, quality | the members of a class), (..., J), up to a constant.
 
         Given members of precision n and sum t the identity is y ~ N(v t, v), v = 1 / (1/b + n).
@@ -52,14 +54,33 @@ class IdentityModel:
             z: (..., D) an image, in the model's basis.
             precision: (...,) n.
             total: (..., D) t.
+            volume: (..., J) of `precision`, where it is known; its logarithms are half of the cost.
         """
-        variance = self.between / (1 + self.between * precision[..., None])  # (..., D)
+        if volume is None:
+            volume = self.volume(precision)
+        variance = self._variance(precision)
         square = (z - variance * total).square_()
+        wide = torch.empty_like(square)
         found = []
-        for share, spread in zip(self.share.tolist(), self.spread.tolist(), strict=True):
-            wide = variance + spread
-            found.append(math.log(share) - 0.5 * ((square / wide).sum(-1) + wide.log_().sum(-1)))
+        for quality, (share, spread) in enumerate(self._qualities()):
+            torch.div(square, torch.add(variance, spread, out=wide), out=wide)
+            found.append(math.log(share) - 0.5 * (wide.sum(-1) + volume[..., quality]))
         return torch.stack(found, -1)
+
+    def volume(self, precision: Tensor) -> Tensor:
+        """Sum over d of log(v_d + spread_j), (..., J): what `log_likelihood` has of n alone."""
+        variance = self._variance(precision)
+        return torch.stack(
+            [(variance + spread).log_().sum(-1) for _, spread in self._qualities()], -1
+        )
+
+    def _variance(self, precision: Tensor) -> Tensor:
+        """What is unknown of an identity, v, (..., D)."""
+        return self.between / (1 + self.between * precision[..., None])
+
+    def _qualities(self) -> list[tuple[float, float]]:
+        """(share, spread) of each."""
+        return list(zip(self.share.tolist(), self.spread.tolist(), strict=True))
 
     def weight(self, quality: Tensor) -> Tensor:
         """What an image counts in n, and its z in t, from its qualities (..., J)."""

@@ -29,7 +29,10 @@ _PASSES = 6
 _DAMPING = 0.5
 _PRIOR_IMAGES = 16
 """How many images of the set's own noise rate a class's noise rate is smoothed with."""
-_NUMBERS_AT_ONCE = 1 << 19
+_NUMBERS_AT_ONCE = 1 << 18
+_ON_GPU = 64
+"""Times as many on a GPU, which wants few launches."""
+_CLASSES_AT_ONCE = 1 << 12
 _LEAST, _NEVER = 1e-3, -1e9
 _HARD = 2.0  # spread from which an image is a hard one of its identity
 
@@ -158,16 +161,23 @@ class Estimation:
         prior = (1 - wrong).log(), (wrong * (1 - self._nobody_share) / others).log()
         ratio, filled = torch.zeros_like(self.belief), torch.zeros_like(wrong)
         hard = torch.zeros_like(wrong)
+        # Most candidates are without the image as they are, so their volume is the class's own.
+        volume = torch.cat(
+            [model.volume(n) for n in torch.split(before.precision, _CLASSES_AT_ONCE)]
+        )
+        volume_of_anybody = model.volume(before.precision.new_zeros(()))
         for block in self._blocks(f"pass {number + 1}"):
             z = self._basis(block)
             counts = self._counts(block)
             at = self.place[block].clamp(min=0)
             precision = (before.precision[at] - counts).clamp(min=0)
             total = before.total[at] - counts[..., None] * z[:, None]
-            found = model.log_likelihood(z[:, None], precision, total)  # (n, M, J)
+            without, inside = volume[at], counts > 0  # (n, M, J), (n, M)
+            without[inside] = model.volume(precision[inside])
+            found = model.log_likelihood(z[:, None], precision, total, without)  # (n, M, J)
             nothing = torch.zeros_like(precision[:, 0])
-            anybody = model.log_likelihood(z, nothing, torch.zeros_like(z)).logsumexp(-1)
-            ratio[block] = found.logsumexp(-1) - anybody[:, None]
+            anybody = model.log_likelihood(z, nothing, torch.zeros_like(z), volume_of_anybody)
+            ratio[block] = found.logsumexp(-1) - anybody.logsumexp(-1)[:, None]
             filled[block] = precision[:, 0].clamp(max=1)
             quality = found.softmax(-1)
             hard[block] = quality[:, 0, model.spread >= _HARD].sum(1)
@@ -209,7 +219,8 @@ class Estimation:
     def _blocks(self, what: str) -> Iterator[slice]:
         """Runs of this rank's images whose products fit into a cache."""
         per_image = self.place.shape[1] * len(self._model.between)
-        step = max(1, _NUMBERS_AT_ONCE // per_image)
+        many = _ON_GPU if self.row.is_cuda else 1
+        step = max(1, many * _NUMBERS_AT_ONCE // per_image)
         starts = range(0, len(self.row), step)
         shown = self._mesh.is_main and len(starts) > 200
         for start in progress(

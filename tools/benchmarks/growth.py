@@ -3,12 +3,13 @@
     python -m tools.benchmarks.growth --images 10000 100000 1000000 --folder F --json growth.json
 
 Each stage is one process of the command line, on a set that is made for it: identities of 20 images
-in the mean (or `--identity-images`), 128 numbers an image (tools/synthetic_embedding.py), 30 % of
-the labels wrong, and as the images a few thousand small rendered faces over and over, by hard
-links. Embeddings are given, so the cleaner has something to find; the stage `embed` is measured
-apart, with a small network whose numbers nobody uses. What is in F of an earlier call is used
-again, so `review`, `report` and `write` can be measured by themselves on a cleaning that is drawn
-at random (tools/fake_clean_run.py F/1000000 --identities 50000).
+in the mean (or `--identity-images`), 128 numbers an image, as alike as those of faces
+(tools/benchmarks/synthetic_embedding.py), 30 % of the labels wrong, and as the images a few
+thousand small rendered faces over and over, by hard links. Embeddings are given, so the cleaner has
+something to find, and `f1` says how well it did; the stage `embed` is measured apart, with a small
+network whose numbers nobody uses. What is in F of an earlier call is used again, so `review`,
+`report` and `write` can be measured by themselves on a cleaning that is drawn at random
+(tools/benchmarks/fake_clean_run.py).
 
 Processor seconds are of a process and its workers; `own` is the most memory that these held of
 their own at once (anonymous and shared, looked up ten times a second), `resident` the most that one
@@ -32,11 +33,15 @@ from urllib.parse import urlsplit
 from tools.benchmarks.common import ROOT, command_of, memory_mib
 
 STAGES = ("pack", "embed", "graph", "clean", "clean without the GCN", "review", "report", "write")
+CLEANINGS = ("clean", "clean without the GCN")
+GRAPH = ("num_neighbours=40", "recall_target=0.8")
+"""What the cleaner reads of a graph, and what it needs of it (docs/benchmarks/growth.md)."""
 SIZE, POOL, PEOPLE = 32, 2_000, 100
 CHILD = "--prepare"
 _RECIPE = """\
 data: {{path: {data}}}
 model: {{name: small, image_size: {size}, embedding_size: 128, width: 16}}
+train: {{epochs: 1}}
 clean: {{}}
 """
 
@@ -53,7 +58,12 @@ def prepare(folder: Path, num_images: int, identity_images: int) -> None:
     from facetrain.embedding.embed import EmbedConfig
     from facetrain.models.backbone import ModelConfig, build_backbone
     from facetrain.models.weights import save_backbone
-    from tools.benchmarks.synthetic_embedding import write_embedding
+    from tools.benchmarks.synthetic_embedding import (
+        FACES_SPECTRUM,
+        FACES_TAIL,
+        FACES_WITHIN,
+        write_embedding,
+    )
 
     pool = folder.parent / "pool"
     if not pool.is_dir():
@@ -74,8 +84,9 @@ def prepare(folder: Path, num_images: int, identity_images: int) -> None:
     embedded, raw = folder / "run" / "embed", folder / "embedding.npy"
     embedded.mkdir(parents=True)
     identity = write_embedding(
-        raw, num_images, 128, "float16", 0.3, torch.device("cpu"), images=identity_images
-    )
+        raw, num_images, 128, "float16", FACES_SPECTRUM, torch.device("cpu"),
+        images=identity_images, within=FACES_WITHIN, tail=FACES_TAIL,
+    )  # fmt: skip
     noisy = plant(identity, NoiseConfig(flip=0.15, structured=0.15))
     order = np.argsort(noisy.label, kind="stable")  # as they are packed: by class
     label = np.unique(noisy.label[order], return_inverse=True)[1]
@@ -104,7 +115,9 @@ def stage_command(stage: str, folder: Path) -> tuple[list[str], Path | None]:
             ["embed", run / "data", "--backbone", folder / "backbone.safetensors", "--out",
              folder / "embedded"], folder / "embedded",
         ),
-        "graph": (["graph", "--embeddings", run / "embed", "--out", run / "graph"], run / "graph"),
+        "graph": (
+            ["graph", "--embeddings", run / "embed", "--out", run / "graph", *GRAPH], run / "graph",
+        ),
         "clean": (["clean", recipe, "--out", run / "clean", *inputs], run / "clean"),
         "clean without the GCN": (
             ["clean", recipe, "--out", posterior / "clean", *inputs, "clean.gcn=false"],
@@ -174,6 +187,18 @@ def disk_mib(folder: Path) -> float:
     return sum(path.lstat().st_size for path in folder.rglob("*")) / 2**20
 
 
+def f1_of_noise(folder: Path, cleaned: Path) -> float | None:
+    """How well the planted noise was found."""
+    import numpy as np
+
+    from facetrain.data.cleaning_result import CleaningResult
+    from facetrain.metrics.noise import noise_detection
+
+    answer = CleaningResult.load(cleaned / "clean.npz")
+    is_clean = np.load(folder / "is_clean.npy")
+    return noise_detection(answer.clean_probability, answer.kept, is_clean).f1
+
+
 def measure(stage: str, folder: Path, log: Path) -> dict[str, Any]:
     """One stage as one process."""
     command, out = stage_command(stage, folder)
@@ -191,7 +216,8 @@ def measure(stage: str, folder: Path, log: Path) -> dict[str, Any]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}: {log.read_text()}")
-    return {
+    found = {"f1": f1_of_noise(folder, out)} if out is not None and stage in CLEANINGS else {}
+    return found | {
         "seconds": round(seconds or time.perf_counter() - started, 2),
         "processor_seconds": round(usage.ru_utime + usage.ru_stime, 2),
         "own_mib": round(watch.own_mib),
