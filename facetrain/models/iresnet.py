@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from facetrain.models.precision import full_precision
+from facetrain.models.prelu import PReLU
 from facetrain.models.recompute import recomputed
 
 # depth -> blocks in each of the four stages
@@ -49,7 +50,7 @@ class IResNetBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv1 = nn.Conv2d(in_channels, channels, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.prelu = nn.PReLU(channels)
+        self.prelu = PReLU(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels)
         self.se = SqueezeExcitation(channels) if se else None
@@ -98,7 +99,7 @@ class IResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        self.prelu = nn.PReLU(64)
+        self.prelu = PReLU(64)
         in_channels = 64
         stages = []
         for channels, num_blocks in zip(_STAGE_WIDTHS, IRESNET_BLOCKS[depth], strict=True):

@@ -9,6 +9,7 @@ Width 64 with blocks 1, 4, 6, 2 is the paper's network.
 from torch import Tensor, nn
 
 from facetrain.models.precision import full_precision
+from facetrain.models.prelu import PReLU
 
 
 class ConvBlock(nn.Module):
@@ -31,7 +32,7 @@ class ConvBlock(nn.Module):
             nn.BatchNorm2d(channels),
         )
         if not linear:
-            self.layers.append(nn.PReLU(channels))
+            self.layers.append(PReLU(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, channels, H / stride, W / stride)."""

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from facetrain.models.precision import full_precision
+from facetrain.models.prelu import PReLU
 
 
 class SmallBlock(nn.Module):
@@ -50,7 +51,7 @@ class SmallResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.PReLU(width)
+            nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), PReLU(width)
         )
         layers = []
         in_channels = width
