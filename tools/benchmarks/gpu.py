@@ -10,7 +10,14 @@
 6. Where the device's time goes, by torch's profiler; what the card can do; kernels tuned by trying.
 
 A step that would not fit into what is left of --seconds is left out and said to be. Each leaves its
-numbers in RESULTS/gpu.json when it is done. `--small` tries all of it on a CPU in a minute or two.
+numbers in RESULTS/gpu.json when it is done. `--small` tries all of it on a CPU in two minutes.
+
+Beside torch it needs numpy, OpenCV, PyYAML, tqdm, pydantic, safetensors, scikit-learn (with scipy)
+and xxhash, and pytest for the first step; neither faiss nor DGL. What a machine without a network
+lacks of these comes along as wheels:
+
+    pip download --only-binary=:all: --python-version 3.12 --dest wheels PACKAGES
+    pip install --no-index --find-links wheels PACKAGES
 """
 
 import argparse
