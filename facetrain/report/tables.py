@@ -73,12 +73,14 @@ def _with_interval(value: float | None, interval: list[float] | None) -> str:
 
 
 def threshold_table(numbers: Mapping[str, Mapping[str, Any]]) -> str:
-    """The cosine above which a pair is accepted at each FAR that a set can measure."""
+    """The cosine above which a pair is accepted at each FAR that a set can measure; "" for none."""
     fars = [
         far
         for far in next(iter(numbers.values()))["tar_at_far"]
         if any(one.get("threshold_at_far", {}).get(far) is not None for one in numbers.values())
-    ]  # runs of 0.1 have none
+    ]  # too few pairs of two people; runs of 0.1 have none
+    if not fars:
+        return ""
     rows = [
         [name, *(_cell(one.get("threshold_at_far", {}).get(far)) for far in fars)]
         for name, one in numbers.items()
@@ -134,7 +136,7 @@ def evaluation_text(numbers: Mapping[str, Mapping[str, Any]]) -> str:
         if "subgroups" in values:
             text = f"{name} by subgroup, at the thresholds of all pairs, with 95 % intervals\n"
             parts.append(text + subgroup_table(values["subgroups"]))
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
 def ijb_rows(numbers: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:

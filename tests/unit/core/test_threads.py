@@ -39,6 +39,40 @@ def test_the_quota_of_either_cgroup_version(
     assert usable_cores(tmp_path) == expected
 
 
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("0::/batch/job/step\n", {"batch/job/cpu.max": "400000 100000\n"}, 4),
+        (  # the tightest of several
+            "0::/batch/job/step\n",
+            {"batch/cpu.max": "600000 100000\n", "batch/job/step/cpu.max": "300000 100000\n"},
+            3,
+        ),
+        (
+            "2:cpu,cpuacct:/batch/job\n1:memory:/other\n",
+            {"cpu/batch/cpu.cfs_quota_us": "200000\n", "cpu/batch/cpu.cfs_period_us": "100000\n"},
+            2,
+        ),
+        ("0::/batch/job\n", {"batch/another/cpu.max": "100000 100000\n"}, 8),
+        ("0::/../job\n", {"../job/cpu.max": "100000 100000\n"}, 8),  # outside what is shown
+    ],
+)
+def test_the_quota_of_any_group_that_holds_the_process(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    groups: str,
+    files: dict[str, str],
+    expected: int,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    (tmp_path / "cgroup").mkdir()
+    (tmp_path / "self").write_text(groups)
+    for name, text in files.items():
+        (tmp_path / "cgroup" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cgroup" / name).write_text(text)
+    assert usable_cores(tmp_path / "cgroup", tmp_path / "self") == expected
+
+
 def test_threads_are_bounded_unless_they_were_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
     monkeypatch.setattr("facetrain.core.threads.usable_cores", lambda: 3)

@@ -20,7 +20,7 @@ from facetrain.evaluate.evaluate import EvaluateConfig
 from facetrain.metrics.verification import verification
 from facetrain.report.page import write_report
 from facetrain.report.style import save_figure
-from facetrain.report.tables import format_table, verification_table
+from facetrain.report.tables import evaluation_text, format_table, verification_table
 from facetrain.report.training_figures import training_curves_figure
 from facetrain.report.verification_figures import (
     Curve,
@@ -59,6 +59,12 @@ def test_verification_table_says_what_cannot_be_measured() -> None:
     accuracy, spread = numbers["big"]["accuracy"], numbers["big"]["accuracy_std"]
     assert big.split()[:5] == ["big", "400", f"{accuracy:.4f}", "±", f"{spread:.4f}"]
     assert small.split()[6] == "-"
+
+
+def test_too_few_pairs_for_any_far_leave_no_table_of_thresholds() -> None:
+    few = {"few": verification(np.arange(8.0) / 2, np.arange(8) % 2 == 0, num_folds=2).numbers()}
+    assert evaluation_text(few) == verification_table(few)
+    assert "accept above cosine" not in evaluation_text(few)
 
 
 def test_roc_curve_goes_through_its_points() -> None:
