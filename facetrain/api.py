@@ -261,6 +261,6 @@ def _labels(value: Array) -> NDArray[np.int64]:
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise DataError(
             f"labels must be (N,) integers, got {array.shape} of {array.dtype}; number the names, "
-            "e.g. by numpy.unique(names, return_inverse=True)"
+            "e.g. by numpy.unique(names, return_inverse=True)[1]"
         )
     return array.astype(np.int64)

@@ -13,6 +13,7 @@ from facetrain.data.npz_file import read_npz, write_npz
 
 MOST_LABEL = 1 << 27  # arrays over all classes up to the largest label must fit in memory
 _ROWS = 1 << 16
+_NUMBERED = "numpy.unique(label, return_inverse=True)[1]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +74,10 @@ def _require(path: Path, arrays: Mapping[str, Any], *names: str) -> None:
     for name in names:
         if name not in arrays:
             found = ", ".join(sorted(arrays)) or "no array"
-            plants = "; `facetrain corrupt` plants noise and writes it"
-            advice = plants if name == "is_clean" else ""
-            raise DataError(f"{path}: must hold {name}, but holds {found}{advice}")
+            advice = f"numpy.savez(FILE, {'=..., '.join(names)}=...) writes such a file"
+            if name == "is_clean":
+                advice = "`facetrain corrupt` plants noise and writes it"
+            raise DataError(f"{path}: must hold {name}, but holds {found}; {advice}")
 
 
 def save_features(path: Path, features: Features) -> None:
@@ -109,9 +111,11 @@ def _check_column(
     path: Path, name: str, array: NDArray[Any], num_images: int, kinds: str, words: str
 ) -> None:
     if array.shape != (num_images,) or array.dtype.kind not in kinds:
+        named = array.shape == (num_images,) and words == "integers"
+        advice = f"; number them, e.g. by {_NUMBERED}" if named else ""
         raise DataError(
             f"{path}: {name} must be ({num_images},) {words}, one for each row of embedding, got "
-            f"{array.shape} of {array.dtype}"
+            f"{array.shape} of {array.dtype}{advice}"
         )
 
 
@@ -145,6 +149,6 @@ def _checked_labels(path: Path, label: NDArray[Any]) -> NDArray[np.int64]:
     if (largest := label.max()) > MOST_LABEL:
         raise DataError(
             f"{path}: label must be at most {MOST_LABEL}, got {largest}; re-index the classes, "
-            "e.g. by numpy.unique(label, return_inverse=True)"
+            f"e.g. by {_NUMBERED}"
         )
     return label.astype(np.int64)

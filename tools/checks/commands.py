@@ -59,7 +59,7 @@ def prepare(out: Path, options: argparse.Namespace) -> None:
     links = {
         "people": options.photographs, "lfw": options.photographs, "lfw.bin": options.bin,
         "yunet.onnx": options.detector, "face_detection_yunet.onnx": options.detector,
-        "w600k_r50.onnx": options.backbone, "B": options.backbone,
+        "w600k_r50.onnx": options.backbone, "B": options.weights,
         "lfw_5pts.csv": options.landmarks,
     }  # fmt: skip
     for name, target in links.items():

@@ -72,7 +72,9 @@ ZERO = EMBEDDING * np.array([[1], [0], [1]], np.float32)
     ("change", "message"),
     [
         ({"embedding": None}, "must hold embedding, but holds label"),
-        ({"label": None}, "must hold label, but holds embedding"),
+        ({"label": None}, "must hold label, but holds embedding; numpy.savez"),
+        ({"label": np.array(["ann", "bob", "ann"])}, "got .* of <U3; number them, .*unique"),
+        ({"label": np.array([7.0, 0, 7])}, "got .* of float64; number them"),
         ({"embedding": NAN}, "must be finite, but 2 of 3 are not, the first in row 1"),
         ({"embedding": ZERO}, "must be not zero, but 1 of 3 are not, the first in row 1"),
         ({"embedding": EMBEDDING[0]}, r"embedding must be \(N, D\).*got \(2,\)"),
