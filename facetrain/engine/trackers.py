@@ -41,7 +41,7 @@ def make_tracker(name: TrackerName, out_dir: Path, settings: Mapping[str, Any]) 
     except ImportError as error:
         raise ConfigError(
             f"train.tracker={name} needs a package that is not installed ({error}); "
-            f"pip install 'facetrain[{name}]', or leave train.tracker out"
+            f"pip install '.[{name}]' in facetrain's folder, or leave train.tracker out"
         ) from None
 
 

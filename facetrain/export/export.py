@@ -86,7 +86,8 @@ def _write_onnx(module: nn.Module, config: ModelConfig, out: Path) -> float:
     ]
     if missing:
         raise UserError(
-            f"--format onnx needs {', '.join(missing)}, not installed; pip install facetrain[onnx]"
+            f"--format onnx needs {', '.join(missing)}, not installed; "
+            "pip install '.[onnx]' in facetrain's folder"
         )
     # Traced with two images: the exporter would take a single one for a constant.
     example = torch.zeros(2, 3, config.image_size, config.image_size)

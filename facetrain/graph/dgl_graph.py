@@ -22,7 +22,8 @@ def import_dgl() -> Any:
     except (ImportError, OSError) as error:
         raise ConfigError(
             f"graph backend dgl: DGL must be installed, but importing it failed ({error}); "
-            "pip install facetrain[dgl] (Python 3.10 or 3.11), or use the native backend"
+            "pip install '.[dgl]' in facetrain's folder (Python 3.10 or 3.11), or use the "
+            "native backend"
         ) from None
     return dgl
 

@@ -47,7 +47,7 @@ class OnnxBackbone:
         except ImportError as error:
             raise CheckpointError(
                 f"{path}: reading .onnx needs onnx and onnxruntime ({error}); "
-                "pip install facetrain[onnx]"
+                "pip install '.[onnx]' in facetrain's folder"
             ) from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()

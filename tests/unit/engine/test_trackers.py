@@ -100,5 +100,5 @@ def test_a_missing_package_is_told(
 
     kind = {"wandb": "WandbTracker", "mlflow": "MlflowTracker"}[name]
     monkeypatch.setattr(trackers, kind, missing)
-    with pytest.raises(ConfigError, match=f"pip install 'facetrain\\[{name}\\]'"):
+    with pytest.raises(ConfigError, match=f"pip install '.\\[{name}\\]' in"):
         make_tracker(name, tmp_path, {})

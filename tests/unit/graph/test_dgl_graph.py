@@ -64,7 +64,7 @@ def test_another_device_is_refused() -> None:
 
 def test_without_dgl_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dgl", None)
-    with pytest.raises(ConfigError, match=r"pip install facetrain\[dgl\]"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[dgl\]' in"):
         DGLGraph(*random_table())
 
 

@@ -293,5 +293,5 @@ def test_a_damaged_file(tmp_path):
 def test_onnxruntime_not_installed(tmp_path, monkeypatch):
     _write(tmp_path / "m.onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(CheckpointError, match=r"pip install facetrain\[onnx\]"):
+    with pytest.raises(CheckpointError, match=r"pip install '\.\[onnx\]' in"):
         load_backbone(tmp_path / "m.onnx")

@@ -194,5 +194,6 @@ def cleanlab(
 
 def _needs_bench(error: ImportError) -> ConfigError:
     return ConfigError(
-        f"the cleanlab baseline must have its packages, but {error}; pip install facetrain[bench]"
+        f"the cleanlab baseline must have its packages, but {error}; "
+        "pip install '.[bench]' in this folder"
     )
