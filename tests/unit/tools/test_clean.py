@@ -11,7 +11,7 @@ from facetrain.clean.thresholds import AdapterConfig
 from facetrain.clean.training import MetaConfig
 from facetrain.core.rng import numpy_generator
 from facetrain.data.features import Features
-from tools.benchmarks.clean import lfw_noise
+from tools.benchmarks.clean import lfw_noise, small_sets
 from tools.benchmarks.clean import run as bench_clean
 
 
@@ -58,3 +58,22 @@ def test_every_row_is_there_and_the_stage_is_the_stage(tmp_path: Path) -> None:
     control = Features(other, noisy, shuffled)
     rows = dict(bench_clean.Cleaners(source, config, inputs=False, drift=False).rows(control))
     assert rows["facetrain clean"] < 0.5
+
+
+def test_a_small_set_knows_whose_its_images_are() -> None:
+    """Labels shuffled beside their truth are no noise that can be found: the control."""
+    embedding, label = people(2, 60, images=(4, 9))
+    kind = next(kind for kind in small_sets.KINDS if "strangers" in kind.name)
+    chosen, given, true = small_sets.one_set(embedding, label, kind, 0)
+    whose = {row.tobytes(): person for row, person in zip(embedding, label, strict=True)}
+    person = np.array([whose[row.tobytes()] for row in chosen])
+    clean = given == true
+    assert 0.2 < np.mean(~clean) < 0.4
+    assert all(len(set(person[clean & (given == one)])) == 1 for one in np.unique(given[clean]))
+    owner = {one: person[clean & (given == one)][0] for one in np.unique(given[clean])}
+    moved = ~clean & (true >= 0)
+    assert [owner[one] for one in true[moved]] == person[moved].tolist()
+    assert not np.isin(person[true < 0], list(owner.values())).any()
+    assert small_sets.measured(chosen, given, true)["F1"] > 0.9
+    shuffled = numpy_generator(0, "shuffled").permutation(true)
+    assert small_sets.measured(chosen, given, shuffled)["F1"] < 0.9

@@ -134,6 +134,8 @@ class Cleaners:
             config,
             Known(embedded(source.embedding, config), source.label, source.is_clean),
         )
+        if not config.gcn:
+            return
         self.base = pretrained(config, self.source, self.folder / PRETRAINED_FILE, MESH, _DIGEST)
         self.others = {}
         for name, node_input in (("literal", "embedding"), ("canonical", "canonical")):
@@ -147,6 +149,9 @@ class Cleaners:
         config, is_clean = self.config, target.is_clean
         assert is_clean is not None
         images = embedded(target.embedding, config)
+        if not config.gcn:
+            yield from self._stage("posterior alone", config, images, target)
+            return
         labelled = labelled_set(config.graph, images, target.label)
 
         def chance(cleaner: Cleaner, of: LabelledSet = labelled) -> NDArray[np.float32]:
@@ -196,10 +201,7 @@ class Cleaners:
             threshold = thresholds(cleaner, answer, known)
             yield f"{prefix} + meta + adapter", f1(answer > threshold[target.label], is_clean)
         for name, gcn in (("posterior alone", False), ("facetrain clean", True)):
-            asked = config.model_copy(update={"gcn": gcn})
-            stage = clean(asked, images, target.label, self.source, (), self.folder, MESH, _DIGEST)
-            yield name, f1(stage.kept, is_clean)
-            yield f"{name}, calibration error", calibration(stage.clean_probability, is_clean)
+            yield from self._stage(name, config.model_copy(update={"gcn": gcn}), images, target)
         if self.brief:
             return
         yield "meta, hindsight", best_f1(answer, is_clean)
@@ -212,6 +214,14 @@ class Cleaners:
                 name,
                 f1(chance(cleaner, labelled_set(graph, images, target.label)) > 0.5, is_clean),
             )
+
+    def _stage(
+        self, name: str, config: CleanConfig, images: EmbeddedSet, target: Features
+    ) -> Iterator[Row]:
+        assert target.is_clean is not None
+        stage = clean(config, images, target.label, self.source, (), self.folder, MESH, _DIGEST)
+        yield name, f1(stage.kept, target.is_clean)
+        yield f"{name}, calibration error", calibration(stage.clean_probability, target.is_clean)
 
 
 def main() -> None:
@@ -229,6 +239,7 @@ def main() -> None:
     parser.add_argument("--cleanlab", action="store_true", help="slow: minutes a target")
     parser.add_argument("--drift", action="store_true", help="also with the target's statistics")
     parser.add_argument("--brief", action="store_true", help="gcn at 0.5 and the stage alone")
+    parser.add_argument("--no-gcn", action="store_true", help="the posterior alone: seconds")
     parser.add_argument("--inputs", action="store_true", help="also the GCN's other inputs")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -249,13 +260,15 @@ def main() -> None:
 
     for path in arguments.target:
         for method, value in (
-            () if arguments.brief else baseline_rows(load(path), arguments.cleanlab)
+            ()
+            if arguments.brief or arguments.no_gcn
+            else baseline_rows(load(path), arguments.cleanlab)
         ):
             add(path, None, method, value)
     for seed in arguments.seeds:
         cleaners = Cleaners(
             source,
-            CleanConfig(seed=seed),
+            CleanConfig(seed=seed, gcn=not arguments.no_gcn),
             inputs=arguments.inputs,
             drift=arguments.drift,
             brief=arguments.brief,
