@@ -76,4 +76,4 @@ def test_a_small_set_knows_whose_its_images_are() -> None:
     assert not np.isin(person[true < 0], list(owner.values())).any()
     assert small_sets.measured(chosen, given, true)["F1"] > 0.9
     shuffled = numpy_generator(0, "shuffled").permutation(true)
-    assert small_sets.measured(chosen, given, shuffled)["F1"] < 0.9
+    assert small_sets.measured(chosen, given, shuffled)["F1"] < 0.7
