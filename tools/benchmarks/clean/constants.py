@@ -66,7 +66,7 @@ def _numbers() -> Iterator[Change]:
         for value in values:
             number = value.temperature if isinstance(value, Calibration) else value
             yield Change(name, f"{number:g}", module, attribute, value)
-    fit = fitting.fit_identities
+    fit = identity_model.fit_identities
     other_fits = {
         ("iterations of EM for W and B", "3"): functools.partial(fit, iterations=3),
         ("iterations of EM for W and B", "10"): functools.partial(fit, iterations=10),
