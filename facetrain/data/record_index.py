@@ -75,7 +75,7 @@ def index_records(
         if (
             table.framed.all()
             and np.isin(_counted_images(index, buffer), index.keys).all()
-            and not _is_permuted(index.keys, table.id)
+            and not _is_renamed(index.keys, table.id)
         ):
             return index, table
     index = _scanned(path, words, buffer, listed)
@@ -106,8 +106,9 @@ def _scanned(
             boundaries = np.append(offsets, entries)
             index = _in_key_order(keys, offsets, boundaries=boundaries, size=len(buffer))
             kept = read_table(words, buffer, index.starts, index.stops)
-            if not _is_permuted(index.keys[kept.readable], kept.id[kept.readable]):
+            if not _is_renamed(index.keys[kept.readable], kept.id[kept.readable]):
                 return _complete(index, _counted_images(index, buffer), len(buffer))
+            listed = None  # the keys that it lists are no records'
         logger.warning(
             "%s: does not describe %s; indexed by scanning", path.with_suffix(".idx"), path
         )
@@ -202,10 +203,20 @@ def _distinct(values: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.compress(first, values)
 
 
-def _is_permuted(keys: NDArray[np.int64], ids: NDArray[np.uint64]) -> bool:
-    """Same numbers, other order. Other numbers are no fault: shuffled copies keep their old ids."""
-    own = ids.astype(np.int64)
-    return bool((own != keys).any()) and np.array_equal(np.sort(own), np.sort(keys))
+def _is_renamed(keys: NDArray[np.int64], ids: NDArray[np.uint64]) -> bool:
+    """Whether an `.idx` gives records other keys than they were written with.
+
+    The same numbers in another order; or other numbers, with gaps, where the ids have none, as in
+    a damaged line. Else other numbers are no fault: shuffled copies keep their old ids.
+    """
+    own, keys = np.sort(ids.astype(np.int64)), keys[np.argsort(ids, kind="stable")]
+    if np.array_equal(own, keys):
+        return False
+    keys = np.sort(keys)
+    gapless = np.arange(len(own)) + own[:1]
+    return np.array_equal(own, keys) or (
+        np.array_equal(own, gapless) and bool((np.diff(keys) != 1).any())
+    )
 
 
 def _keys_from_ids(ids: NDArray[np.uint64], readable: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -78,6 +78,9 @@ class Campaign:
         self.seed, self.names = seed, list(names)
         self.base, self.copy, self.other = folder / "base", folder / "copy", folder / "other"
         build(self.base, self.names, self.other)
+        for name in self.names:  # a name that is nothing's would be a case that nobody looks at
+            for glob in COMMANDS[name].reads + COMMANDS[name].leaves:
+                assert any(self.base.glob(glob)), (name, glob)
         self.expected = {name: outcome(self.base, COMMANDS[name]) for name in self.names}
         self._measured: dict[str, float] = {}
         self.kinds: dict[str, Callable[[Tally, random.Random, int], None]] = {
@@ -157,13 +160,19 @@ class Campaign:
             self.judge(tally, f"all dated {when} (case {case})", name, exact=True)
             return
         own = bool(command.state) and (chance.random() < 0.6 or not command.reads)
+        killed = own and bool(command.leaves) and chance.random() < 0.2
+        if killed:  # what it finished so far is damaged before it goes on
+            seconds = self._seconds(name)
+            self.fresh(name, unfinished=True, emptied=True)
+            self._signalled(name, (signal.SIGKILL,), chance.random() * seconds, 0, group=False)
         path = self._pick(chance, command.state if own else command.reads)
         if path is None:
             return
         how = damage.mutate(path, chance, self._others(path) if own else [])
         exact = own or path.suffix in _EXACT
         where = path.relative_to(self.copy)
-        self.judge(tally, f"{where} {how} (case {case})", name, exact=exact)
+        when = "after SIGKILL " if killed else ""
+        self.judge(tally, f"{when}{where} {how} (case {case})", name, exact=exact)
 
     def _others(self, path: Path) -> list[Path]:
         """What could be taken for this file of a run: another run's, or an older one beside it."""

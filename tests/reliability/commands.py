@@ -173,7 +173,7 @@ COMMANDS = {
     "clean": Command(
         ("clean", "recipe.yaml", *_OUT, "run/clean"),
         reads=(*_DATA, "recipe.yaml", "source.npz"),
-        state=("run/clean/*", "run/graph/*", "run/embed/*"),
+        state=("run/clean/*", "run/clean/source_graph/*", "run/graph/*", "run/embed/*"),
         leaves=("run/clean/clean.npz", "run/clean/overlay.npz"),
         unfinished=("run/clean/manifest.json",),
         adds_up=_rows("run/clean/clean.npz", "kept"),
@@ -228,9 +228,9 @@ COMMANDS = {
     "evaluate, IJB": Command(
         ("evaluate", "--backbone", "run/train", "--ijb", "ijb", *_OUT, "templates"),
         reads=(_IJB, "ijb/IJBC/loose_crop/*"),
-        state=("templates/*", *_TRAINED),
-        leaves=("templates/*.json", "templates/*.npz"),
-        unfinished=("templates/manifest.json",),
+        state=("templates/ijbc/*", "templates/ijbc/embeddings/*/*", *_TRAINED),
+        leaves=("templates/ijbc/verification.json", "templates/ijbc/roc.npz"),
+        unfinished=("templates/ijbc/manifest.json",),
         often=0.7,
     ),
     "evaluate, people": Command(

@@ -192,3 +192,21 @@ def test_many_shards_need_few_descriptors(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True
     )
     assert done.stdout == "133\n", done.stderr
+
+
+@pytest.mark.parametrize("layout", ["header", "flat"])
+@pytest.mark.parametrize("key", [4, 13])
+def test_a_damaged_key_in_an_idx_changes_nothing(tmp_path: Path, layout: str, key: int) -> None:
+    """The record's own id says what it was; an `.idx` that renumbers them all is obeyed."""
+    path = tmp_path / "a.rec"
+    write(path, layout)
+    whole = read(path, "error")
+    index = path.with_suffix(".idx")
+    lines = index.read_text().splitlines()
+    damaged = [f"9{line}" if line.startswith(f"{key}\t") else line for line in lines]
+    assert damaged != lines
+    index.write_text("\n".join(damaged) + "\n")
+    assert read(path, "error") == whole
+    index.write_text("".join(f"{int(n) + 100}\t{o}\n" for n, o in map(str.split, lines)))
+    if layout == "flat":
+        assert ShardReader(path).keys.tolist() == list(range(100, 114))
