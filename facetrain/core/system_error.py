@@ -51,6 +51,8 @@ def as_user_error(error: BaseException) -> UserError | None:
             f"reached ({os.strerror(code or errno.EMFILE)}); raise it with ulimit -n, or lower "
             f"data.workers, {_AGAIN}"
         )
+    if isinstance(error, RuntimeError) and "can't start new thread" in text:
+        code = errno.EAGAIN
     if code in (errno.EAGAIN, errno.ENOMEM):
         return UserError(
             f"there must be room for one more process or file, but {os.strerror(code)}; raise "

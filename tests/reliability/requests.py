@@ -98,11 +98,11 @@ def _decision(chance: random.Random, host: str, home: str) -> bytes:
 
 
 def _send(port: int, content: bytes) -> bytes:
-    """What the server answers until it closes, or for half a second."""
+    """What the server answers until it closes, or for ten seconds."""
     answer = b""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-            connection.settimeout(0.5)
+            connection.settimeout(10)
             connection.sendall(content)
             connection.shutdown(socket.SHUT_WR)
             while chunk := connection.recv(65536):

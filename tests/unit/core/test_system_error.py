@@ -18,6 +18,7 @@ from facetrain.core.system_error import as_user_error
         (OSError(errno.EMFILE, "Too many open files", "s.rec"), BAD_INPUT, "ulimit -n"),
         (ImportError("x.so: cannot open: Too many open files"), BAD_INPUT, "ulimit -n"),
         (BlockingIOError(errno.EAGAIN, "unavailable"), BAD_INPUT, "ulimit -u"),
+        (RuntimeError("can't start new thread"), BAD_INPUT, "ulimit -u"),
         (OSError(errno.ENOMEM, "no memory"), BAD_INPUT, "lower data.workers"),
         (OSError(errno.EIO, "Input/output error", "d/x"), BAD_INPUT, "d/x: must be a readable fi"),
         (OSError(errno.ELOOP, "links", "a\x1bb"), BAD_INPUT, r"a\x1bb: must be a readable file"),
