@@ -108,6 +108,7 @@ class CleanedSet:
                 f"clean={{}}` or `facetrain clean DATA --backbone B --out {run_dir}`, or give "
                 "another folder"
             )
+        clean.verify(run_folder.CLEAN_FILE, run_folder.OVERLAY_FILE)
         data = read_stage_data(clean.path)
         if data is None:
             raise DataError(

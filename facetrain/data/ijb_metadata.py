@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
+from facetrain.core.plain_file import read_plain
 from facetrain.data.align import align
 from facetrain.data.csv_file import csv_rows
 from facetrain.data.images import decode_image
@@ -124,7 +125,7 @@ class IjbMetadata:
         """
         path = self.images / self.name[index]
         try:
-            encoded = path.read_bytes()
+            encoded = read_plain(path)
         except OSError as error:
             raise DataError(f"{path}: must be an image of the protocol; {error.strerror}") from None
         try:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import DataError
+from facetrain.core.plain_file import read_plain
 
 # What would end a cell or a line, or move a terminal's cursor. Other characters that are not
 # printable stay (the joiners of Persian and Hindi names, bytes that are not UTF-8): a list is
@@ -26,7 +27,7 @@ def text_lines(path: Path, what: str) -> list[tuple[int, str]]:
     """
     must = f"{path}: must be a text file of lines {what!r}"
     try:
-        content = path.read_bytes()
+        content = read_plain(path)
     except OSError as error:
         raise DataError(f"{must}, but cannot be read: {error.strerror}") from None
     coding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from facetrain.core.config import Config
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
+from facetrain.core.plain_file import read_plain
 from facetrain.data.align import align
 from facetrain.data.images import decode_image, fit_square
 from facetrain.data.landmarks import read_landmarks, warn_of_places
@@ -135,7 +136,7 @@ class PairedFaces:
         """Image file `index` of 0..2P-1; pair i is images 2i and 2i + 1."""
         path = self.file[self.pairs.name[index]]
         try:
-            return path.read_bytes()
+            return read_plain(path)
         except OSError as error:
             raise DataError(f"{path}: must be readable; {error.strerror}") from None
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
+from facetrain.core.plain_file import read_plain
 
 Action = Literal["keep", "drop", "move", "merge", "swap"]
 ACTIONS: tuple[Action, ...] = ("keep", "drop", "move", "merge", "swap")
@@ -100,7 +101,7 @@ def read_journal(path: Path) -> Journal:
         DataError: it cannot be read, or a line is not what it should be.
     """
     try:
-        content = path.read_bytes()
+        content = read_plain(path)
     except OSError as error:
         raise DataError(f"{path}: must be a readable journal; {error.strerror}") from None
     whole = content[: content.rfind(b"\n") + 1]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from facetrain.core.artifact import fingerprint, read_json
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
+from facetrain.core.plain_file import read_plain
 from facetrain.core.run_folder import CLASSES_FILE
 from facetrain.data.record_table import FLOAT32_INTEGERS, RecordTable
 from facetrain.data.recordio import ShardReader, shard_paths, unpack_record
@@ -98,7 +99,7 @@ class ShardSet:
         """
         known = [int(self.label.max(initial=-1)) + 1, max(self.names, default=-1) + 1]
         try:
-            text = (self.folder / "property").read_text("ascii")
+            text = read_plain(self.folder / "property").decode("ascii")
             known.append(int(text.split(",")[0]))
         except (OSError, ValueError):
             pass

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 import facetrain
 from facetrain.core.artifact import Manifest, write_sealed
+from facetrain.core.digest import file_digest
 from facetrain.core.rng import numpy_generator
 from facetrain.data.cleaning_result import CleaningResult, Reason
 from facetrain.data.dataset import DataConfig, FaceDataset
@@ -88,14 +89,6 @@ def write_run(out: Path, num_identities: int, num_images: int, people: list[list
     copied = np.where(random.random(len(label)) < COPIED, np.arange(len(label)) - 1, -1)
     run = out / "run"
     data = DataConfig(path=faces, overlay=(noise,), workers=0)
-    metrics = {"num_images": len(label), "num_classes": num_identities}
-    for stage, config in (("train", {"data": data.model_dump(mode="json")}), ("clean", {})):
-        manifest = Manifest(
-            stage=stage, config=config, config_digest="", metrics=metrics, seconds=1, world_size=1,
-            inputs={"data": dataset.fingerprint}, versions={"facetrain": facetrain.__version__},
-            commit=None, files={},
-        )  # fmt: skip
-        write_sealed(run / stage / "manifest.json", manifest)
     write_stage_data(run / "clean", data)
     reason = np.where(kept, Reason.CLEAN, np.where(told, Reason.OTHER_IDENTITY, Reason.NOBODY))
     reason[undecided & ~swapped] = Reason.AMBIGUOUS
@@ -127,6 +120,15 @@ def write_run(out: Path, num_identities: int, num_images: int, people: list[list
         source_names=("", "clean"),
         dataset_fingerprint=dataset.base_fingerprint,
     ).save(run / "clean" / "overlay.npz")
+    metrics = {"num_images": len(label), "num_classes": num_identities}
+    for stage, config in (("train", {"data": data.model_dump(mode="json")}), ("clean", {})):
+        manifest = Manifest(
+            stage=stage, config=config, config_digest="", metrics=metrics, seconds=1, world_size=1,
+            inputs={"data": dataset.fingerprint}, versions={"facetrain": facetrain.__version__},
+            commit=None,
+            files={path.name: file_digest(path) for path in (run / stage).glob("*.npz")},
+        )  # fmt: skip
+        write_sealed(run / stage / "manifest.json", manifest)
 
 
 def main() -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.manifest import plain_manifest
 from helpers.shards import write_shard
 
-from facetrain.core.artifact import Manifest, write_sealed
+from facetrain.core.digest import file_digest
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.data.cleaning_result import CleaningResult, Reason
 from facetrain.data.dataset import DataConfig, FaceDataset
@@ -52,11 +53,6 @@ def data_set(folder: Path, names: tuple[str, ...] = NAMES) -> Path:
 def cleaned_run(tmp_path: Path) -> Path:
     data = DataConfig(path=(data_set(tmp_path / "set"),), workers=0)
     run, given = tmp_path / "run", FaceDataset.open(data.path)
-    manifest = Manifest(
-        stage="clean", config={}, config_digest="", metrics={}, seconds=0, world_size=1,
-        inputs={"data": given.fingerprint}, versions={}, commit=None, files={},
-    )  # fmt: skip
-    write_sealed(run / "clean/manifest.json", manifest)
     write_stage_data(run / "clean", data)
     kept = np.array(KEPT)
     CleaningResult(
@@ -75,7 +71,14 @@ def cleaned_run(tmp_path: Path) -> Path:
         np.array(GIVEN), kept, source=~kept, source_names=("", "clean"),
         dataset_fingerprint=given.base_fingerprint,
     ).save(run / "clean/overlay.npz")  # fmt: skip
+    finish(run / "clean", given)
     return run
+
+
+def finish(cleaning: Path, data: FaceDataset) -> None:
+    """Write the manifest of what is there."""
+    left = {name: file_digest(cleaning / name) for name in ("clean.npz", "overlay.npz")}
+    plain_manifest(cleaning, "clean", inputs={"data": data.fingerprint}, files=left)
 
 
 @pytest.fixture
@@ -289,27 +292,32 @@ def test_a_written_set_that_was_damaged_is_written_again(
         write(run, out, format="folder")
 
 
+@pytest.mark.parametrize("name", ["clean.npz", "overlay.npz"])
+def test_a_cleaning_that_was_exchanged_is_not_written(run: Path, tmp_path: Path, name: str) -> None:
+    """For another whole file of its kind: a review's overlay, or another run's result."""
+    file = run / "clean" / name
+    with np.load(file) as arrays:
+        other = {key: arrays[key] for key in arrays.files}
+    other["kept"] = np.ones_like(other["kept"])
+    np.savez(file, **other)
+    with pytest.raises(DataError, match=f"{name}: must be as the stage clean left it"):
+        write(run, tmp_path / "out", format="folder")
+
+
 def test_images_that_are_none(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "set/train.rec"
     content = path.read_bytes()
     spoiled = content.replace(picture(3), b"\x99" * len(picture(3)))
     path.write_bytes(spoiled)
-    manifest = json.loads((run / "clean/manifest.json").read_text())
     data = DataConfig(path=(tmp_path / "set",), on_corrupt="skip")
-    given = FaceDataset.open(data.path)
-    manifest["inputs"]["data"] = given.fingerprint
-    write_sealed(run / "clean/manifest.json", Manifest(**_without_seal(manifest)))
     overlay = LabelOverlay.load(run / "clean/overlay.npz")
     dataclasses.replace(overlay, dataset_fingerprint="").save(run / "clean/overlay.npz")
+    finish(run / "clean", FaceDataset.open(data.path))
     with pytest.raises(DataError, match=r"record train\.rec:4: must be an image"):
         write(run, tmp_path / "out", format="folder")
     write_stage_data(run / "clean", data)
     assert write(run, tmp_path / "out", format="folder")["num_images"] == 4
     assert table(tmp_path / "out")[3]["reason"] == "unreadable record"
-
-
-def _without_seal(manifest: dict[str, Any]) -> dict[str, Any]:
-    return {name: manifest[name] for name in Manifest.model_fields if name in manifest}
 
 
 def test_names_become_folders() -> None:
@@ -335,11 +343,6 @@ def test_two_sets_are_written_as_one(tmp_path: Path) -> None:
     write_shard(path, GIVEN, [picture(11 - number) for number in range(8)])
     data = DataConfig(path=(a, b))
     joined, run = FaceDataset.open(data.path), tmp_path / "run"
-    manifest = Manifest(
-        stage="clean", config={}, config_digest="", metrics={}, seconds=0, world_size=1,
-        inputs={"data": joined.fingerprint}, versions={}, commit=None, files={},
-    )  # fmt: skip
-    write_sealed(run / "manifest.json", manifest)  # the stage's folder alone
     write_stage_data(run, data)
     num = joined.num_images
     CleaningResult(
@@ -355,6 +358,7 @@ def test_two_sets_are_written_as_one(tmp_path: Path) -> None:
         threshold=np.full(6, 0.5, np.float32),
     ).save(run / "clean.npz")
     LabelOverlay.make(joined.base_label, np.ones(num, np.bool_)).save(run / "overlay.npz")
+    finish(run, joined)  # the stage's folder alone
     write(run, tmp_path / "out", format="folder", choices={"merges": True})
     people = {path.name: len(list(path.iterdir())) for path in (tmp_path / "out").glob("*/")}
     assert people == {"Ann Ä": 6, "bob": 3, "cem": 2, "dan": 3, "eve": 2}
