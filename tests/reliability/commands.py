@@ -34,8 +34,9 @@ class Command:
     often: float = 1.0
 
 
-def _lines(path: Path) -> int:
-    return len(path.read_bytes().splitlines()) if path.is_file() else 0
+def _lines(path: Path, *, blank: bool = True) -> int:
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    return sum(1 for line in lines if blank or line.strip())
 
 
 def _packed(out: str, given: Callable[[Path], int]) -> Callable[[Path], bool]:
@@ -112,7 +113,7 @@ COMMANDS = {
         reads=("images.lst",),
         leaves=("listed/*.rec", "listed/*.idx", "listed/*.lst", "listed/classes.json"),
         unfinished=("listed/*", "listed/.[!.]*"),
-        adds_up=_packed("listed", lambda folder: _lines(folder / "images.lst")),
+        adds_up=_packed("listed", lambda folder: _lines(folder / "images.lst", blank=False)),
         often=2,
     ),
     "pack, a tar": Command(
