@@ -95,7 +95,8 @@ def evaluate(
     given = backbone_source(backbone, input_range, channel_order)
     with job() as mesh:
         if embeddings or gallery or probe:
-            settings = _plain_settings(config, overrides, out, options)
+            taken = ("pairs", "folds", "attributes") if embeddings else ("landmarks", "flip")
+            settings = _plain_settings(config, overrides, out, options, taken)
             landmarks = options["landmarks"]
             if embeddings:
                 numbers = _score(settings, embeddings, options["pairs"], given, gallery or probe)
@@ -111,24 +112,31 @@ def evaluate(
 
 
 def _plain_settings(
-    path: Path | None, overrides: Sequence[str], out: Path | None, options: Mapping[str, Any]
+    path: Path | None,
+    overrides: Sequence[str],
+    out: Path | None,
+    options: Mapping[str, Any],
+    taken: Sequence[str],
 ) -> "EvaluateConfig":
-    """How to embed and count, for the ways that name their images by options of their own."""
+    """How to embed and count, for the ways that name their images by options of their own.
+
+    Args:
+        taken: the options that such a way reads; any other is refused.
+    """
     from facetrain.core.errors import ConfigError
     from facetrain.evaluate.evaluate import EvaluateConfig
     from facetrain.recipe import load_recipe
 
-    taken = ("pairs", "landmarks", "folds", "flip", "attributes")
-    other = [name for name, value in options.items() if value and name not in taken]
-    if out or other:
-        came = f"--{(other or ['out'])[0].replace('_', '-')}"
-        raise ConfigError(
-            f"--embeddings and --gallery are evaluated by themselves, without {came}; leave it out"
-        )
+    given = {name for name, value in {**options, "out": out}.items() if value not in (None, ())}
+    if other := sorted(given - set(taken)):
+        way = "--embeddings" if "pairs" in taken else "--gallery"
+        names = {"bins": "--bin", **_OPTIONS}
+        came = names.get(other[0], f"--{other[0].replace('_', '-')}")
+        raise ConfigError(f"{way} is evaluated by itself, without {came}; leave it out")
     config = load_recipe(path, overrides).evaluate if path else EvaluateConfig()
-    given = {"num_folds": options["folds"], "flip": options["flip"]}
-    given["attributes"] = options["attributes"]
-    return config.model_copy(update={k: v for k, v in given.items() if v is not None})
+    keys = {"num_folds": "folds", "flip": "flip", "attributes": "attributes"}
+    changed = {key: options[name] for key, name in keys.items() if options[name] is not None}
+    return config.model_copy(update=changed)
 
 
 def _score(

@@ -241,6 +241,27 @@ def test_a_gallery_and_probes_of_ones_own(
     assert (code, "--backbone B, all three" in err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("way", "other"),
+    [
+        (["--gallery", ".", "--probe", "."], ["--pairs", "."]),
+        (["--gallery", ".", "--probe", "."], ["--folds", "3"]),
+        (["--gallery", ".", "--probe", "."], ["--attributes", "."]),
+        (["--gallery", ".", "--probe", "."], ["--bin", "."]),
+        (["--gallery", ".", "--probe", "."], ["--no-norm-weighting"]),
+        (["--embeddings", ".", "--pairs", "."], ["--landmarks", "."]),
+        (["--embeddings", ".", "--pairs", "."], ["--no-flip"]),
+        (["--embeddings", ".", "--pairs", "."], ["--images", "."]),
+    ],
+)
+def test_an_option_that_a_way_does_not_read_is_refused(
+    call: Call, way: list[str], other: list[str]
+) -> None:
+    code, _, err = call("evaluate", *way, *other)
+    message = f"{way[0]} is evaluated by itself, without {other[0]}; leave it out"
+    assert (code, message in err) == (2, True), err
+
+
 def test_how_a_network_is_fed(call: Call, backbone: Path, lfw: Path, tmp_path: Path) -> None:
     """A network with its own normalisation, and one on BGR, give the numbers of the plain one."""
     onnx = pytest.importorskip("onnx")
