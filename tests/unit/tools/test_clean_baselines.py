@@ -15,6 +15,7 @@ from tools.benchmarks.clean.baselines import (
     biggest_component,
     class_centre,
     cleanlab,
+    datalab,
     knn_agreement,
     otsu_threshold,
     out_of_sample_probability,
@@ -129,6 +130,18 @@ def test_cleanlab_finds_swapped_labels() -> None:
         if filter_by != "low_self_confidence":  # prunes a fixed share
             assert set(np.flatnonzero(~found.kept)) == set(swapped), filter_by
         assert set(np.argsort(found.score)[:2]) == set(swapped)
+
+
+def test_datalab_finds_moved_labels() -> None:
+    pytest.importorskip("datasets")
+    generator = numpy_generator(0, "datalab")
+    label = np.repeat(np.arange(8), 12)  # it takes each label's chance from ten neighbours
+    embedding = generator.normal(size=(8, 12))[label] + 0.2 * generator.normal(size=(96, 12))
+    noisy = label.copy()
+    noisy[::10] = (label[::10] + 1) % 8
+    found = datalab(embedding, noisy)
+    assert np.array_equal(found.kept, noisy == label)
+    assert set(np.argsort(found.score)[:10]) == set(range(0, 96, 10))
 
 
 def test_cleanlab_needs_two_classes() -> None:

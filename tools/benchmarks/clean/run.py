@@ -8,7 +8,7 @@ Source and targets are features `.npz` with `is_clean` (of a target's only the s
 `--truth` gives it apart, as `facetrain corrupt` writes it). Nothing is chosen on a target, save
 where a row says "hindsight": its threshold is the best one for that target. Rows:
 
-  centre, component, knn, cleanlab      the baselines
+  centre, component, knn, cleanlab      the baselines; cleanlab by filters and by its Datalab
   sub-centres                           beyond 75 degrees from the dominant of three sub-centres
   target statistics                     the pre-trained GCN at 0.5, inputs standardised by it
   gcn                                   the same, inputs standardised by the source, as here
@@ -103,6 +103,9 @@ def baseline_rows(target: Features, with_cleanlab: bool) -> Iterator[Row]:
             for name in baselines.CLEANLAB_FILTERS
         ]
         yield "cleanlab, best filter", max(found)
+        issues = baselines.datalab(embedding, label)
+        yield "cleanlab, Datalab", f1(issues.kept, is_clean)
+        yield "cleanlab, Datalab, hindsight", best_f1(issues.score, is_clean)[0]
 
 
 def standardised_by(cleaner: Cleaner, target: LabelledSet) -> Cleaner:
