@@ -17,6 +17,7 @@ with gradients clipped alike, trains from scratch. Rows:
   l2b                         two clean images of each identity are trusted, and not trained on
   correction                  labels move to the nearest class while training
   clean, n rounds             on what each round of cleaning left
+  posterior alone, ...        the same without the GCN, `clean.gcn=false`
   clean + ...                 on what the last round left, by another head or loss
   control                     the given labels of as many images as the last round kept, at random
   true labels                 of all images
@@ -34,6 +35,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,7 +48,7 @@ import torch
 
 from facetrain import pipeline
 from facetrain.core import run_folder
-from facetrain.core.artifact import read_artifact, read_json, write_json
+from facetrain.core.artifact import read_json, write_json
 from facetrain.core.config import load_config
 from facetrain.core.log import configure_logging
 from facetrain.core.rng import numpy_generator
@@ -61,6 +63,7 @@ from facetrain.engine.checkpoint import Checkpoints
 from facetrain.heads.sub_centres import drop_beyond
 from facetrain.metrics.noise import noise_detection
 from facetrain.recipe import RECIPES
+from tools.benchmarks.faces.finished import numbers, seconds
 from tools.benchmarks.faces.rows import CENTRES, COMBINED, DROP, GRID, QUICK, ROWS
 from tools.benchmarks.faces.table import Numbers, Rows, table, with_recovered
 
@@ -197,24 +200,32 @@ class Setting:
         again["seconds"] += rows["sub-centres"]["seconds"] + seconds(embedded)
         return {**rows, DROP: again | found}
 
-    def cleaning(self) -> Rows:
+    def cleaning(self, name: str = "clean", folder: str = "run", *more: str) -> Rows:
         """The rounds of cleaning that begin with plain training."""
-        recipe, run, mesh = self.recipe(), self.own / "run", self.mesh()
-        pipeline.run(recipe, run, mesh)
-        spent = seconds(run / "train")
         rows = self.plain()
+        recipe, run = self.recipe(*more), self.own / folder
+        for stage in ("train", EVALUATE):
+            if not (run / stage).is_dir():
+                shutil.copytree(self.own / "run" / stage, run / stage)
+        pipeline.run(recipe, run, self.mesh())
+        spent = seconds(run / "train")
         rounds = [run_folder.round_folder(run, number) for number in range(1, recipe.rounds)]
         for number, folder in enumerate([*rounds, run], 1):
             answer = LabelOverlay.load(folder / "clean")
             spent += sum(seconds(folder / s) for s in ("embed", "graph", "clean", "retrain"))
             found = self._judged(answer.label, answer.kept, answer.clean_probability)
-            name = f"clean, {number} round{'s' * (number > 1)}"
-            rows[name] = numbers(folder / EVALUATE_RETRAIN) | {"seconds": spent} | found
+            rows[f"{name}, {number} round{'s' * (number > 1)}"] = (
+                numbers(folder / EVALUATE_RETRAIN) | {"seconds": spent} | found
+            )
         return rows
+
+    def without_gcn(self) -> Rows:
+        """Cleaning, and its rounds by the identity model alone."""
+        return self.cleaning() | self.cleaning("posterior alone", "run_alone", "clean.gcn=false")
 
     def combined(self) -> Rows:
         """Cleaning, and what begins with its last round."""
-        rows, run = self.cleaning(), self.own / "run"
+        rows, run = self.without_gcn(), self.own / "run"
         spent = rows[f"clean, {self.rounds} round{'s' * (self.rounds > 1)}"]["seconds"]
         # What the retraining of the last round was, so the rest is as long.
         longer = read_json(run / "retrain" / "manifest.json")["config"]
@@ -266,26 +277,18 @@ class Setting:
 CHAINS: dict[str, Callable[[Setting], Rows]] = {
     "plain": Setting.plain,
     "clean": Setting.cleaning,
+    "posterior alone": Setting.without_gcn,
     "clean, combined": Setting.combined,
     "sub-centres": Setting.sub_centres,
     "true labels": Setting.on_true_labels,
 }
 """What is done one after the other; every row of ROWS is a chain of its own."""
-BEGIN_WITH = {"clean, combined": ("clean", "plain"), "clean": ("plain",)}
+BEGIN_WITH = {
+    "clean, combined": ("posterior alone", "clean", "plain"),
+    "posterior alone": ("clean", "plain"),
+    "clean": ("plain",),
+}
 """Chains that begin with others, whose rows they have too."""
-
-
-def numbers(verified: Path) -> Numbers:
-    """Accuracy, AUC and TAR at FAR 1e-3 of a finished evaluation."""
-    (found,) = read_json(verified / "verification.json").values()
-    tar = found["tar_at_far"]["1e-3"]  # None with fewer than a thousand pairs of others
-    return {"accuracy": found["accuracy"], "auc": found["auc"]} | ({"tar": tar} if tar else {})
-
-
-def seconds(stage: Path) -> float:
-    """What a finished stage took."""
-    artifact = read_artifact(stage)
-    return float(artifact.manifest["seconds"]) if artifact else 0.0
 
 
 def run_chain(setting: Setting, chain: str) -> Rows:
