@@ -200,10 +200,10 @@ class Setting:
         again["seconds"] += rows["sub-centres"]["seconds"] + seconds(embedded)
         return {**rows, DROP: again | found}
 
-    def cleaning(self, name: str = "clean", folder: str = "run", *more: str) -> Rows:
+    def cleaning(self, name: str = "clean", into: str = "run", *more: str) -> Rows:
         """The rounds of cleaning that begin with plain training."""
         rows = self.plain()
-        recipe, run = self.recipe(*more), self.own / folder
+        recipe, run = self.recipe(*more), self.own / into
         for stage in ("train", EVALUATE):
             if not (run / stage).is_dir():
                 shutil.copytree(self.own / "run" / stage, run / stage)
