@@ -131,7 +131,8 @@ def _plain_settings(
     if other := sorted(given - set(taken)):
         way = "--embeddings" if "pairs" in taken else "--gallery"
         names = {"bins": "--bin", **_OPTIONS}
-        came = names.get(other[0], f"--{other[0].replace('_', '-')}")
+        off = "no-" if options.get(other[0]) is False else ""
+        came = names.get(other[0], f"--{off}{other[0].replace('_', '-')}")
         raise ConfigError(f"{way} is evaluated by itself, without {came}; leave it out")
     config = load_recipe(path, overrides).evaluate if path else EvaluateConfig()
     keys = {"num_folds": "folds", "flip": "flip", "attributes": "attributes"}

@@ -105,7 +105,7 @@ def baseline_rows(target: Features, with_cleanlab: bool) -> Iterator[Row]:
         yield "cleanlab, best filter", max(found)
         issues = baselines.datalab(embedding, label)
         yield "cleanlab, Datalab", f1(issues.kept, is_clean)
-        yield "cleanlab, Datalab, hindsight", best_f1(issues.score, is_clean)[0]
+        yield "cleanlab, Datalab, hindsight", best_f1(issues.score, is_clean)
 
 
 def standardised_by(cleaner: Cleaner, target: LabelledSet) -> Cleaner:
