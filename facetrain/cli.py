@@ -1,5 +1,6 @@
 """The command line: its commands in order, and how an error ends: one message, one exit status."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -83,24 +84,37 @@ for _command in (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; the console script's entry point."""
     wait_asleep(os.environ)
+    interrupts = _noted_interrupts()
     try:
         status = cli.main(args=arguments, prog_name="facetrain", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(BAD_INPUT)
-    except (click.Abort, KeyboardInterrupt) as error:
-        if isinstance(error.__cause__, EOFError):  # click takes one for the end of a terminal
-            raise error.__cause__ from None
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would only cut this short
-        _end("interrupted; the same command continues from what is finished", INTERRUPTED)
-    except UserError as error:
-        _end(str(error), error.exit_status)
-    except Exception as error:
-        known = as_user_error(error)
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, click.Abort) and isinstance(error.__cause__, EOFError):
+            raise error.__cause__ from None  # click takes one for the end of a terminal
+        if interrupts or isinstance(error, click.Abort | KeyboardInterrupt):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would only cut this short
+            _end("interrupted; the same command continues from what is finished", INTERRUPTED)
+        known = error if isinstance(error, UserError) else as_user_error(error)
         if known is None:
             raise
         _end(str(known), known.exit_status)
     sys.exit(status if isinstance(status, int) else 0)  # --help and --version give a number
+
+
+def _noted_interrupts() -> list[int]:
+    """Grows with each Ctrl-C: where one falls into C code, another error may come out of it."""
+    came: list[int] = []
+
+    def take(number: int, _: object) -> NoReturn:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        with contextlib.suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGINT, take)
+    return came
 
 
 def _end(message: str, status: int) -> NoReturn:

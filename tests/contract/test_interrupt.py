@@ -28,6 +28,31 @@ __main__.run()
 """
 
 
+INTO_ANOTHER_ERROR = """
+import os, signal
+from facetrain import __main__, cli
+def interrupted(*arguments, **options):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        import time
+        time.sleep(20)
+    except KeyboardInterrupt:
+        raise ValueError("could not determine the shape") from None
+cli.cli.main = interrupted
+__main__.run()
+"""
+
+
+def test_an_interrupt_that_c_code_makes_another_error_of_is_one() -> None:
+    """As safetensors does of one that falls into its reading."""
+    command = [sys.executable, "-c", INTO_ANOTHER_ERROR]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr == (
+        "facetrain: interrupted; the same command continues from what is finished\n"
+    )
+
+
 HALF_MADE = """
 import sys
 from facetrain import __main__, cli
