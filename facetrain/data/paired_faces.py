@@ -53,8 +53,11 @@ def rfw_sets(folder: Path) -> tuple[FolderSet, ...]:
     """Racial Faces in the Wild as it is distributed: `data/<group>/`, `txts/<group>/`; four sets.
 
     Source: Wang et al., "Racial Faces in the Wild", ICCV 2019.
+
+    Raises:
+        DataError: a group's images or list are not there, told before any group is embedded.
     """
-    return tuple(
+    sets = tuple(
         FolderSet(
             kind="list",
             images=folder / "data" / group,
@@ -62,6 +65,13 @@ def rfw_sets(folder: Path) -> tuple[FolderSet, ...]:
         )
         for group in RFW_GROUPS
     )
+    for path in [path for one in sets for path in (one.images, one.pair_list)]:
+        if not path.exists():
+            raise DataError(
+                f"{path}: must be there, as RFW is distributed, but is not; give the folder that "
+                "holds data/ and txts/ of all four groups"
+            )
+    return sets
 
 
 @dataclasses.dataclass(frozen=True)

@@ -73,9 +73,12 @@ class TrainSampler:
         if len(rows) < batch_size:
             few = self.sampling.least_images
             of = f" of identities with {few} or more" if few > 1 else ""
+            change = f"train.batch_size to at most {len(rows)}"
+            if label is not None and not len(rows):
+                change = f"sampling.least_images to at most {np.bincount(label).max(initial=0)}"
             raise DataError(
                 f"the data set holds {len(rows)} images{of}, but a global batch needs {batch_size}"
-                f"; set train.batch_size to at most {len(rows)}"
+                f"; set {change}"
             )
         self._rows = rows
         self._identity = None

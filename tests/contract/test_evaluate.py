@@ -262,6 +262,18 @@ def test_an_option_that_a_way_does_not_read_is_refused(
     assert (code, message in err) == (2, True), err
 
 
+def test_rfw_without_a_group_is_told_before_any_is_embedded(call: Call, tmp_path: Path) -> None:
+    for group in ("African", "Asian", "Caucasian", "Indian"):
+        (tmp_path / "data" / group).mkdir(parents=True)
+        (tmp_path / "txts" / group).mkdir(parents=True)
+        if group != "Indian":
+            (tmp_path / "txts" / group / f"{group}_pairs.txt").touch()
+    code, out, err = call("evaluate", "--backbone", tmp_path, "--rfw", tmp_path)
+    assert code == 2
+    assert "Indian_pairs.txt: must be there, as RFW is distributed, but is not" in err
+    assert "evaluate: African_pairs" not in out + err
+
+
 def test_how_a_network_is_fed(call: Call, backbone: Path, lfw: Path, tmp_path: Path) -> None:
     """A network with its own normalisation, and one on BGR, give the numbers of the plain one."""
     onnx = pytest.importorskip("onnx")

@@ -115,5 +115,8 @@ def test_sampling_that_does_not_fit_is_refused():
         TrainSampler(45, 24, 1, SamplingConfig(by="batch"), LABEL)
     with pytest.raises(DataError, match="holds 30 images of identities with 20"):
         TrainSampler(45, 31, 1, SamplingConfig(least_images=20), LABEL)
+    most = int(np.bincount(LABEL).max())
+    with pytest.raises(DataError, match=f"set sampling.least_images to at most {most}$"):
+        TrainSampler(45, 6, 1, SamplingConfig(least_images=most + 1), LABEL)
     with pytest.raises(ValueError, match="belongs to by: batch"):
         SamplingConfig(by="identity", images_per_identity=3)
