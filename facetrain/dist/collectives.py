@@ -4,13 +4,18 @@ Every rank must call the same collectives in the same order with equal shapes. A
 gone turns into `LostRankError` on the others (see `Mesh`).
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
+from facetrain.core.errors import DataError
 from facetrain.dist.mesh import Mesh, named_errors
 
 
@@ -116,3 +121,31 @@ def any_rank(flag: bool, mesh: Mesh) -> bool:
     if mesh.group is None:
         return flag
     return bool(all_reduce_max(torch.tensor([int(flag)], device=mesh.device), mesh).item())
+
+
+def gather_rows(rows: NDArray[Any], mesh: Mesh) -> NDArray[Any]:
+    """Rows (n, ...) of all ranks in rank order; n may differ."""
+    if mesh.group is None:
+        return rows
+    sizes = [int(size) for size in gather_objects(len(rows), mesh)]
+    padded = np.zeros((max(sizes), *rows.shape[1:]), rows.dtype)
+    padded[: len(rows)] = rows
+    gathered = all_gather_no_grad(torch.from_numpy(padded).to(mesh.device), mesh).cpu().numpy()
+    parts = gathered.reshape(mesh.world_size, *padded.shape)
+    return np.concatenate([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+@contextlib.contextmanager
+def data_errors_on_all(mesh: Mesh) -> Iterator[None]:
+    """A DataError that a rank meets inside is raised on every rank, the lowest rank's first.
+
+    For work without collectives, at whose end every rank arrives.
+    """
+    failure = None
+    try:
+        yield
+    except DataError as error:
+        failure = str(error)
+    failures = [text for text in gather_objects(failure, mesh) if text]
+    if failures:
+        raise DataError(failures[0])

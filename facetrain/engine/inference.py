@@ -1,15 +1,19 @@
 """Embeddings from decoded images, the same way in every stage that needs them."""
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Literal, Protocol
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from facetrain.core.errors import CheckpointError
+from facetrain.core.progress import progress
+from facetrain.data.loader import ImageSource, OrderedLoader
 from facetrain.data.synthetic import SyntheticConfig, draw_nuisance, render
+from facetrain.dist.mesh import Mesh
 from facetrain.models.input_format import RANGES, BackboneFile
 from facetrain.models.weights import BackboneSource, EmbeddingModel, backbone_path, load_backbone
 
@@ -46,6 +50,48 @@ def embed_images(
         if flip:
             embedding = embedding + backbone(x.flip(3)).float()
     return embedding.cpu()
+
+
+class BatchConfig(Protocol):
+    """How a stage embeds its images."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images a rank embeds at once."""
+
+    @property
+    def flip(self) -> bool:
+        """Add the embedding of the mirrored image."""
+
+    @property
+    def workers(self) -> int:
+        """Decoding processes of each rank."""
+
+
+def embed_rows(
+    backbone: Backbone,
+    source: ImageSource,
+    rows: tuple[int, int],
+    image_size: int,
+    config: BatchConfig,
+    mesh: Mesh,
+    shown: str,
+) -> Iterator[NDArray[np.float32]]:
+    """Embeddings (B, D) of the images `rows[0]` to `rows[1]`, batch by batch, not normalised.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    batches = OrderedLoader(
+        source,
+        image_size,
+        config.batch_size,
+        *rows,
+        workers=config.workers,
+        pin_memory=mesh.device.type == "cuda",
+    )
+    for batch in progress(batches, shown, total=len(batches), unit="batch", enabled=mesh.is_main):
+        yield embed_images(backbone, batch.image, mesh.device, flip=config.flip).numpy()
 
 
 _NUM_FACES = 10

@@ -12,29 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import Field
 
-from facetrain.core.artifact import (
-    Artifact,
-    fingerprint,
-    write_json,
-)
+from facetrain.core.artifact import Artifact, fingerprint, write_json
 from facetrain.core.config import Config, Paths
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.log import logger
-from facetrain.core.progress import progress
 from facetrain.core.run_folder import DISTANCES, VERIFICATION_FILE
 from facetrain.data.attributes import read_attributes
-from facetrain.data.loader import OrderedLoader
 from facetrain.data.npz_file import read_npz, write_npz
 from facetrain.data.paired_faces import FolderSet, PairedFaces
 from facetrain.data.verification_bin import VerificationSet
-from facetrain.dist.collectives import all_gather_no_grad, any_rank, gather_objects
+from facetrain.dist.collectives import any_rank, data_errors_on_all, gather_rows
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
 from facetrain.dist.stage import run_stage
-from facetrain.engine.inference import Backbone, embed_images
+from facetrain.engine.inference import Backbone, embed_rows
 from facetrain.evaluate.ijb import IjbConfig
 from facetrain.evaluate.numbers import pair_numbers, subgroup_numbers
 from facetrain.metrics.verification import Bools, Floats, check_norms, pair_geometry
@@ -127,38 +120,6 @@ def _open(source: Source) -> Pairs:
     )
 
 
-def _local_geometry(
-    backbone: Backbone,
-    pairs: Pairs,
-    mesh: Mesh,
-    name: str,
-    image_size: int,
-    config: EvaluateConfig,
-) -> Floats:
-    """(ceil(P / world_size), 3): distance and both norms of this rank's pairs, then padding."""
-    start, stop = shard_range(pairs.num_pairs, mesh.rank, mesh.world_size)
-    geometry = np.zeros((-(-pairs.num_pairs // mesh.world_size), 3))
-    batches = OrderedLoader(
-        pairs,
-        image_size,
-        config.batch_size // 2 * 2,  # whole pairs
-        2 * start,
-        2 * stop,
-        workers=config.workers,
-        pin_memory=mesh.device.type == "cuda",
-    )
-    done = 0
-    for batch in progress(
-        batches, f"evaluate {name}", total=len(batches), unit="batch", enabled=mesh.is_main
-    ):
-        embedding = embed_images(backbone, batch.image, mesh.device, flip=config.flip)  # (B, D)
-        distance, norm = pair_geometry(embedding.numpy())
-        rows = slice(done, done + len(distance))
-        geometry[rows, 0], geometry[rows, 1:] = distance, norm.reshape(-1, 2)
-        done += len(distance)
-    return geometry
-
-
 def pair_distances(
     backbone: Backbone, source: Source, mesh: Mesh, *, image_size: int, config: EvaluateConfig
 ) -> PairDistances:
@@ -173,16 +134,17 @@ def pair_distances(
             is zero or not finite.
     """
     pairs = _open(source)
-    local, failure = np.zeros((0, 3)), None
-    try:
-        local = _local_geometry(backbone, pairs, mesh, pairs.path.stem, image_size, config)
-    except DataError as error:
-        failure = str(error)
-    failures = [text for text in gather_objects(failure, mesh) if text]
-    if failures:
-        raise DataError(failures[0])
-    gathered = all_gather_no_grad(torch.from_numpy(local).to(mesh.device), mesh)
-    geometry = gathered.cpu().numpy()[: pairs.num_pairs]  # (P, 3); only the last ranks are padded
+    start, stop = shard_range(pairs.num_pairs, mesh.rank, mesh.world_size)
+    local = [np.zeros((0, 3))]
+    whole_pairs = config.model_copy(update={"batch_size": config.batch_size // 2 * 2})
+    with data_errors_on_all(mesh):
+        for embedding in embed_rows(
+            backbone, pairs, (2 * start, 2 * stop), image_size, whole_pairs, mesh,
+            f"evaluate {pairs.path.stem}",
+        ):  # fmt: skip
+            distance, norm = pair_geometry(embedding)
+            local.append(np.column_stack([distance, norm.reshape(-1, 2)]))
+    geometry = gather_rows(np.concatenate(local), mesh)  # (P, 3): distance and both norms
     check_norms(geometry[:, 1:].reshape(-1), str(pairs.path))
     return PairDistances(geometry[:, 0], np.asarray(pairs.same, np.bool_))
 
@@ -242,10 +204,6 @@ def _content(source: Source) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _write_distances(path: Path, pairs: PairDistances, digest: str) -> None:
-    write_npz(path, {"distance": pairs.distance, "same": pairs.same, "digest": digest})
-
-
 def _saved_distances(path: Path, digest: str) -> PairDistances | None:
     """What an interrupted run left, when it came from the same weights, images and options."""
     if not path.is_file():
@@ -299,7 +257,8 @@ def run(
                     backbone, source, mesh, image_size=backbone.image_size, config=config
                 )
                 if mesh.is_main:
-                    _write_distances(saved, pairs, digest)
+                    arrays = {"distance": pairs.distance, "same": pairs.same, "digest": digest}
+                    write_npz(saved, arrays)
             numbers[name] = _numbers(source, pairs, config)
         if mesh.is_main:
             write_json(out_dir / VERIFICATION_FILE, numbers)

@@ -6,22 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
-from facetrain.core.progress import progress
 from facetrain.data.align import align
 from facetrain.data.images import Image, decode_image, fit_square
 from facetrain.data.landmarks import read_landmarks, warn_of_places
-from facetrain.data.loader import OrderedLoader
 from facetrain.data.source_image import SourceImage
 from facetrain.data.sources import list_images
-from facetrain.dist.collectives import all_gather_no_grad, gather_objects
+from facetrain.dist.collectives import data_errors_on_all, gather_rows
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
-from facetrain.engine.inference import embed_images
+from facetrain.engine.inference import embed_rows
 from facetrain.evaluate.evaluate import EvaluateConfig
 from facetrain.metrics.identification import identification, search
 from facetrain.metrics.verification import check_norms
@@ -106,33 +103,13 @@ def _unit_embeddings(
     backbone: EmbeddingModel, faces: PeopleFolder, mesh: Mesh, config: EvaluateConfig
 ) -> NDArray[np.float64]:
     """(N, D) of unit rows, each rank a share; every rank returns all of them."""
-    num_images = len(faces.images)
-    start, stop = shard_range(num_images, mesh.rank, mesh.world_size)
-    local = np.zeros((-(-num_images // mesh.world_size), backbone.embedding_size), np.float32)
-    failure = None
-    try:
-        loader = OrderedLoader(
-            faces, backbone.image_size, config.batch_size, start, stop, workers=config.workers,
-            pin_memory=mesh.device.type == "cuda",
-        )  # fmt: skip
-        done = 0
-        for batch in progress(
-            loader, f"embed {faces.path.name}", total=len(loader), unit="batch",
-            enabled=mesh.is_main,
-        ):  # fmt: skip
-            embedding = embed_images(backbone, batch.image, mesh.device, flip=config.flip)
-            local[done : done + len(embedding)] = embedding.numpy()
-            done += len(embedding)
-    except DataError as error:
-        failure = str(error)
-    if failures := [text for text in gather_objects(failure, mesh) if text]:
-        raise DataError(failures[0])
-    gathered = all_gather_no_grad(torch.from_numpy(local).to(mesh.device), mesh)
-    rows = [shard_range(num_images, rank, mesh.world_size) for rank in range(mesh.world_size)]
-    blocks = gathered.cpu().numpy().reshape(mesh.world_size, -1, backbone.embedding_size)
-    whole = np.concatenate(
-        [b[: last - first] for b, (first, last) in zip(blocks, rows, strict=True)]
-    )
+    rows = shard_range(len(faces.images), mesh.rank, mesh.world_size)
+    local = [np.zeros((0, backbone.embedding_size), np.float32)]
+    with data_errors_on_all(mesh):
+        local += embed_rows(
+            backbone, faces, rows, backbone.image_size, config, mesh, f"embed {faces.path.name}"
+        )
+    whole = gather_rows(np.concatenate(local), mesh)
     norm = np.linalg.norm(whole.astype(np.float64), axis=1)
     check_norms(norm, str(faces.path))
     return np.asarray(whole / norm[:, None], np.float64)

@@ -106,15 +106,7 @@ def _evaluate(
     else:
         assert backbone is not None
         embedding_size = backbone.embedding_size
-        chunks = image_chunks(
-            backbone,
-            faces,
-            mesh,
-            cache,
-            batch_size=config.batch_size,
-            flip=config.flip,
-            workers=config.workers,
-        )
+        chunks = image_chunks(backbone, faces, mesh, cache, config)
     unit_template = pool_templates(
         chunks,
         faces,

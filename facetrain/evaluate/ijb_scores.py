@@ -6,13 +6,12 @@ Pairs and probes are shared over the ranks; what they exchange is one similarity
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
 from facetrain.core.progress import progress
 from facetrain.data.ijb_metadata import IjbMetadata, Subjects
-from facetrain.dist.collectives import all_gather_no_grad, gather_objects
+from facetrain.dist.collectives import data_errors_on_all, gather_rows
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
 from facetrain.metrics.identification import (
@@ -49,18 +48,6 @@ class ScoredPairs(NamedTuple):
     template: NDArray[np.int32]
 
 
-def _gather_rows(rows: NDArray[Any], mesh: Mesh) -> NDArray[Any]:
-    """Rows (n, ...) of all ranks in rank order; n may differ."""
-    if mesh.world_size == 1:
-        return rows
-    sizes = [int(size) for size in gather_objects(len(rows), mesh)]
-    padded = np.zeros((max(sizes), *rows.shape[1:]), rows.dtype)
-    padded[: len(rows)] = rows
-    gathered = all_gather_no_grad(torch.from_numpy(padded).to(mesh.device), mesh).cpu().numpy()
-    parts = gathered.reshape(mesh.world_size, *padded.shape)
-    return np.concatenate([part[:size] for part, size in zip(parts, sizes, strict=True)])
-
-
 def score_pairs(unit_template: Floats, faces: IjbMetadata, mesh: Mesh) -> ScoredPairs:
     """Score every pair of the protocol, each rank a share; every rank returns all of them.
 
@@ -73,26 +60,21 @@ def score_pairs(unit_template: Floats, faces: IjbMetadata, mesh: Mesh) -> Scored
         DataError: on every rank alike: the list is missing, malformed or empty, or a template is
             unknown.
     """
-    failure, first, second, same = None, [], [], []
-    try:
+    none = np.zeros(0, np.int32)
+    first, second, same = [none], [none], [none.astype(np.bool_)]
+    with data_errors_on_all(mesh):
         blocks = faces.pairs(mesh.rank, mesh.world_size)
         for pairs in progress(blocks, "read pairs", unit="block", enabled=mesh.is_main):
             first.append(pairs.first.astype(np.int32))
             second.append(pairs.second.astype(np.int32))
             same.append(pairs.same)
-    except DataError as error:
-        failure = str(error)
-    failures = [text for text in gather_objects(failure, mesh) if text]
-    if failures:
-        raise DataError(failures[0])
-    none = np.zeros(0, np.int32)
-    template = np.stack([np.concatenate([none, *first]), np.concatenate([none, *second])])
+    template = np.stack([np.concatenate(first), np.concatenate(second)])
     del first, second
     similarity = pair_similarity(unit_template, template[0], template[1])
     scored = ScoredPairs(
-        _gather_rows(similarity, mesh),
-        _gather_rows(np.concatenate([none, *same]).astype(np.uint8), mesh).astype(np.bool_),
-        _gather_rows(np.ascontiguousarray(template.T), mesh).T,
+        gather_rows(similarity, mesh),
+        gather_rows(np.concatenate(same).astype(np.uint8), mesh).astype(np.bool_),
+        gather_rows(np.ascontiguousarray(template.T), mesh).T,
     )
     if not scored.same.any() or scored.same.all():
         raise DataError(
@@ -143,9 +125,9 @@ def _search_gallery(
     )
     return identification(
         Searches(
-            _gather_rows(local.rank, mesh),
-            _gather_rows(local.mate_similarity, mesh),
-            _gather_rows(local.other_similarity, mesh),
+            gather_rows(local.rank, mesh),
+            gather_rows(local.mate_similarity, mesh),
+            gather_rows(local.other_similarity, mesh),
         )
     )
 

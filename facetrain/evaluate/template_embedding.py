@@ -17,14 +17,12 @@ from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
-from facetrain.core.progress import progress
 from facetrain.data.ijb_metadata import IjbMetadata
-from facetrain.data.loader import OrderedLoader
 from facetrain.data.npz_file import read_npz, write_npz
-from facetrain.dist.collectives import all_reduce_sum, gather_objects
+from facetrain.dist.collectives import all_reduce_sum, data_errors_on_all
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
-from facetrain.engine.inference import embed_images
+from facetrain.engine.inference import BatchConfig, embed_rows
 from facetrain.metrics.templates import add_images, media_weight
 from facetrain.metrics.verification import Floats
 from facetrain.models.weights import EmbeddingModel
@@ -60,26 +58,14 @@ def _embed_run(
     faces: IjbMetadata,
     chunks: tuple[int, int],
     mesh: Mesh,
-    batch_size: int,
-    flip: bool,
-    workers: int,
+    config: BatchConfig,
 ) -> Chunks:
     """Embed consecutive chunks with one loader."""
     start, stop = chunks[0] * CHUNK, min(chunks[1] * CHUNK, faces.num_images)
-    batches = OrderedLoader(
-        faces,
-        backbone.image_size,
-        batch_size,
-        start,
-        stop,
-        workers=workers,
-        pin_memory=mesh.device.type == "cuda",
-    )
     waiting = np.zeros((0, backbone.embedding_size), np.float32)
-    for batch in progress(
-        batches, f"embed {faces.protocol}", total=len(batches), unit="batch", enabled=mesh.is_main
+    for embedding in embed_rows(
+        backbone, faces, (start, stop), backbone.image_size, config, mesh, f"embed {faces.protocol}"
     ):
-        embedding = embed_images(backbone, batch.image, mesh.device, flip=flip).numpy()
         waiting = np.concatenate([waiting, embedding])
         while len(waiting) >= CHUNK or (len(waiting) and start + len(waiting) == stop):
             yield start, waiting[:CHUNK]
@@ -91,10 +77,7 @@ def image_chunks(
     faces: IjbMetadata,
     mesh: Mesh,
     cache: Path | None,
-    *,
-    batch_size: int,
-    flip: bool,
-    workers: int,
+    config: BatchConfig,
 ) -> Chunks:
     """This rank's chunks of the images' embeddings; those in `cache` are read, others left there.
 
@@ -106,9 +89,7 @@ def image_chunks(
         mesh: which share is this rank's.
         cache: folder of finished chunks, of this backbone, these faces and these options only;
             None keeps nothing.
-        batch_size: images a rank embeds at once.
-        flip: add the embedding of the mirrored image.
-        workers: decoding processes of the rank.
+        config: how to embed.
 
     Raises:
         DataError: an image cannot be read.
@@ -130,34 +111,23 @@ def image_chunks(
             continue
         yield n * CHUNK, kept
     for run in _runs(sorted([*_share(remaining, mesh), *damaged])):
-        embedded = _embed_run(backbone, faces, run, mesh, batch_size, flip, workers)
-        for start, embedding in embedded:
+        for start, embedding in _embed_run(backbone, faces, run, mesh, config):
             if cache is not None:
                 write_npz(cache / f"{start // CHUNK:05d}.npz", {"embedding": embedding})
             yield start, embedding
 
 
-def _add_chunks(
-    chunks: Chunks, faces: IjbMetadata, size: int, *, norm_weighting: bool, detector_score: bool
-) -> Floats:
-    """(T, size) sums of this rank's images."""
-    template_sum = np.zeros((faces.num_templates, size))
-    weight = media_weight(faces.template, faces.media)  # (N,)
-    if detector_score:
-        weight *= faces.detector_score
-    for start, embedding in chunks:
-        rows = slice(start, start + len(embedding))
-        norm = np.linalg.norm(embedding.astype(np.float64), axis=1)  # (n,)
-        bad = np.flatnonzero(~(np.isfinite(norm) & (norm > 0)))
-        if len(bad):
-            names = ", ".join(faces.name[start + row] for row in bad[:3])
-            raise DataError(
-                f"{faces.folder}: every embedding must be finite and not zero, but {len(bad)} of "
-                f"{len(norm)} are not ({names}); check the weights, and these images"
-            )
-        counted = weight[rows] if norm_weighting else weight[rows] / norm
-        add_images(template_sum, embedding, faces.template[rows], counted)
-    return template_sum
+def _norms(embedding: Embeddings, faces: IjbMetadata, start: int) -> Floats:
+    """(n,) lengths of the embeddings of the images from `start` on, none of them 0."""
+    norm = np.linalg.norm(embedding.astype(np.float64), axis=1)
+    bad = np.flatnonzero(~(np.isfinite(norm) & (norm > 0)))
+    if len(bad):
+        names = ", ".join(faces.name[start + row] for row in bad[:3])
+        raise DataError(
+            f"{faces.folder}: every embedding must be finite and not zero, but {len(bad)} of "
+            f"{len(norm)} are not ({names}); check the weights, and these images"
+        )
+    return np.asarray(norm)
 
 
 def pool_templates(
@@ -184,23 +154,17 @@ def pool_templates(
         DataError: on every rank alike: an image that cannot be read, an embedding or a template
             without a direction.
     """
-    template_sum, failure = np.zeros((faces.num_templates, embedding_size)), None
-    try:
-        template_sum = _add_chunks(
-            chunks,
-            faces,
-            embedding_size,
-            norm_weighting=norm_weighting,
-            detector_score=detector_score,
-        )
-    except DataError as error:
-        failure = str(error)
-    failures = [text for text in gather_objects(failure, mesh) if text]
-    if failures:
-        raise DataError(failures[0])
-    template_sum = (
-        all_reduce_sum(torch.from_numpy(template_sum).to(mesh.device), mesh).cpu().numpy()
-    )
+    local = torch.zeros(faces.num_templates, embedding_size, dtype=torch.float64)
+    weight = media_weight(faces.template, faces.media)  # (N,)
+    if detector_score:
+        weight *= faces.detector_score
+    with data_errors_on_all(mesh):
+        for start, embedding in chunks:
+            rows = slice(start, start + len(embedding))
+            norm = _norms(embedding, faces, start)
+            counted = weight[rows] if norm_weighting else weight[rows] / norm
+            add_images(local.numpy(), embedding, faces.template[rows], counted)
+    template_sum = all_reduce_sum(local.to(mesh.device), mesh).cpu().numpy()
     norm = np.linalg.norm(template_sum, axis=1, keepdims=True)  # (T, 1)
     if not norm.all():
         empty = faces.template_id[np.flatnonzero(norm[:, 0] == 0)[:5]].tolist()

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from helpers.cli import Call
 
-from facetrain import cli
 from facetrain.data.synthetic import SyntheticConfig, write_pairs, write_synthetic
 
 RECIPE = """
@@ -41,13 +40,5 @@ def recipe(faces: Path) -> Path:
 
 @pytest.fixture
 def call(capfd: pytest.CaptureFixture[str]) -> Call:
-    """Run the command in this process: (exit status, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(argument) for argument in arguments])
-        captured = capfd.readouterr()
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0), captured.out, captured.err
-
-    return run
+    """`facetrain` in this process."""
+    return Call(capfd)

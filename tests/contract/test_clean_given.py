@@ -6,14 +6,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from helpers.cli import Call
+from helpers.cli import QUICK, Call, command
 from numpy.typing import NDArray
 
 from facetrain.core.rng import numpy_generator
 from facetrain.data.dataset import FaceDataset
 
 PEOPLE, IMAGES = 24, 10
-QUICK = ("pretrain.num_draws=4", "meta.num_rounds=1", "meta.num_steps=4", "adapter.num_draws=2")
 WRONG = [f"p{person:02d}/9.jpg" for person in range(0, 24, 3)]  # of the next person
 
 
@@ -48,15 +47,10 @@ def features() -> dict[str, NDArray[np.generic]]:
 def cleaned(
     people: Path, features: dict[str, NDArray[np.generic]], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    from facetrain.cli import main
-
     folder = tmp_path_factory.mktemp("cleaned")
     stored = dict(features, path=np.char.add("./people/", features["path"].astype(str)))
     np.savez(folder / "F.npz", **stored)  # type: ignore[arg-type]
-    words = ["clean", people, "--embeddings", folder / "F.npz", "--out", folder / "out", *QUICK]
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    assert ended.value.code == 0
+    command("clean", people, "--embeddings", folder / "F.npz", "--out", folder / "out", *QUICK)
     return folder / "out"
 
 
@@ -95,8 +89,7 @@ def test_the_review_shows_the_photographs(cleaned: Path) -> None:
 
 def test_report_and_write_take_it(cleaned: Path, tmp_path: Path, call: Call) -> None:
     assert call("report", cleaned)[0] == 0
-    code, stdout, _ = call("write", cleaned, "--format", "folder", "--out", tmp_path / "clean")
-    assert code == 0
+    stdout = call.done("write", cleaned, "--format", "folder", "--out", tmp_path / "clean")
     kept = {str(one.relative_to(tmp_path / "clean")) for one in (tmp_path / "clean").glob("*/*")}
     every = {f"p{person:02d}/{image}.jpg" for person in range(PEOPLE) for image in range(IMAGES)}
     assert kept == every - set(WRONG)
@@ -183,6 +176,4 @@ def test_what_is_not_understood_is_refused(
         (("--embeddings", good, "embed.batch_size=2"), "nothing is embedded"),
         ((), "or --embeddings F.npz"),
     ):
-        code, _, err = call("clean", people, *extra, "--out", tmp_path / "out")
-        assert code == 2
-        assert message in err
+        assert message in call.refused("clean", people, *extra, "--out", tmp_path / "out")

@@ -18,15 +18,13 @@ DOCS = Path(__file__).parents[2] / "docs"
     ("form", "page"), [("markdown", "recipe.md"), ("schema", "recipe.schema.json")]
 )
 def test_the_pages_are_what_the_command_prints(call: Call, form: str, page: str) -> None:
-    code, stdout, _ = call("config", "--format", form)
-    assert code == 0
+    stdout = call.done("config", "--format", form)
     said = f"write it again: facetrain config --format {form} > docs/{page}"
     assert stdout == (DOCS / page).read_text(encoding="utf-8"), said
 
 
 def test_one_section_and_one_key(call: Call) -> None:
-    code, stdout, _ = call("config", "train.batch_size")
-    assert code == 0
+    stdout = call.done("config", "train.batch_size")
     assert stdout.splitlines()[0] == "train.batch_size = 128    (whole number from 2 to 1048576)"
     _, stdout, _ = call("config", "finetune.meta")
     assert "finetune.meta.path = required" in stdout

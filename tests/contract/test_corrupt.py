@@ -21,8 +21,7 @@ def features(tmp_path: Path) -> Path:
 def test_a_data_set_gets_an_overlay_and_its_truth(faces: Path, tmp_path: Path, call: Call) -> None:
     """Eight identities with six images: 25 % of 48 are 12."""
     out = tmp_path / "out" / "o.npz"
-    code, stdout, _ = call("corrupt", faces, "--flip", 0.25, "--seed", 7, "--out", out)
-    assert code == 0
+    stdout = call.done("corrupt", faces, "--flip", 0.25, "--seed", 7, "--out", out)
     assert "flip: 12" in stdout.splitlines()
     assert "clean: 36" in stdout.splitlines()
     clean = FaceDataset.open(faces)
@@ -39,8 +38,7 @@ def test_a_data_set_gets_an_overlay_and_its_truth(faces: Path, tmp_path: Path, c
 @pytest.mark.parametrize("kind", ["flip", "outlier", "structured"])
 def test_features_get_features(kind: str, features: Path, tmp_path: Path, call: Call) -> None:
     out = tmp_path / "noisy.npz"
-    code, stdout, _ = call("corrupt", features, f"--{kind}", 0.2, "--seed", 1, "--out", out)
-    assert code == 0
+    stdout = call.done("corrupt", features, f"--{kind}", 0.2, "--seed", 1, "--out", out)
     assert f"{kind}: 20" in stdout.splitlines()
     with np.load(features) as source, np.load(out) as noisy:
         assert np.array_equal(noisy["embedding"], source["embedding"])
@@ -68,17 +66,15 @@ def test_bad_input_is_one_message_and_exit_2(
     arguments: tuple[object, ...], message: str, features: Path, tmp_path: Path, call: Call
 ) -> None:
     places = {"tmp": tmp_path, "features": features}
-    code, _, err = call("corrupt", *(str(argument).format(**places) for argument in arguments))
-    assert code == 2
-    assert message in err
-    assert "Traceback" not in err
+    assert message in call.refused(
+        "corrupt", *(str(argument).format(**places) for argument in arguments)
+    )
     assert not (tmp_path / "o.npz").exists()
 
 
 def test_shuffled_labels(faces: Path, tmp_path: Path, call: Call) -> None:
     """The control: every identity keeps its number of images, and few of its own."""
-    code, out, _ = call("corrupt", faces, "--shuffle", "--out", tmp_path / "o.npz")
-    assert code == 0
+    out = call.done("corrupt", faces, "--shuffle", "--out", tmp_path / "o.npz")
     clean, shuffled = FaceDataset.open(faces), FaceDataset.open(faces, [tmp_path / "o.npz"])
     assert np.array_equal(np.sort(clean.label), np.sort(shuffled.label))
     moved = int((clean.label != shuffled.label).sum())
@@ -86,6 +82,6 @@ def test_shuffled_labels(faces: Path, tmp_path: Path, call: Call) -> None:
     assert moved > 30  # of 48; one in eight stays by chance, 6 on average
     with np.load(tmp_path / "truth.npz") as truth:
         assert (~truth["is_clean"]).sum() == moved
-    code, _, err = call("corrupt", faces, "--shuffle", "--flip", 0.1, "--out", tmp_path / "p.npz")
-    assert code == 2
-    assert "shuffle leaves no label to plant other noise into" in err
+    assert "shuffle leaves no label to plant other noise into" in call.refused(
+        "corrupt", faces, "--shuffle", "--flip", 0.1, "--out", tmp_path / "p.npz"
+    )

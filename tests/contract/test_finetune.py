@@ -30,8 +30,7 @@ def test_variations_then_train_then_finetune_then_report(
     assert call("train", recipe, "--out", tmp_path / "train", "train.epochs=1")[0] == 0
     section = f"finetune={{meta: {{path: {meta}, workers: 0}}, head_epochs: 1}}"
     out = tmp_path / "mvcom"
-    status, text, error = call("finetune", recipe, "--out", out, section, "train.epochs=1")
-    assert status == 0, error
+    text = call.done("finetune", recipe, "--out", out, section, "train.epochs=1")
     assert "num_meta_identities: 6" in text
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["stage"] == "finetune"
@@ -46,13 +45,11 @@ def test_variations_then_train_then_finetune_then_report(
 def test_bad_input_is_a_message_and_status_2(
     faces: Path, recipe: Path, tmp_path: Path, call: Call
 ) -> None:
-    status, _, error = call("finetune", recipe, "--out", tmp_path / "x", "--from", tmp_path)
-    assert status == 2
-    assert "needs a section finetune" in error
+    assert "needs a section finetune" in call.refused(
+        "finetune", recipe, "--out", tmp_path / "x", "--from", tmp_path
+    )
     section = f"finetune={{meta: {{path: {faces}}}}}"
-    status, _, error = call("finetune", recipe, "--out", tmp_path / "x", section)
-    assert status == 2
-    assert "--from: must be the folder of a finished stage train" in error
-    status, _, error = call("variations", faces / "pairs.bin")
-    assert status == 2
-    assert "Traceback" not in error
+    assert "--from: must be the folder of a finished stage train" in call.refused(
+        "finetune", recipe, "--out", tmp_path / "x", section
+    )
+    call.refused("variations", faces / "pairs.bin")

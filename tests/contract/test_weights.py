@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.cli import Call
+from helpers.cli import Call, command
 
 from facetrain.data.dataset import FaceDataset
 from facetrain.dist.mesh import Mesh
@@ -21,11 +21,8 @@ from facetrain.pretrain.initial_weights import initial_backbone
 @pytest.fixture(scope="module")
 def trained(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished training to begin with."""
-    from facetrain import cli
-
     out = tmp_path_factory.mktemp("weights") / "train"
-    with pytest.raises(SystemExit):
-        cli.main(["train", str(recipe), "--out", str(out), "train.max_steps=2"])
+    command("train", recipe, "--out", out, "train.max_steps=2")
     return out
 
 
@@ -64,8 +61,7 @@ def test_a_training_begins_with_weights_and_says_so(
     recipe: Path, trained: Path, tmp_path: Path, call: Call
 ) -> None:
     words = (f"model.weights={trained}", "model.freeze=[stem]", "train.max_steps=3")
-    code, _, err = call("train", recipe, "--out", tmp_path / "a", *words)
-    assert code == 0, err
+    call.done("train", recipe, "--out", tmp_path / "a", *words)
     old, _ = load_module(trained)
     new, config = load_module(tmp_path / "a")
     assert "weights" not in config.model_dump()
@@ -92,16 +88,13 @@ def test_a_training_begins_with_weights_and_says_so(
 def test_a_wrong_beginning_is_one_message(
     recipe: Path, tmp_path: Path, call: Call, words: tuple[str, ...], says: str
 ) -> None:
-    code, _, err = call("train", recipe, "--out", tmp_path / "a", *words)
-    assert code == 2
-    assert says in err
-    assert "Traceback" not in err
+    assert says in call.refused("train", recipe, "--out", tmp_path / "a", *words)
 
 
 def test_weights_of_another_network_are_refused(
     recipe: Path, trained: Path, tmp_path: Path, call: Call
 ) -> None:
     words = (f"model.weights={trained}", "model.width=8")
-    code, _, err = call("train", recipe, "--out", tmp_path / "a", *words)
-    assert code == 2
-    assert "set the recipe's section model to that" in err
+    assert "set the recipe's section model to that" in call.refused(
+        "train", recipe, "--out", tmp_path / "a", *words
+    )

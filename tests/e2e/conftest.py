@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from helpers.cleaned_run import EASY, NUM_CLASSES, PER_CLASS, RECIPE, command
+from helpers.cleaned_run import EASY, NUM_CLASSES, PER_CLASS, RECIPE
+from helpers.cli import command
 
 from facetrain.data.synthetic import SyntheticConfig, write_pairs, write_synthetic
 

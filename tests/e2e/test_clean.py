@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.cleaned_run import EASY, NUM_CLASSES, PER_CLASS, STAGES, TRAININGS, command, manifests
+from helpers.cleaned_run import EASY, NUM_CLASSES, PER_CLASS, STAGES, TRAININGS, manifests
+from helpers.cli import command
 from safetensors.torch import load_file
 
 from facetrain import pipeline

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.cleaned_run import STAGES, command, manifests
+from helpers.cleaned_run import STAGES, manifests
+from helpers.cli import command
 from helpers.reviews import Client
 
 from facetrain.data.dataset import FaceDataset

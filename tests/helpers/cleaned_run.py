@@ -2,10 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
-from facetrain.cli import main
-
 NUM_CLASSES, PER_CLASS = 24, 8
 STAGES = ("train", "evaluate", "embed", "graph", "clean", "retrain", "evaluate_retrain")
 TRAININGS = ("train", "retrain")
@@ -28,12 +24,6 @@ clean:
   adapter: {{num_draws: 2}}
 evaluate: {{bins: [{faces}/pairs.bin], batch_size: 64, workers: 1}}
 """
-
-
-def command(*arguments: object) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    assert ended.value.code == 0
 
 
 def manifests(run: Path) -> dict[str, str]:
