@@ -39,7 +39,6 @@ from facetrain.pretrain.train import TrainConfig
 from facetrain.recipe import CleaningRecipe, Recipe, with_more_epochs, with_overlay
 from facetrain.report.cleaning import noise_numbers, noise_rows
 from facetrain.report.comparison import compare
-from facetrain.report.stages import finished_stages
 from facetrain.report.tables import format_table, verification_table
 from facetrain.review import review_overlay
 
@@ -311,8 +310,9 @@ def _train_and_verify(recipe: Recipe, trained: Path, evaluated: Path, mesh: Mesh
 def _summary(recipe: Recipe, out_dir: Path) -> str:
     """What a finished run found, as text; also writes `summary.json` and the report."""
     from facetrain.report.page import write_report  # matplotlib: half a second of every command
+    from facetrain.report.run import Run
 
-    verification = compare(finished_stages(out_dir))
+    verification = compare(Run(out_dir).finished)
     numbers: dict[str, Any] = {"verification": verification}
     parts = []
     stage = read_artifact(out_dir / run_folder.CLEAN) if recipe.clean else None

@@ -156,6 +156,11 @@ def sheet_figure(sheet: Sheet, decode: Callable[[int], Image]) -> Figure:
     return figure
 
 
+def _frame(right: Bools | None, image: int) -> str:
+    """Colour that says whether the cleaner is right about an image; "" where nobody knows."""
+    return "" if right is None else RIGHT_COLOUR if right[image] else WRONG_COLOUR
+
+
 class Faces:
     """Chooses what the sheets of a cleaning show."""
 
@@ -190,8 +195,7 @@ class Faces:
         wrong = np.flatnonzero((self.cleaned.suggested >= 0) & ~result.kept)
         right, rows = self.cleaned.is_right(self.cleaned.suggested), []
         for image in self._one_of_each_class(wrong, by=-result.suggested_probability):
-            frame = "" if right is None else RIGHT_COLOUR if right[image] else WRONG_COLOUR
-            face = Face(image, f"p {result.suggested_probability[image]:.2f}", frame)
+            face = Face(image, f"p {result.suggested_probability[image]:.2f}", _frame(right, image))
             given, other = int(self.label[image]), int(self.cleaned.suggested[image])
             rows.append([[face], self.surest(given), self.surest(other)])
         titles = ("image", "labelled as", "belongs to")
@@ -204,6 +208,7 @@ class Faces:
         be among the latter.
         """
         kept, is_clean = self.cleaned.result.kept, self.cleaned.is_clean
+        is_noise = None if is_clean is None else ~is_clean
         names = self.cleaned.result.reason_names
         num_dropped = np.bincount(self.label, ~kept)
         order = np.argsort(-num_dropped, kind="stable")[:NUM_ROWS]
@@ -214,11 +219,9 @@ class Faces:
             spread = np.linspace(0, len(gone) - 1, min(NUM_FACES + 2, len(gone))).round()
             faces = []
             for image in gone[spread.astype(np.int64)].tolist():
-                frame = (
-                    "" if is_clean is None else WRONG_COLOUR if is_clean[image] else RIGHT_COLOUR
-                )
                 reason = names[self.cleaned.result.reason[image]].split()[0]  # there is little room
-                faces.append(Face(image, f"{self.probability[image]:.2f} {reason}", frame))
+                caption = f"{self.probability[image]:.2f} {reason}"
+                faces.append(Face(image, caption, _frame(is_noise, image)))
             note = f": {len(gone)} of {len(members)} dropped"
             rows.append([self.surest(place, note=note), faces])
         return Sheet(("kept, the surest first", "dropped"), (NUM_FACES, NUM_FACES + 2), rows)
@@ -237,9 +240,8 @@ class Faces:
         for pair in self.cleaned.swaps()[:NUM_ROWS].tolist():
             faces = []
             for image in pair:
-                frame = "" if right is None else RIGHT_COLOUR if right[image] else WRONG_COLOUR
                 probability = self.cleaned.result.suggested_probability[image]
-                faces.append([Face(image, f"p {probability:.2f}", frame)])
+                faces.append([Face(image, f"p {probability:.2f}", _frame(right, image))])
             (one, other), number = self.label[pair].tolist(), NUM_FACES - 1
             rows.append([self.surest(one, number), *faces, self.surest(other, number)])
         titles = ("identity", "has", "has", "identity")
@@ -251,8 +253,7 @@ class Faces:
         hard = np.flatnonzero((result.reason == Reason.HARD) & result.kept)
         rows = []
         for image in self._one_of_each_class(hard, by=self.probability):
-            frame = "" if is_clean is None else RIGHT_COLOUR if is_clean[image] else WRONG_COLOUR
-            face = Face(image, f"p {self.probability[image]:.2f}", frame)
+            face = Face(image, f"p {self.probability[image]:.2f}", _frame(is_clean, image))
             rows.append([[face], self.surest(int(self.label[image]), NUM_FACES + 1)])
         return Sheet(("hard, kept", "its identity"), (1, NUM_FACES + 1), rows)
 

@@ -8,15 +8,8 @@ import numpy as np
 
 from facetrain.core.artifact import Artifact
 from facetrain.core.config import parse_config
-from facetrain.core.run_folder import (
-    CLEAN_FILE,
-    DISTANCES,
-    EVALUATE_RETRAIN,
-    PICTURES,
-    ROC_FILE,
-)
+from facetrain.core.run_folder import DISTANCES, EVALUATE_RETRAIN, PICTURES, ROC_FILE
 from facetrain.data.cleaned_set import CleanedSet
-from facetrain.data.cleaning_result import CleaningResult
 from facetrain.data.paired_faces import FolderSet, PairedFaces
 from facetrain.data.verification_bin import VerificationSet
 from facetrain.metrics.verification import Bools, Floats
@@ -130,7 +123,7 @@ def _draw_cleanings(run: Run, gallery: Gallery) -> None:
     for stage in stages:
         cleaned, suffix = run.cleaned.get(stage.name), stage.file_suffix
         which = f"{stage.name}: " if len(stages) > 1 else ""
-        result = cleaned.result if cleaned else CleaningResult.load(stage.path / CLEAN_FILE)
+        result = run.result(stage)
         is_clean = None if cleaned is None else cleaned.is_clean
         figure = clean_probability_figure(result.clean_probability, result.threshold, is_clean)
         caption = which + _PROBABILITY + (_PROBABILITY_BY_TRUTH if is_clean is not None else "")

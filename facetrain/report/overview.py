@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from facetrain.core.run_folder import CLEAN, CLEAN_FILE, EVALUATE, EVALUATE_RETRAIN, EVALUATE_TRUE
-from facetrain.data.cleaning_result import CleaningResult
+from facetrain.core.run_folder import CLEAN, EVALUATE, EVALUATE_RETRAIN, EVALUATE_TRUE, TRAIN
 from facetrain.report.blocks import duration
 from facetrain.report.cleaning import Outcome, noise_numbers
 from facetrain.report.comparison import compare
@@ -14,25 +13,18 @@ from facetrain.report.stages import Stage
 _MOST_CARDS = 8
 
 
-def _stage(run: Run, name: str) -> Stage | None:
-    """A finished stage of the run by its folder."""
-    return next((one for one in run.stages if one.name == name and one.artifact), None)
-
-
 def _numbers(run: Run, name: str) -> Mapping[str, Any]:
-    """Verification set -> numbers of one evaluation; {} where there is none."""
-    stage = _stage(run, name)
-    return stage.artifact.metrics if stage and stage.artifact else {}
+    """What the finished stage in a folder found; {} where there is none."""
+    found = (one.artifact.metrics for one in run.stages if one.name == name and one.artifact)
+    return next(found, {})
 
 
 def _split(run: Run) -> tuple[int, int, int] | None:
     """Images kept, moved and left out by the run's own cleaning."""
-    stage = _stage(run, CLEAN)
-    if stage is None or stage.artifact is None:
+    stage = next((one for one in run.stages if one.name == CLEAN and one.artifact), None)
+    if stage is None:
         return None
-    cleaned = run.cleaned.get(CLEAN)
-    result = cleaned.result if cleaned else CleaningResult.load(stage.path / CLEAN_FILE)
-    outcome = Outcome.of(result, cleaned)
+    outcome = Outcome.of(run.result(stage), run.cleaned.get(CLEAN))
     return int(outcome.kept.sum()), int(outcome.moved.sum()), int(outcome.dropped.sum())
 
 
@@ -104,12 +96,9 @@ def _cards(run: Run) -> list[Card]:
     if run.given is not None:
         identities = f"{run.given.num_classes:,} identities"
         cards.append(Card(f"{run.given.num_images:,}", "images", identities))
-    else:
-        train = next((s.artifact for s in run.stages if s.kind == "train" and s.artifact), None)
-        numbers = train.metrics if train else {}
-        if "num_images" in numbers:
-            identities = f"{numbers['num_classes']:,} identities"
-            cards.append(Card(f"{numbers['num_images']:,}", "images", identities))
+    elif (numbers := _numbers(run, TRAIN)) and "num_images" in numbers:
+        identities = f"{numbers['num_classes']:,} identities"
+        cards.append(Card(f"{numbers['num_images']:,}", "images", identities))
     if (split := _split(run)) is not None:
         _, moved, gone = split
         cards.append(Card(f"{gone:,}", "images left out", f"{moved:,} moved" if moved else ""))

@@ -7,6 +7,7 @@ from pathlib import Path
 from facetrain.core import run_folder
 from facetrain.core.artifact import Artifact
 from facetrain.data.cleaned_set import CleanedSet, cleaned_data, read_true_label
+from facetrain.data.cleaning_result import CleaningResult
 from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.overlay import LabelOverlay
 from facetrain.report.class_sizes import Ints, class_sizes
@@ -70,6 +71,12 @@ class Run:
             assert self.data is not None
             found[stage.name] = CleanedSet.open(stage.path, self.data, self.given)
         return found
+
+    def result(self, stage: Stage) -> CleaningResult:
+        """What a finished stage `clean` decided, whether its data set is here or not."""
+        if stage.name in self.cleaned:
+            return self.cleaned[stage.name].result
+        return CleaningResult.load(stage.path / run_folder.CLEAN_FILE)
 
     @functools.cached_property
     def sizes(self) -> dict[str, Ints]:

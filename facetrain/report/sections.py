@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from facetrain.core.artifact import Artifact
-from facetrain.core.run_folder import CLEAN, CLEAN_FILE, TRAIN
+from facetrain.core.run_folder import CLEAN, TRAIN
 from facetrain.data.cleaned_set import CleanedSet
 from facetrain.data.cleaning_result import CleaningResult
 from facetrain.report.blocks import (
@@ -115,7 +115,8 @@ def cleaning_section(run: Run) -> list[Block]:
             blocks.append(Note(stage.so_far()))
             continue
         cleaned = run.cleaned.get(stage.name)
-        blocks += [*_account(stage.artifact, cleaned), Source([stage.name])]
+        blocks += [*_account(run.result(stage), cleaned), _all_numbers(stage.artifact)]
+        blocks.append(Source([stage.name]))
         if cleaned is not None and (numbers := noise_numbers(cleaned)) is not None:
             header, rows = noise_rows(numbers)
             noise.append([stage.name, *rows[0]])
@@ -133,11 +134,10 @@ def cleaning_section(run: Run) -> list[Block]:
     return blocks + _review(run)
 
 
-def _account(stage: Artifact, cleaned: CleanedSet | None) -> list[Block]:
-    """What became of the images and why, what else was noticed, and the stage's numbers."""
-    result = cleaned.result if cleaned else CleaningResult.load(stage.path / CLEAN_FILE)
+def _account(result: CleaningResult, cleaned: CleanedSet | None) -> list[Block]:
+    """What became of the images and why, and what else was noticed."""
     truth = "by the truth" if cleaned is not None and cleaned.true_label is not None else ""
-    total, numbers = len(result.kept), plain_numbers(stage.metrics)
+    total = len(result.kept)
     blocks: list[Block] = [
         _image_table(outcome_rows(result, cleaned), total, truth, ""),
         Heading("Reasons"),
@@ -146,8 +146,12 @@ def _account(stage: Artifact, cleaned: CleanedSet | None) -> list[Block]:
     if found := finding_rows(result, cleaned):
         blocks.append(Heading("Noticed, and left to you"))
         blocks.append(_image_table(found, total, "", "what it means"))
-    every = Table(list(numbers), [list(numbers.values())])
-    return [*blocks, Details("all numbers of the cleaner", [every])]
+    return blocks
+
+
+def _all_numbers(stage: Artifact) -> Details:
+    numbers = plain_numbers(stage.metrics)
+    return Details("all numbers of the cleaner", [Table(list(numbers), [list(numbers.values())])])
 
 
 def _review(run: Run) -> list[Block]:
@@ -188,7 +192,11 @@ def verification_section(run: Run) -> list[Block]:
             "“at most” never accepts more impostors than the FAR allows."
         ),
     ]
-    found = {name: one["identification"] for name, one in ijb.items() if one.get("identification")}
+    found = {
+        f"{name}, {gallery}": numbers
+        for name, one in ijb.items()
+        for gallery, numbers in (one.get("identification") or {}).items()
+    }
     if found:
         blocks += [
             Heading("IJB, 1:N"),

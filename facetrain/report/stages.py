@@ -126,16 +126,6 @@ def read_stages(run_dir: Path) -> list[Stage]:
     return sorted(stages, key=when)
 
 
-def finished_stages(run_dir: Path) -> list[Artifact]:
-    """The finished stages of a run, or the one stage whose folder this is, oldest first.
-
-    Raises:
-        DataError: there is no stage, finished or not.
-    """
-    stages = read_stages(run_dir)
-    return [one.artifact for one in stages if one.artifact is not None and not one.set_aside]
-
-
 def journal_counts(run_dir: Path) -> dict[str, tuple[int, int]] | None:
     """What a person decided in `review`: action -> (decisions, images); None without a review.
 

@@ -49,8 +49,7 @@ def verification_rows(
             accuracy = f"{values['accuracy']:.4f} ± {values['accuracy_std']:.4f}"
         interval = values.get("accuracy_interval")
         between = "-" if interval is None else f"{interval[0]:.4f} - {interval[1]:.4f}"
-        measured = [*tars, values["eer"], values["auc"]]
-        cells = ["-" if value is None else f"{value:.4f}" for value in measured]
+        cells = map(_cell, [*tars, values["eer"], values["auc"]])
         rows.append(
             [name, str(values["num_pairs"]), accuracy, *([between] if intervals else []), *cells]
         )
@@ -88,11 +87,17 @@ def threshold_table(numbers: Mapping[str, Mapping[str, Any]]) -> str:
     return format_table(["accept above cosine", *(f"FAR {far}" for far in fars)], rows)
 
 
-def identification_table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """The 1:N numbers, one gallery a line."""
-    names = next(iter(found.values()))
-    ranks = sorted((n for n in names if n.startswith("rank_")), key=lambda n: int(n[5:]))
-    fpirs = list(next(iter(found.values()))["tpir_at_fpir"])
+def identification_rows(
+    found: Mapping[str, Mapping[str, Any]],
+) -> tuple[list[str], list[list[str]]]:
+    """Header and a row for each gallery.
+
+    Args:
+        found: gallery -> its 1:N numbers; `mean` may be one of the galleries.
+    """
+    first = next(iter(found.values()))
+    ranks = sorted((name for name in first if name.startswith("rank_")), key=lambda n: int(n[5:]))
+    fpirs = list(first["tpir_at_fpir"])
     header = ["gallery", *(name.replace("_", "-") for name in ranks)]
     header += [f"TPIR@FPIR {fpir}" for fpir in fpirs]
     with_threshold = all("threshold_at_fpir" in numbers for numbers in found.values())
@@ -103,7 +108,7 @@ def identification_table(found: Mapping[str, Mapping[str, Any]]) -> str:
         rates += [numbers["tpir_at_fpir"][fpir] for fpir in fpirs]
         rates += [numbers["threshold_at_fpir"][fpir] for fpir in fpirs if with_threshold]
         rows.append([gallery, *map(_cell, rates)])
-    return format_table(header, rows)
+    return header, rows
 
 
 def subgroup_table(subgroups: Mapping[str, Mapping[str, Any]]) -> str:
@@ -132,7 +137,8 @@ def evaluation_text(numbers: Mapping[str, Mapping[str, Any]]) -> str:
     parts = [verification_table(pairs), threshold_table(pairs)] if pairs else []
     for name, values in numbers.items():
         if "identification" in values:
-            parts.append(f"{name}, 1:N\n" + identification_table(values["identification"]))
+            table = format_table(*identification_rows(values["identification"]))
+            parts.append(f"{name}, 1:N\n{table}")
         if "subgroups" in values:
             text = f"{name} by subgroup, at the thresholds of all pairs, with 95 % intervals\n"
             parts.append(text + subgroup_table(values["subgroups"]))
@@ -155,26 +161,4 @@ def ijb_rows(numbers: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[
             tars = [_cell(one[key].get(far)) for far in fars]
             rest = [_cell(one["eer"]), f"{one['num_pairs']:,}", f"{one['num_templates']:,}"]
             rows.append([name if main else "", convention, *tars, *(rest if main else [""] * 3)])
-    return header, rows
-
-
-def identification_rows(
-    numbers: Mapping[str, Mapping[str, Mapping[str, Any]]],
-) -> tuple[list[str], list[list[str]]]:
-    """Header and a row for each gallery of each protocol.
-
-    Args:
-        numbers: protocol -> gallery -> its numbers; `mean` is one of the galleries.
-    """
-    first = next(iter(next(iter(numbers.values())).values()))
-    ranks = sorted((k for k in first if k.startswith("rank_")), key=lambda k: int(k[5:]))
-    fpirs = sorted(first["tpir_at_fpir"], key=float, reverse=True)
-    header = ["protocol, gallery", *(key.replace("_", " ") for key in ranks)]
-    header += [f"TPIR at {fpir}" for fpir in fpirs]
-    rows = [
-        [f"{name}, {gallery}", *(_cell(one[key]) for key in ranks),
-         *(_cell(one["tpir_at_fpir"][fpir]) for fpir in fpirs)]
-        for name, galleries in numbers.items()
-        for gallery, one in galleries.items()
-    ]  # fmt: skip
     return header, rows

@@ -1,14 +1,16 @@
 """A cleaning small enough to count by hand, as a run on disk."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
+from helpers.cleaning_results import everything_kept
 from helpers.shards import write_shard
 
 from facetrain.core.artifact import write_manifest
 from facetrain.core.config import Config
 from facetrain.data.cleaned_set import CleanedSet
-from facetrain.data.cleaning_result import CleaningResult, Reason
+from facetrain.data.cleaning_result import Reason
 from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.images import encode_jpeg
 from facetrain.data.overlay import LabelOverlay
@@ -20,18 +22,14 @@ LABEL = np.repeat([0, 1, 2], 4)
 TRUE_LABEL = CLASS_IDS[np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2])]
 PROBABILITY = np.array([0.9, 0.8, 0.95, 0.1, 0.9, 0.9, 0.9, 0.7, 0.9, 0.9, 0.9, 0.3], np.float32)
 SUGGESTED = np.array([-1, -1, -1, 1, -1, -1, -1, -1, -1, -1, -1, 0])
-NOBODY, NOTHING = np.full(12, -1), np.zeros(12, bool)
-RESULT = CleaningResult(
-    PROBABILITY,
-    PROBABILITY > 0.5,
-    np.where(SUGGESTED >= 0, CLASS_IDS[SUGGESTED], -1),
-    np.where(SUGGESTED >= 0, 0.9, 0).astype(np.float32),
-    np.where(PROBABILITY > 0.5, Reason.CLEAN, Reason.OTHER_IDENTITY).astype(np.uint8),
-    NOBODY,
-    NOBODY,
-    NOTHING,
-    CLASS_IDS,
-    np.full(3, 0.5, np.float32),
+RESULT = dataclasses.replace(
+    everything_kept(12, 3),
+    clean_probability=PROBABILITY,
+    kept=PROBABILITY > 0.5,
+    suggested_label=np.where(SUGGESTED >= 0, CLASS_IDS[SUGGESTED], -1),
+    suggested_probability=np.where(SUGGESTED >= 0, 0.9, 0).astype(np.float32),
+    reason=np.where(PROBABILITY > 0.5, Reason.CLEAN, Reason.OTHER_IDENTITY).astype(np.uint8),
+    class_id=CLASS_IDS,
 )
 
 

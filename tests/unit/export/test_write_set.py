@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.cleaning_results import everything_kept
 from helpers.manifest import plain_manifest
 from helpers.shards import write_shard
 
 from facetrain.core.digest import file_digest
 from facetrain.core.errors import ConfigError, DataError
-from facetrain.data.cleaning_result import CleaningResult, Reason
+from facetrain.data.cleaning_result import Reason
 from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.images import encode_jpeg
 from facetrain.data.inspection import inspect
@@ -54,21 +55,21 @@ def cleaned_run(tmp_path: Path) -> Path:
     data = DataConfig(path=(data_set(tmp_path / "set"),), workers=0)
     run, given = tmp_path / "run", FaceDataset.open(data.path)
     write_stage_data(run / "clean", data)
-    kept = np.array(KEPT)
-    CleaningResult(
+    kept, given_label = np.array(KEPT), np.array(GIVEN)
+    found = dataclasses.replace(
+        everything_kept(8, 3),
         clean_probability=np.where(kept, 0.9, 0.1).astype(np.float32),
         kept=kept,
         suggested_label=np.array(SUGGESTED),
         suggested_probability=np.where(np.array(SUGGESTED) >= 0, 0.8, 0).astype(np.float32),
         reason=np.array(REASON, np.uint8),
-        merge_label=np.where(np.array(GIVEN) == 2, 1, -1),
+        merge_label=np.where(given_label == 2, 1, -1),
         duplicate_of=np.array([-1] * 7 + [6]),
-        overlap=np.array(GIVEN) == 0,
-        class_id=np.arange(3),
-        threshold=np.full(3, 0.5, np.float32),
-    ).save(run / "clean/clean.npz")
+        overlap=given_label == 0,
+    )
+    found.save(run / "clean/clean.npz")
     LabelOverlay.make(
-        np.array(GIVEN), kept, source=~kept, source_names=("", "clean"),
+        given_label, kept, source=~kept, source_names=("", "clean"),
         dataset_fingerprint=given.base_fingerprint,
     ).save(run / "clean/overlay.npz")  # fmt: skip
     finish(run / "clean", given)
@@ -344,20 +345,10 @@ def test_two_sets_are_written_as_one(tmp_path: Path) -> None:
     data = DataConfig(path=(a, b))
     joined, run = FaceDataset.open(data.path), tmp_path / "run"
     write_stage_data(run, data)
-    num = joined.num_images
-    CleaningResult(
-        clean_probability=np.ones(num, np.float32),
-        kept=np.ones(num, np.bool_),
-        suggested_label=np.full(num, -1),
-        suggested_probability=np.zeros(num, np.float32),
-        reason=np.ones(num, np.uint8),
-        merge_label=np.where(joined.label == 3, 0, -1),  # b's ann is a's
-        duplicate_of=np.full(num, -1),
-        overlap=np.zeros(num, np.bool_),
-        class_id=np.arange(6),
-        threshold=np.full(6, 0.5, np.float32),
-    ).save(run / "clean.npz")
-    LabelOverlay.make(joined.base_label, np.ones(num, np.bool_)).save(run / "overlay.npz")
+    merge = np.where(joined.label == 3, 0, -1)  # b's ann is a's
+    found = dataclasses.replace(everything_kept(joined.num_images, 6), merge_label=merge)
+    found.save(run / "clean.npz")
+    LabelOverlay.make(joined.base_label, found.kept).save(run / "overlay.npz")
     finish(run, joined)  # the stage's folder alone
     write(run, tmp_path / "out", format="folder", choices={"merges": True})
     people = {path.name: len(list(path.iterdir())) for path in (tmp_path / "out").glob("*/")}

@@ -1,5 +1,6 @@
 """What the report counts: class sizes, where images went, what a person decided."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -7,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.cleaning_results import everything_kept
 from helpers.manifest import change_manifest
 from helpers.reports import CLASS_IDS, LABEL, RESULT, opened, write_run
 
 from facetrain.core.digest import file_digest
 from facetrain.core.rng import numpy_generator
-from facetrain.data.cleaning_result import CleaningResult
 from facetrain.data.overlay import LabelOverlay
 from facetrain.report.class_sizes import class_sizes, class_sizes_figure, size_bins, size_rows
 from facetrain.report.cleaning import finding_rows, outcome_rows, reason_rows
@@ -86,13 +87,15 @@ def test_the_account_adds_up_and_agrees_with_the_truth(run_dir: Path) -> None:
 
 def test_no_image_is_counted_twice() -> None:
     generator = numpy_generator(0, "account")
-    some, none = generator.random((3, 500)) < 0.1, np.full(500, -1)
-    result = CleaningResult(
-        generator.random(500).astype(np.float32), generator.random(500) < 0.6, none,
-        np.zeros(500, np.float32), generator.integers(0, 7, 500).astype(np.uint8),
-        np.where(some[1], 2, -1), np.where(some[0], 0, -1), some[2], CLASS_IDS,
-        np.full(3, 0.5, np.float32),
-    )  # fmt: skip
+    some = generator.random((3, 500)) < 0.1
+    result = dataclasses.replace(
+        everything_kept(500, 3),
+        kept=generator.random(500) < 0.6,
+        reason=generator.integers(0, 7, 500).astype(np.uint8),
+        merge_label=np.where(some[1], 2, -1),
+        duplicate_of=np.where(some[0], 0, -1),
+        overlap=some[2],
+    )
     assert sum(row.num_images for row in outcome_rows(result, None)) == 500
     reasons = {row.what: row.num_images for row in reason_rows(result, None)}
     assert reasons == {

@@ -16,7 +16,8 @@ from facetrain.core.errors import DataError
 from facetrain.metrics.verification import verification
 from facetrain.report.overview import pipeline_strip
 from facetrain.report.page import write_report
-from facetrain.report.stages import finished_stages, read_stages
+from facetrain.report.run import Run
+from facetrain.report.stages import read_stages
 
 
 class Settings(Config):
@@ -66,7 +67,7 @@ def test_finished_stages_first_then_what_is_under_way(tmp_path: Path) -> None:
     assert [(one.name, one.status) for one in read_stages(tmp_path)] == [
         ("train", "finished"), ("evaluate", "finished"), ("embed", "unfinished"),
     ]  # fmt: skip
-    assert [one.path.name for one in finished_stages(tmp_path)] == ["train", "evaluate"]
+    assert [one.path.name for one in Run(tmp_path).finished] == ["train", "evaluate"]
     page = write_report(tmp_path).read_text()
     assert "begun, last written" in page
 
@@ -89,7 +90,7 @@ def test_a_training_set_aside_does_not_count(tmp_path: Path) -> None:
     finish(tmp_path / "train", "train", 1000)
     finish(tmp_path / "retrain.previous-1", "train", 2000)
     finish(tmp_path / "retrain", "train", 3000)
-    assert [one.path.name for one in finished_stages(tmp_path)] == ["train", "retrain"]
+    assert [one.path.name for one in Run(tmp_path).finished] == ["train", "retrain"]
     page = write_report(tmp_path).read_text()
     assert "set aside" in page
     assert "20.0 s" in page  # of the two that count

@@ -12,9 +12,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from helpers.cli import Call
 from helpers.reviews import Client, write_run
 
-from facetrain.cli import main
 from facetrain.core.errors import UserError
 from facetrain.core.rng import numpy_generator
 from facetrain.data.review_journal import read_journal
@@ -306,10 +306,8 @@ def test_idle_connections_cost_nothing_and_shut_nobody_out_for_ever(tmp_path: Pa
         "import resource, runpy; resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48)); "
         "runpy.run_module('facetrain', run_name='__main__', alter_sys=True)"
     )
-    command = [sys.executable, "-c", limited, "review", str(folder), "--no-open"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    parts = urlsplit(process.stdout.readline().split()[-1])
+    process, address = started("-c", limited, "review", folder, "--no-open")
+    parts = urlsplit(address)
     idle = []
     for _ in range(100):
         idle.append(socket.create_connection((parts.hostname, parts.port), timeout=5))
@@ -343,31 +341,32 @@ def test_a_port_that_is_taken(server: ReviewServer, tmp_path: Path) -> None:
         pass
 
 
-def test_a_folder_that_is_no_run_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["review", str(tmp_path), "--no-open"])
-    assert ended.value.code == 2
-    assert "no finished stage clean; finish it with `facetrain run" in capsys.readouterr().err
+def test_a_folder_that_is_no_run_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    told = Call(capfd).refused("review", tmp_path, "--no-open")
+    assert "no finished stage clean; finish it with `facetrain run" in told
     assert list(tmp_path.iterdir()) == []
 
 
-def started(folder: Path) -> tuple["subprocess.Popen[str]", Client]:
-    command = [sys.executable, "-m", "facetrain", "review", str(folder), "--no-open"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def started(*words: object, **environment: str) -> tuple["subprocess.Popen[str]", str]:
+    """A review in a process of its own, and the address that it prints."""
+    process = subprocess.Popen(
+        [sys.executable, *map(str, words)], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, **environment},
+    )  # fmt: skip
     assert process.stdout
     address = process.stdout.readline().split()[-1]
     assert urlsplit(address).hostname == "127.0.0.1"
-    return process, Client(address)
+    return process, address
 
 
 def test_nothing_is_lost_when_it_is_killed(tmp_path: Path) -> None:
     """Three times: decisions without a pause, SIGKILL, start again, all acknowledged are there."""
     folder = write_run(tmp_path, 20, 6)
+    words = ("-m", "facetrain", "review", folder, "--no-open")
     acknowledged: list[tuple[str, list[int]]] = []
     for life in range(3):
-        process, client = started(folder)
+        process, address = started(*words)
+        client = Client(address)
         listed = client.get("api/identities")["identities"]
         assert client.get("api/identities")["progress"]["decisions"] == len(acknowledged)
         for number in range(25):
@@ -381,8 +380,8 @@ def test_nothing_is_lost_when_it_is_killed(tmp_path: Path) -> None:
         process.wait()
         done = read_journal(folder / "review" / "journal.jsonl").history.done
         assert [(one.action, list(one.rows)) for one in done] == acknowledged
-    process, client = started(folder)
-    assert client.get("api/identities")["progress"]["decisions"] == len(acknowledged)
+    process, address = started(*words)
+    assert Client(address).get("api/identities")["progress"]["decisions"] == len(acknowledged)
     process.send_signal(signal.SIGTERM)  # an orderly end says what comes next
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0
@@ -399,12 +398,7 @@ def test_the_browser_learns_the_address_from_a_file_only_its_owner_reads(
     seen = tmp_path / "seen"
     browser.write_text(f'#!/bin/sh\necho "$@" > {seen}.part; mv {seen}.part {seen}\n')
     browser.chmod(0o700)
-    command = [sys.executable, "-m", "facetrain", "review", str(folder)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "BROWSER": f"{browser} %s"}
-    )
-    assert process.stdout
-    address = process.stdout.readline().split()[-1]
+    process, address = started("-m", "facetrain", "review", folder, BROWSER=f"{browser} %s")
     end = time.monotonic() + 20
     while not seen.exists():
         assert time.monotonic() < end

@@ -5,7 +5,7 @@ import json
 import math
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -19,11 +19,6 @@ from tools.protocols import lfw_view2
 from tools.protocols.lfw_sets import View2, check_disjoint, read_people
 
 SIZE, HALF = 16, 3  # pixels the fake backbone takes; pairs of each kind in a set
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    return lfw_view2
 
 
 def write_official(folder: Path) -> None:
@@ -92,9 +87,9 @@ class Trainer:
 
 
 @pytest.fixture
-def trainer(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Trainer:
+def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     trainer = Trainer()
-    monkeypatch.setattr(tool, "subprocess", SimpleNamespace(run=trainer.run))
+    monkeypatch.setattr(lfw_view2, "subprocess", SimpleNamespace(run=trainer.run))
 
     def load(folder: Path, _device: object) -> object:
         matrix = matrix_of(int((folder / "kept.txt").read_text()))
@@ -107,7 +102,7 @@ def trainer(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Trainer:
 
         return Model()
 
-    monkeypatch.setattr(tool, "load_backbone", load)
+    monkeypatch.setattr(lfw_view2, "load_backbone", load)
     return trainer
 
 
@@ -150,11 +145,9 @@ def slow_threshold(distances: list[float], same: list[bool]) -> float:
 
 
 @pytest.mark.parametrize("threshold", ["refit", "held-out"])
-def test_folds_follow_the_protocol(
-    tool: ModuleType, trainer: Trainer, tmp_path: Path, threshold: str
-) -> None:
+def test_folds_follow_the_protocol(trainer: Trainer, tmp_path: Path, threshold: str) -> None:
     write_official(tmp_path)
-    numbers = tool.run(options_of(tmp_path, threshold=threshold))
+    numbers = lfw_view2.run(options_of(tmp_path, threshold=threshold))
     calls = iter(trainer.calls)
     accuracies = []
     for fold in (1, 2, 10):
@@ -183,28 +176,28 @@ def test_folds_follow_the_protocol(
     assert numbers["standard_error"] == pytest.approx(spread, abs=1e-12)
 
 
-def test_finished_folds_are_kept(tool: ModuleType, trainer: Trainer, tmp_path: Path) -> None:
+def test_finished_folds_are_kept(trainer: Trainer, tmp_path: Path) -> None:
     write_official(tmp_path)
     trainer.fail_at = 3
     with pytest.raises(UserError, match="fold_02_refit: the training command must succeed"):
-        tool.run(options_of(tmp_path))
+        lfw_view2.run(options_of(tmp_path))
     trainer.fail_at = None
-    tool.run(options_of(tmp_path))
+    lfw_view2.run(options_of(tmp_path))
     names = [call["out"] for call in trainer.calls]
     assert names[3:] == ["fold_02_held_out", "fold_02_refit", "fold_10_held_out", "fold_10_refit"]
-    tool.run(options_of(tmp_path))
+    lfw_view2.run(options_of(tmp_path))
     assert len(trainer.calls) == len(names)
-    tool.run(options_of(tmp_path, folds="1", overrides=["seed=4"]))
+    lfw_view2.run(options_of(tmp_path, folds="1", overrides=["seed=4"]))
     assert len(trainer.calls) == len(names) + 2
 
 
-def test_standard_error_by_hand(tool: ModuleType) -> None:
+def test_standard_error_by_hand() -> None:
     # mean 0.9; squared deviations 0.01 + 0 + 0.01; sample variance 0.01; sqrt(0.01) / sqrt(3)
-    assert tool.standard_error([0.8, 0.9, 1.0]) == pytest.approx(0.1 / math.sqrt(3), abs=1e-12)
+    assert lfw_view2.standard_error([0.8, 0.9, 1.0]) == pytest.approx(0.1 / math.sqrt(3), abs=1e-12)
 
 
 def test_the_command_line_writes_the_numbers(
-    tool: ModuleType, trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_official(tmp_path)
     given = vars(options_of(tmp_path, folds="3", json=tmp_path / "numbers.json"))
@@ -214,24 +207,22 @@ def test_the_command_line_writes_the_numbers(
         if name != "overrides" and value is not None
     ]
     monkeypatch.setattr(sys, "argv", ["lfw_view2.py", *flags])
-    tool.main()
+    lfw_view2.main()
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert list(numbers["folds"]) == ["3"]
     assert numbers["accuracy"] == numbers["folds"]["3"]["accuracy"]
     assert numbers["standard_error"] is None
     monkeypatch.setattr(sys, "argv", ["lfw_view2.py", *flags, "--folds=0"])
     with pytest.raises(SystemExit) as stop:
-        tool.main()
+        lfw_view2.main()
     assert stop.value.code == 2
 
 
-def test_a_test_image_that_was_not_packed_is_named(
-    tool: ModuleType, trainer: Trainer, tmp_path: Path
-) -> None:
+def test_a_test_image_that_was_not_packed_is_named(trainer: Trainer, tmp_path: Path) -> None:
     write_official(tmp_path)
     (tmp_path / "images" / "Person_0a" / "Person_0a_0001.jpg").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"Person_0a/Person_0a_0001\.jpg first"):
-        tool.run(options_of(tmp_path))
+        lfw_view2.run(options_of(tmp_path))
 
 
 def test_people_on_both_sides_are_refused(tmp_path: Path) -> None:

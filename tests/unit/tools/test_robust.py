@@ -6,7 +6,7 @@ import math
 import pickle
 import struct
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,31 +25,21 @@ from tools.benchmarks.robust import run as bench_robust
 from tools.reproduce import l2b, nal, superloss
 
 
-@pytest.fixture(scope="module")
-def tool() -> SimpleNamespace:
-    """The modules by name."""
-    return SimpleNamespace(
-        tasks=tasks, networks=networks, training=training, images=images, runs=runs,
-        reproduce_superloss=superloss, reproduce_nal=nal, reproduce_l2b=l2b,
-        bench_robust=bench_robust,
-    )  # fmt: skip
-
-
 @pytest.fixture
-def pool(tool: SimpleNamespace) -> Any:
+def pool() -> Any:
     """300 samples of five classes, of which a sixth are for the test."""
     generator = np.random.default_rng(0)
     label = np.arange(300) % 5
     x = (np.eye(5)[label] + 0.1 * generator.normal(size=(300, 5))).astype(np.float32)
-    return tool.tasks.Pool(x, label, np.arange(300) % 6 == 0, {0: 1, 3: 4})
+    return tasks.Pool(x, label, np.arange(300) % 6 == 0, {0: 1, 3: 4})
 
 
-def test_each_kind_of_noise_draws_what_it_says(tool: SimpleNamespace, pool: Any) -> None:
+def test_each_kind_of_noise_draws_what_it_says(pool: Any) -> None:
     label = np.arange(10_000) % 5
 
     def noisy(kind: str, rate: float) -> np.ndarray:
         generator = np.random.default_rng(1)
-        return np.asarray(tool.tasks.noisy_labels(label, kind, rate, pool, generator))
+        return np.asarray(tasks.noisy_labels(label, kind, rate, pool, generator))
 
     symmetric = noisy("symmetric", 0.4)
     wrong = symmetric != label
@@ -69,10 +59,10 @@ def test_each_kind_of_noise_draws_what_it_says(tool: SimpleNamespace, pool: Any)
     assert (less[less != label] == symmetric[less != label]).all()
 
 
-def test_a_task_keeps_its_parts_apart(tool: SimpleNamespace, pool: Any) -> None:
+def test_a_task_keeps_its_parts_apart(pool: Any) -> None:
     def made(rate: float, seed: int) -> Any:
         kinds = {"num_trusted": 3, "validation": 0.2}
-        return tool.tasks.make_task(pool, "symmetric", rate, seed, **kinds)
+        return tasks.make_task(pool, "symmetric", rate, seed, **kinds)
 
     task, clean, other = made(0.4, 0), made(0.0, 0), made(0.4, 1)
     parts = [task.x, task.validation_x, task.test_x, task.trusted_x]
@@ -97,22 +87,22 @@ def test_a_task_keeps_its_parts_apart(tool: SimpleNamespace, pool: Any) -> None:
     assert len(alone.x.unique(dim=0)) == 15
 
 
-def small_network(tool: SimpleNamespace) -> tuple[torch.nn.Module, Any]:
+def small_network() -> tuple[torch.nn.Module, Any]:
     torch.manual_seed(0)
     # Smooth: a central difference does not see the corner of a ReLU.
     backbone = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh())
-    return backbone.double(), tool.networks.LinearHead(5, 8).double()
+    return backbone.double(), networks.LinearHead(5, 8).double()
 
 
 def method_of(
-    tool: SimpleNamespace, network: tuple[torch.nn.Module, Any], folder: Path, **robust: Any
+    network: tuple[torch.nn.Module, Any], folder: Path, **robust: Any
 ) -> tuple[Any, StepBatch]:
     """The product's method on a linear head, and six samples; its trusted images are others."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(6, 5, generator=generator, dtype=torch.float64)
     label = torch.randint(0, 5, (6,), generator=generator)
     task = SimpleNamespace(x=x, label=label, trusted_x=x.flip(0) + 0.3, trusted_label=label.flip(0))
-    method = tool.training.method_of(robust, *network, task, 0, 1, folder)
+    method = training.method_of(robust, *network, task, 0, 1, folder)
     method.start(9)
     batch = StepBatch(x, label, torch.arange(6), torch.zeros(6, dtype=torch.float64))
     method.begin_step(9, batch)
@@ -125,8 +115,8 @@ def gradient(loss: Tensor, network: tuple[torch.nn.Module, Any]) -> Tensor:
     return torch.cat([part.flatten() for part in parts])
 
 
-def test_a_linear_head_is_torchs_layer_and_cross_entropy(tool: SimpleNamespace) -> None:
-    head = tool.networks.LinearHead(5, 8, seed=3).double()
+def test_a_linear_head_is_torchs_layer_and_cross_entropy() -> None:
+    head = networks.LinearHead(5, 8, seed=3).double()
     layer = torch.nn.Linear(8, 5).double()
     with torch.no_grad():
         layer.weight.copy_(head.weight[:, :-1])
@@ -152,12 +142,10 @@ def test_a_linear_head_is_torchs_layer_and_cross_entropy(tool: SimpleNamespace) 
 
 
 @pytest.mark.parametrize("loss", ["l2", "smooth_l1"])
-def test_a_number_is_weighed_by_its_own_loss(
-    tool: SimpleNamespace, tmp_path: Path, loss: str
-) -> None:
-    backbone = small_network(tool)[0]
-    head = tool.networks.NumberHead(8, loss).double()
-    method, batch = method_of(tool, (backbone, head), tmp_path, name="superloss", lam=2.0)
+def test_a_number_is_weighed_by_its_own_loss(tmp_path: Path, loss: str) -> None:
+    backbone = small_network()[0]
+    head = networks.NumberHead(8, loss).double()
+    method, batch = method_of((backbone, head), tmp_path, name="superloss", lam=2.0)
     embedding = backbone(batch.image)
     error = (embedding @ head.weight[0, :8] + head.weight[0, 8] - batch.label).abs()
     smooth = torch.where(error < 1, error.square() / 2, error - 0.5)
@@ -166,13 +154,11 @@ def test_a_number_is_weighed_by_its_own_loss(
     torch.testing.assert_close(method.loss(embedding, slice(0, 6)), weight * plain)
 
 
-def test_nal_moves_the_network_as_its_whole_loss_does(
-    tool: SimpleNamespace, tmp_path: Path
-) -> None:
+def test_nal_moves_the_network_as_its_whole_loss_does(tmp_path: Path) -> None:
     """`joint`, in two parts as for a margin head; under cross-entropy that is Eq. 1 itself."""
-    network = small_network(tool)
+    network = small_network()
     options = {"name": "nal", "boost": 0.5, "warmup_epochs": 0, "attention": "joint"}
-    method, batch = method_of(tool, network, tmp_path, **options)
+    method, batch = method_of(network, tmp_path, **options)
     branch = method.trained.double()
     assert branch(torch.ones(1, 8)).item() == 0.5
     torch.nn.init.normal_(branch.linear.weight)
@@ -183,11 +169,11 @@ def test_nal_moves_the_network_as_its_whole_loss_does(
     assert torch.allclose(got, gradient(whole, network), rtol=1e-9, atol=1e-12)
 
 
-def test_nal_with_targets_is_the_dense_one(tool: SimpleNamespace, tmp_path: Path) -> None:
+def test_nal_with_targets_is_the_dense_one(tmp_path: Path) -> None:
     """All five classes are kept, so the memory is q <- 0.9 q + 0.1 p."""
-    network = small_network(tool)
+    network = small_network()
     options = {"boost": 0.5, "warmup_epochs": 0, "attention": "joint", "targets": {"count": 5}}
-    method, batch = method_of(tool, network, tmp_path, name="nal", **options)
+    method, batch = method_of(network, tmp_path, name="nal", **options)
     method.trained.double()
     embedding = network[0](batch.image)
     method.loss(embedding, slice(0, 6))  # trains on one-hot targets, then renews them
@@ -203,13 +189,11 @@ def test_nal_with_targets_is_the_dense_one(tool: SimpleNamespace, tmp_path: Path
 
 
 @pytest.mark.parametrize("pseudo_labels", [True, False])
-def test_l2b_and_l2rw_weigh_by_the_inner_products(
-    tool: SimpleNamespace, tmp_path: Path, pseudo_labels: bool
-) -> None:
+def test_l2b_and_l2rw_weigh_by_the_inner_products(tmp_path: Path, pseudo_labels: bool) -> None:
     """Alpha and beta, one gradient at a time."""
-    network = small_network(tool)
+    network = small_network()
     options = {"warmup_epochs": 0, "batch_size": 6, "pseudo_labels": pseudo_labels}
-    method, batch = method_of(tool, network, tmp_path, name="l2b", **options)
+    method, batch = method_of(network, tmp_path, name="l2b", **options)
     backbone, head = network
     label = batch.label
 
@@ -237,12 +221,12 @@ def test_l2b_and_l2rw_weigh_by_the_inner_products(
     assert torch.allclose(found, 6 * expected, atol=1e-2)
 
 
-def test_crops_are_cut_out_of_the_padded_image(tool: SimpleNamespace) -> None:
+def test_crops_are_cut_out_of_the_padded_image() -> None:
     torch.manual_seed(0)
     x = torch.arange(1.0, 3 * 8 * 8 + 1).view(1, 3, 8, 8).expand(200, -1, -1, -1)
     padded = torch.nn.functional.pad(x[0], (4, 4, 4, 4))
     found = set()
-    for image in tool.images.crop_and_flip(x):
+    for image in images.crop_and_flip(x):
         for mirrored in (False, True):
             straight = image.flip(2) if mirrored else image
             for top in range(9):
@@ -254,13 +238,13 @@ def test_crops_are_cut_out_of_the_padded_image(tool: SimpleNamespace) -> None:
     assert len(found) > 100  # of 162 places; each of the 200 images has exactly one
 
 
-def test_shuffled_flags_separate_nothing(tool: SimpleNamespace) -> None:
+def test_shuffled_flags_separate_nothing() -> None:
     is_clean = np.arange(4000) < 2400
     weight = np.tile(is_clean + np.linspace(0, 0.5, 4000), (12, 1)).astype(np.float32)
     weight[-1] *= -1
-    record = tool.training.Record({"weight": weight}, 0.0, 0.0)
+    record = training.Record({"weight": weight}, 0.0, 0.0)
     label = np.zeros(4000, np.int64)
-    areas = tool.runs.Outcome(record, is_clean, label, label).separation(0)
+    areas = runs.Outcome(record, is_clean, label, label).separation(0)
     assert areas["weight mean"] == 1
     assert areas["weight last"] == 0
     # Standard deviation of an AUROC of 2400 against 1600 without any signal: 0.0093.
@@ -282,9 +266,9 @@ def write_cifar(folder: Path, num_classes: int) -> None:
         write(name, b"labels" if num_classes == 10 else b"fine_labels")
 
 
-def test_cifar_is_read_as_written(tool: SimpleNamespace, tmp_path: Path) -> None:
+def test_cifar_is_read_as_written(tmp_path: Path) -> None:
     write_cifar(tmp_path, 100)
-    pool = tool.images.read_cifar(tmp_path, 100)
+    pool = images.read_cifar(tmp_path, 100)
     assert pool.x.shape == (600, 3, 32, 32)
     assert pool.test.tolist() == [False] * 300 + [True] * 300
     assert pool.label.tolist() == [*(np.arange(300) % 100), *(np.arange(300) % 100)]
@@ -297,7 +281,7 @@ def test_cifar_is_read_as_written(tool: SimpleNamespace, tmp_path: Path) -> None
     assert [pool.confusions[one] for one in (0, 3, 4, 5, 99)] == [1, 4, 0, 6, 95]
 
 
-def test_a_cifar_file_that_is_a_program_is_refused(tool: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_cifar_file_that_is_a_program_is_refused(tmp_path: Path) -> None:
     class Harmful:
         def __reduce__(self) -> tuple[Any, tuple[str]]:
             return (Path.touch, (tmp_path / "was_run",))
@@ -305,80 +289,76 @@ def test_a_cifar_file_that_is_a_program_is_refused(tool: SimpleNamespace, tmp_pa
     write_cifar(tmp_path, 10)
     (tmp_path / "test_batch").write_bytes(pickle.dumps({b"data": Harmful()}))
     with pytest.raises(DataError, match="it was refused and nothing was run"):
-        tool.images.read_cifar(tmp_path, 10)
+        images.read_cifar(tmp_path, 10)
     assert not (tmp_path / "was_run").exists()
     (tmp_path / "test_batch").write_bytes(b"not a pickle")
     with pytest.raises(DataError, match="Python version"):
-        tool.images.read_cifar(tmp_path, 10)
+        images.read_cifar(tmp_path, 10)
     (tmp_path / "test_batch").unlink()
     with pytest.raises(DataError, match=r"test_batch is missing.*www\.cs\.toronto\.edu"):
-        tool.images.read_cifar(tmp_path, 10)
+        images.read_cifar(tmp_path, 10)
 
 
 def write_mnist(folder: Path) -> np.ndarray:
-    images = np.random.default_rng(0).integers(0, 256, (80, 28, 28)).astype(np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 28, 28)).astype(np.uint8)
     label = (np.arange(80) % 10).astype(np.uint8)
     for name, pack in (("train", True), ("t10k", False)):
-        for kind, values in (("images-idx3", images), ("labels-idx1", label)):
+        for kind, values in (("images-idx3", pixels), ("labels-idx1", label)):
             header = struct.pack(f">{1 + values.ndim}I", 0x800 + values.ndim, *values.shape)
             content = header + values.tobytes()
             path = folder / f"{name}-{kind}-ubyte{'.gz' if pack else ''}"
             path.write_bytes(gzip.compress(content) if pack else content)
-    return images
+    return pixels
 
 
-def test_mnist_is_read_as_written(tool: SimpleNamespace, tmp_path: Path) -> None:
-    images = write_mnist(tmp_path)
-    pool = tool.images.read_mnist(tmp_path)
-    assert np.array_equal(pool.x[:80, 0], images.astype(np.float32) / 255)
+def test_mnist_is_read_as_written(tmp_path: Path) -> None:
+    pixels = write_mnist(tmp_path)
+    pool = images.read_mnist(tmp_path)
+    assert np.array_equal(pool.x[:80, 0], pixels.astype(np.float32) / 255)
     assert np.array_equal(pool.x[80:], pool.x[:80])
     assert pool.label.tolist() == list(range(10)) * 16
     assert pool.test.sum() == 80
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x50" + bytes(79))
     with pytest.raises(DataError, match=r"must hold \(80,\) bytes, holds 79"):
-        tool.images.read_mnist(tmp_path)
+        images.read_mnist(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("name", "num_classes", "rows"),
+    ("tool", "num_classes", "rows"),
     [
-        ("reproduce_superloss", 10, ["plain", "superloss"]),
-        ("reproduce_nal", 100, ["plain", "nal", "nal + targets"]),
-        ("reproduce_l2b", 100, ["plain", "plain + trusted", "l2rw", "l2b"]),
+        (superloss, 10, ["plain", "superloss"]),
+        (nal, 100, ["plain", "nal", "nal + targets"]),
+        (l2b, 100, ["plain", "plain + trusted", "l2rw", "l2b"]),
     ],
 )
 def test_a_tool_runs_to_its_table_on_cifar(
-    tool: SimpleNamespace,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    name: str,
+    tool: ModuleType,
     num_classes: int,
     rows: list[str],
 ) -> None:
     write_cifar(tmp_path, num_classes)
     arguments = f"--dataset cifar{num_classes} --data {tmp_path} --network tiny --epochs 1"
     arguments += f" --seeds 0 --rates 0.4 --json {tmp_path / 'found.json'}"
-    getattr(tool, name).main(arguments.split())
+    tool.main(arguments.split())
     printed = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
     table = printed[printed.index("accuracy %") :]
     assert table[2:] == rows
     found = json.loads((tmp_path / "found.json").read_text())
-    noise = "symmetric" if name == "reproduce_superloss" else "any"  # as each paper's authors
+    noise = "symmetric" if tool is superloss else "any"  # as each paper's authors
     assert set(found) == {f"{method}, {noise} 0.4" for method in rows}
 
 
-def test_regression_runs_to_its_table(
-    tool: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_regression_runs_to_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_mnist(tmp_path)
     arguments = f"--dataset mnist --data {tmp_path} --epochs 1 --seeds 0 1 --rates 0.4"
-    tool.reproduce_superloss.main(arguments.split())
+    superloss.main(arguments.split())
     table = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()][-4:]
     assert table == [f"{a}, {b}" for a in ("l2", "smooth_l1") for b in ("plain", "superloss")]
 
 
 def test_ages_are_read_from_names_and_run_to_their_table(
-    tool: SimpleNamespace,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -389,44 +369,44 @@ def test_ages_are_read_from_names_and_run_to_their_table(
         name = f"{age}_1_0_2017{age:04d}.jpg.chip.jpg"
         (tmp_path / name).write_bytes(encode_jpeg(image.astype(np.uint8)))
     (tmp_path / "no_age.jpg").write_bytes(b"")
-    pool = tool.images.read_utkface(tmp_path)
+    pool = images.read_utkface(tmp_path)
     assert sorted(pool.label.tolist()) == list(range(30))
     assert pool.test.sum() == 6
     grey = pool.x.mean((1, 2, 3))
     assert np.corrcoef(grey, pool.label)[0, 1] > 0.99
     assert pool.x.shape == (30, 3, 64, 64)
-    tiny = tool.networks.residual_network("tiny")
-    monkeypatch.setattr(tool.reproduce_superloss, "residual_network", lambda name: tiny)
-    monkeypatch.setattr(tool.reproduce_superloss, "BATCH", 8)
+    tiny = networks.residual_network("tiny")
+    monkeypatch.setattr(superloss, "residual_network", lambda name: tiny)
+    monkeypatch.setattr(superloss, "BATCH", 8)
     arguments = f"--dataset utkface --data {tmp_path} --epochs 1 --seeds 0 --rates 0.4 --losses l2"
-    tool.reproduce_superloss.main(arguments.split())
+    superloss.main(arguments.split())
     table = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()][-2:]
     assert table == ["l2, plain", "l2, superloss"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"holds 0 faces with an age.*susanqq"):
-        tool.images.read_utkface(tmp_path / "empty")
+        images.read_utkface(tmp_path / "empty")
 
 
-def test_without_a_folder_the_tool_says_where_the_data_is(tool: SimpleNamespace) -> None:
+def test_without_a_folder_the_tool_says_where_the_data_is() -> None:
     with pytest.raises(DataError, match="--data must name the folder in cifar-10-python"):
-        tool.reproduce_nal.main(["--dataset", "cifar10"])
+        nal.main(["--dataset", "cifar10"])
 
 
-def test_weights_separate_and_shuffled_flags_do_not(tool: SimpleNamespace, pool: Any) -> None:
+def test_weights_separate_and_shuffled_flags_do_not(pool: Any) -> None:
     """On samples that a linear layer parts without error, 40 % noise cannot be fitted."""
 
     def network(seed: int) -> Any:
         torch.manual_seed(seed)
-        return torch.nn.Linear(5, 5), tool.networks.LinearHead(5, 5, seed)
+        return torch.nn.Linear(5, 5), networks.LinearHead(5, 5, seed)
 
-    setup = tool.runs.Setup(pool, network, tool.runs.sgd(12, 32, 0.1), num_trusted=3)
+    setup = runs.Setup(pool, network, runs.sgd(12, 32, 0.1), num_trusted=3)
     of_nal = {"name": "nal", "boost": 0.5, "warmup_epochs": 5, "targets": {"warmup_epochs": 8}}
     for robust in (
         {"name": "superloss", "lam": 1.0},
         of_nal,
         {"name": "l2b", "warmup_epochs": 2, "batch_size": 15},
     ):
-        found = tool.runs.run(setup, tool.runs.Row(robust), "symmetric", 0.4, 0)
+        found = runs.run(setup, runs.Row(robust), "symmetric", 0.4, 0)
         areas = found.separation(0)
         assert found.score > 0.9, robust
         assert areas["alpha mean" if robust["name"] == "l2b" else "weight mean"] > 0.9, robust
@@ -435,7 +415,7 @@ def test_weights_separate_and_shuffled_flags_do_not(tool: SimpleNamespace, pool:
 
 
 def test_the_bench_runs_to_its_table_on_features(
-    tool: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     generator = np.random.default_rng(0)
     label = np.repeat(np.arange(8), 12)
@@ -443,7 +423,7 @@ def test_the_bench_runs_to_its_table_on_features(
     label[-3:] = 8  # too few images of one identity
     np.savez(tmp_path / "features.npz", embedding=embedding.astype(np.float32), label=label)
     arguments = f"{tmp_path / 'features.npz'} --seeds 0 --epochs 7 --json {tmp_path / 'a.json'}"
-    tool.bench_robust.main([*arguments.split(), "--pictures", str(tmp_path / "pictures")])
+    bench_robust.main([*arguments.split(), "--pictures", str(tmp_path / "pictures")])
     table = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
     rows = ["clean", "plain", "plain, clipped", "plain + trusted", "trusted alone", "superloss"]
     assert table[-11:] == [*rows, "nal, branch", "nal", "nal + targets", "l2rw", "l2b"]
