@@ -1,12 +1,13 @@
 """Which method a recipe asks for, what it may be combined with, and how it is built."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from facetrain.core.errors import ConfigError
 from facetrain.core.rng import derive_seed
@@ -21,7 +22,7 @@ from facetrain.engine.training import TrainingConfig, make_sampler
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
 from facetrain.methods.correction import CorrectionConfig, CorrectionMethod
-from facetrain.methods.l2b import L2bConfig, L2bMethod
+from facetrain.methods.l2b import L2bConfig, L2bMethod, Trusted
 from facetrain.methods.nal import NalConfig, NalMethod
 from facetrain.methods.superloss import SuperLossConfig, SuperLossMethod
 
@@ -78,18 +79,45 @@ def make_method(
         ConfigError: fewer trusted images than one look-ahead needs, or too many to hold out.
         DataError: trusted images of none of the identities.
     """
-    if robust is None:
-        return Method(head)
     steps_per_epoch = make_sampler(config, dataset).steps_per_epoch
+    label = torch.from_numpy(dataset.label)
+    return method_of(
+        robust, head, backbone, label, steps_per_epoch, out_dir,
+        lambda l2b: _trusted(l2b, config, dataset, mesh),
+    )  # fmt: skip
+
+
+def method_of(
+    robust: RobustConfig | None,
+    head: MarginHead,
+    backbone: nn.Module,
+    label: Tensor,
+    steps_per_epoch: int,
+    folder: Path,
+    trusted: Callable[[L2bConfig], Trusted],
+) -> Method:
+    """The method of `robust`; plain training for None.
+
+    Args:
+        label: (N,) of the training images.
+        folder: of the training.
+        trusted: asked where the method looks ahead.
+    """
     if isinstance(robust, SuperLossConfig):
-        return SuperLossMethod(robust, head, mesh, steps_per_epoch)
+        return SuperLossMethod(robust, head, steps_per_epoch)
     if isinstance(robust, CorrectionConfig):
         return CorrectionMethod(robust, head, steps_per_epoch)
     if isinstance(robust, NalConfig):
-        label = torch.from_numpy(dataset.label)
-        return NalMethod(
-            robust, head, mesh, label=label, steps_per_epoch=steps_per_epoch, folder=out_dir
-        )
+        return NalMethod(robust, head, label, steps_per_epoch, folder)
+    if isinstance(robust, L2bConfig):
+        return L2bMethod(robust, head, backbone, trusted(robust), steps_per_epoch)
+    return Method(head)
+
+
+def _trusted(
+    robust: L2bConfig, config: TrainingConfig, dataset: FaceDataset, mesh: Mesh
+) -> Trusted:
+    """The images that the overlay `robust.trusted` keeps."""
     trusted = trusted_images(dataset, config.data.path, robust.trusted)
     held_out = torch.from_numpy(np.isin(dataset.row, trusted.row))
     if not robust.hold_out:
@@ -120,14 +148,4 @@ def make_method(
             pin_memory=mesh.device.type == "cuda",
         )
 
-    return L2bMethod(
-        robust,
-        head,
-        backbone,
-        mesh,
-        batches=batches,
-        augment_config=config.augment,
-        held_out=held_out,
-        steps_per_epoch=steps_per_epoch,
-        seed=own_seed,
-    )
+    return Trusted(batches, config.augment, own_seed, held_out)

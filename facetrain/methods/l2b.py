@@ -14,7 +14,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -26,7 +26,6 @@ from facetrain.core.rng import derive_seed
 from facetrain.data.augment import AugmentConfig, augment, draw
 from facetrain.data.loader import Batch
 from facetrain.dist.collectives import all_gather_no_grad, all_reduce_sum
-from facetrain.dist.mesh import Mesh
 from facetrain.engine.method import Method, StepBatch
 from facetrain.heads.margin_head import MarginHead
 from facetrain.heads.sharded_softmax import own_samples
@@ -64,13 +63,27 @@ class L2bConfig(Config):
     """Length of the step of the finite difference, in parameter space."""
 
 
+class Trusted(NamedTuple):
+    """The trusted images, as the look-aheads take them.
+
+    Attributes:
+        batches: number of a look-ahead -> this rank's batches from it on.
+        augment: how images of 0 to 255 are changed.
+        seed: of that, and of the dropout.
+        held_out: (N,) bool, training images that are not trained on.
+    """
+
+    batches: Callable[[int], Iterable[Batch]]
+    augment: AugmentConfig
+    seed: int
+    held_out: Tensor
+
+
 class L2bMethod(Method):
     """Weighs the losses of the given and of the pseudo-label.
 
     Args:
         backbone: the module itself, not its data-parallel wrapping.
-        batches: number of a look-ahead -> this rank's batches of trusted images from it on.
-        held_out: (N,) bool, training images that are not trained on.
     """
 
     def __init__(
@@ -78,18 +91,13 @@ class L2bMethod(Method):
         config: L2bConfig,
         head: MarginHead,
         backbone: nn.Module,
-        mesh: Mesh,
-        *,
-        batches: Callable[[int], Iterable[Batch]],
-        augment_config: AugmentConfig,
-        held_out: Tensor,
+        trusted: Trusted,
         steps_per_epoch: int,
-        seed: int,
     ) -> None:
         super().__init__(head)
-        self.config, self.backbone, self.mesh, self.seed = config, backbone, mesh, seed
-        self._batches, self._augment = batches, augment_config
-        self._held_out = held_out.to(mesh.device)
+        self.config, self.backbone, self.mesh = config, backbone, head.mesh
+        self._batches, self._augment, self.seed, held_out = trusted
+        self._held_out = held_out.to(head.mesh.device)
         self._first = round(config.warmup_epochs * steps_per_epoch)
         self._trusted: Iterator[Batch] = iter(())
         self._direction: Parameters = {}

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from facetrain.core.config import Config
 from facetrain.dist.collectives import all_gather_no_grad, all_reduce_sum
-from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
 from facetrain.dist.sharded_rows import ShardedRows
 from facetrain.engine.method import Method, StepBatch
@@ -81,13 +80,12 @@ class NalMethod(Method):
         self,
         config: NalConfig,
         head: MarginHead,
-        mesh: Mesh,
-        *,
         label: Tensor,
         steps_per_epoch: int,
         folder: Path,
     ) -> None:
         super().__init__(head)
+        mesh = head.mesh
         self.config, self.mesh, self.steps_per_epoch = config, mesh, steps_per_epoch
         self._branch: AttentionBranch | None = None
         if config.attention != "equilibrium":

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from facetrain.core.config import Config
 from facetrain.dist.collectives import all_reduce_sum
-from facetrain.dist.mesh import Mesh
 from facetrain.engine.method import Method, StepBatch
 from facetrain.heads.margin_head import MarginHead
 from facetrain.robust.superloss import Tau, TauKind, confidence, loss_sum_and_count, scaled_lambda
@@ -47,15 +46,15 @@ class SuperLossMethod(Method):
     A micro-batch of an accumulated step counts as a batch of its own.
     """
 
-    def __init__(
-        self, config: SuperLossConfig, head: MarginHead, mesh: Mesh, steps_per_epoch: int
-    ) -> None:
+    def __init__(self, config: SuperLossConfig, head: MarginHead, steps_per_epoch: int) -> None:
         super().__init__(head)
-        self.config, self.mesh = config, mesh
+        self.config, self.mesh = config, head.mesh
         self._first = config.warmup_epochs * steps_per_epoch
         self._warm = False
         classes = head.num_classes if config.tau == "log_classes" else None
-        self.tau = Tau(config.tau, num_classes=classes, smoothing=config.smoothing).to(mesh.device)
+        self.tau = Tau(config.tau, num_classes=classes, smoothing=config.smoothing).to(
+            head.mesh.device
+        )
         self._weights: list[Tensor] = []
 
     def begin_step(self, step: int, batch: StepBatch) -> None:

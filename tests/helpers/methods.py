@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from helpers.engine import NUM_CLASSES, NUM_IMAGES, images
+from pydantic import TypeAdapter
 from torch import nn
 
 from facetrain.data.augment import AugmentConfig
@@ -14,10 +15,8 @@ from facetrain.data.sampler import TrainSampler
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.method import Method
 from facetrain.heads.margin_head import MarginHead
-from facetrain.methods.correction import CorrectionConfig, CorrectionMethod
-from facetrain.methods.l2b import L2bConfig, L2bMethod
-from facetrain.methods.nal import NalConfig, NalMethod
-from facetrain.methods.superloss import SuperLossConfig, SuperLossMethod
+from facetrain.methods.choose import RobustConfig, method_of
+from facetrain.methods.l2b import L2bConfig, Trusted
 
 STEPS_PER_EPOCH = 5
 NUM_TRUSTED = 12
@@ -31,10 +30,12 @@ METHODS: dict[str, dict[str, Any]] = {
         "targets": {"count": 3, "memory": 0.5},
     },
     "correction": {"name": "correction", "warmup_epochs": 0.4},
-    "l2b": {"name": "l2b", "trusted": ".", "batch_size": 6, "warmup_epochs": 0.2},
+    "l2b": {
+        "name": "l2b", "trusted": ".", "batch_size": 6, "warmup_epochs": 0.2, "hold_out": False,
+    },
     "l2b now and then": {
         "name": "l2b", "trusted": ".", "batch_size": 6, "warmup_epochs": 0, "every": 3,
-        "normalisation": "softmax", "temperature": 0.1,
+        "normalisation": "softmax", "temperature": 0.1, "hold_out": False,
     },
 }  # fmt: skip
 
@@ -52,35 +53,16 @@ def trusted_batches(start: int, mesh: Mesh) -> Iterator[Batch]:
 def make(options: dict[str, Any], folder: Path) -> Callable[[MarginHead, nn.Module], Method]:
     """(head, backbone) -> the method, for `engine.make_trainer`."""
     folder.mkdir(parents=True, exist_ok=True)
+    robust = TypeAdapter[RobustConfig](RobustConfig).validate_python(options)
 
     def method(head: MarginHead, backbone: nn.Module) -> Method:
         assert head.num_classes == NUM_CLASSES
-        if options["name"] == "superloss":
-            return SuperLossMethod(
-                SuperLossConfig(**options), head, head.mesh, steps_per_epoch=STEPS_PER_EPOCH
-            )
-        if options["name"] == "correction":
-            return CorrectionMethod(CorrectionConfig(**options), head, STEPS_PER_EPOCH)
-        if options["name"] == "nal":
-            return NalMethod(
-                NalConfig.model_validate(options),
-                head,
-                head.mesh,
-                label=images()[1],
-                steps_per_epoch=STEPS_PER_EPOCH,
-                folder=folder,
-            )
-        hold_out = options.get("hold_out", False)
-        return L2bMethod(
-            L2bConfig(**options),
-            head,
-            backbone,
-            head.mesh,
-            batches=lambda start: trusted_batches(start, head.mesh),
-            augment_config=AugmentConfig(flip_probability=0.5),
-            held_out=torch.arange(NUM_IMAGES) < (NUM_TRUSTED if hold_out else 0),
-            steps_per_epoch=STEPS_PER_EPOCH,
-            seed=4,
-        )
+
+        def trusted(l2b: L2bConfig) -> Trusted:
+            held_out = torch.arange(NUM_IMAGES) < (NUM_TRUSTED if l2b.hold_out else 0)
+            augment = AugmentConfig(flip_probability=0.5)
+            return Trusted(lambda start: trusted_batches(start, head.mesh), augment, 4, held_out)
+
+        return method_of(robust, head, backbone, images()[1], STEPS_PER_EPOCH, folder, trusted)
 
     return method

@@ -11,20 +11,20 @@ import functools
 import itertools
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from facetrain.data.augment import AugmentConfig
-from facetrain.data.loader import Batch
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.method import Method
 from facetrain.heads.margin_head import MarginHead
-from facetrain.methods.l2b import L2bConfig, L2bMethod
-from facetrain.methods.nal import NalConfig, NalMethod, TargetsConfig
-from facetrain.methods.superloss import SuperLossConfig, SuperLossMethod
+from facetrain.methods.choose import RobustConfig, method_of
+from facetrain.methods.l2b import L2bConfig, Trusted
+from facetrain.methods.nal import NalConfig, TargetsConfig
+from facetrain.methods.superloss import SuperLossConfig
 from facetrain.report.tables import format_table
 from tools.benchmarks.common import (
     machine,
@@ -36,38 +36,35 @@ from tools.benchmarks.common import (
 )
 from tools.benchmarks.train import NUM_BATCHES, facetrain_step, random_batches
 
-METHODS = ("plain", "superloss", "nal", "nal, targets", "l2b", "l2b, every 4")
+METHODS: dict[str, RobustConfig | None] = {
+    "plain": None,
+    "superloss": SuperLossConfig(name="superloss"),
+    "nal": NalConfig(name="nal", attention="branch", warmup_epochs=0),
+    "nal, targets": NalConfig(
+        name="nal", attention="branch", warmup_epochs=0, targets=TargetsConfig()
+    ),
+    "l2b": L2bConfig(name="l2b", trusted=Path(), warmup_epochs=0),
+    "l2b, every 4": L2bConfig(name="l2b", trusted=Path(), warmup_epochs=0, every=4),
+}
+STEPS_PER_EPOCH = 1000
 
 
 def make_method(
     name: str, options: argparse.Namespace, folder: Path, head: MarginHead, backbone: nn.Module
 ) -> Method:
     """One of `METHODS` on this head."""
-    mesh, num_images = head.mesh, NUM_BATCHES * options.batch
-    if name == "plain":
-        return Method(head)
-    if name == "superloss":
-        return SuperLossMethod(SuperLossConfig(name="superloss"), head, mesh, 1000)
-    if name.startswith("nal"):
-        targets = TargetsConfig() if name == "nal, targets" else None
-        config = NalConfig(name="nal", attention="branch", warmup_epochs=0, targets=targets)
-        label = torch.zeros(num_images, dtype=torch.int64)
-        return NalMethod(config, head, mesh, label=label, steps_per_epoch=1000, folder=folder)
-    every = 4 if name == "l2b, every 4" else 1
-    settings = L2bConfig(
-        name="l2b", trusted=Path(), batch_size=options.trusted, warmup_epochs=0, every=every
-    )
+    num_images, robust = NUM_BATCHES * options.batch, METHODS[name]
+    if isinstance(robust, L2bConfig):
+        robust = robust.model_copy(update={"batch_size": options.trusted})
     of_trusted = argparse.Namespace(**(vars(options) | {"batch": options.trusted}))
-    trusted = random_batches(of_trusted, mesh.device)
 
-    def batches(start: int) -> Iterator[Batch]:
-        return itertools.islice(itertools.cycle(trusted), start, None)
+    def trusted(_: L2bConfig) -> Trusted:
+        held_out = torch.zeros(num_images, dtype=torch.bool)
+        few = random_batches(of_trusted, head.mesh.device)
+        return Trusted(lambda start: itertools.cycle(few), AugmentConfig(), 0, held_out)
 
-    return L2bMethod(
-        settings, head, backbone, mesh,
-        batches=batches, augment_config=AugmentConfig(), steps_per_epoch=1000, seed=0,
-        held_out=torch.zeros(num_images, dtype=torch.bool),
-    )  # fmt: skip
+    label = torch.zeros(num_images, dtype=torch.int64)
+    return method_of(robust, head, backbone, label, STEPS_PER_EPOCH, folder, trusted)
 
 
 def turn_of(name: str, options: argparse.Namespace, folder: Path) -> Callable[[], None]:

@@ -27,11 +27,9 @@ from facetrain.engine.optim import OptimizerConfig, Optimizers
 from facetrain.engine.schedule import ScheduleConfig
 from facetrain.engine.termination import Termination
 from facetrain.heads.margin_head import MarginHead
+from facetrain.methods import choose
 from facetrain.methods.choose import RobustConfig
-from facetrain.methods.correction import CorrectionConfig, CorrectionMethod
-from facetrain.methods.l2b import L2bConfig, L2bMethod
-from facetrain.methods.nal import NalConfig, NalMethod
-from facetrain.methods.superloss import SuperLossConfig, SuperLossMethod
+from facetrain.methods.l2b import L2bConfig, Trusted
 from tools.benchmarks.robust.networks import NumberHead
 from tools.benchmarks.robust.tasks import Task
 
@@ -130,36 +128,24 @@ def method_of(
     augment: Augment | None = None,
 ) -> Method:
     """The product's method of a recipe section; L2B's trusted images are the task's."""
-    if robust is None:
-        return Method(head)
-    config = TypeAdapter[RobustConfig](RobustConfig).validate_python(
-        robust | ({"trusted": folder} if robust["name"] == "l2b" else {})
-    )
-    if isinstance(config, SuperLossConfig):
-        return SuperLossMethod(config, head, head.mesh, steps_per_epoch)
-    if isinstance(config, CorrectionConfig):
-        return CorrectionMethod(config, head, steps_per_epoch)
-    if isinstance(config, NalConfig):
-        label = task.label.cpu()
-        return NalMethod(
-            config, head, head.mesh, label=label, steps_per_epoch=steps_per_epoch, folder=folder
+    config: RobustConfig | None = None
+    if robust is not None:
+        section = robust | ({"trusted": folder} if robust["name"] == "l2b" else {})
+        config = TypeAdapter[RobustConfig](RobustConfig).validate_python(section)
+    size = len(task.trusted_x)
+    if isinstance(config, L2bConfig) and config.batch_size > size:
+        config = config.model_copy(update={"batch_size": size})
+
+    def trusted(l2b: L2bConfig) -> Trusted:
+        of_task = task.trusted_x, task.trusted_label, l2b.batch_size
+        own = derive_seed(seed, "trusted")
+        held_out = torch.zeros(len(task.x), dtype=torch.bool)
+        return Trusted(
+            lambda start: batches(*of_task, own, start, augment), AugmentConfig(), own, held_out
         )
-    assert isinstance(config, L2bConfig)
-    own = derive_seed(seed, "trusted")
-    size = min(config.batch_size, len(task.trusted_x))
-    return L2bMethod(
-        config.model_copy(update={"batch_size": size}),
-        head,
-        backbone,
-        head.mesh,
-        batches=lambda start: batches(
-            task.trusted_x, task.trusted_label, size, own, start, augment
-        ),
-        augment_config=AugmentConfig(),
-        held_out=torch.zeros(len(task.x), dtype=torch.bool),
-        steps_per_epoch=steps_per_epoch,
-        seed=own,
-    )
+
+    label = task.label.cpu()
+    return choose.method_of(config, head, backbone, label, steps_per_epoch, folder, trusted)
 
 
 def batches(
