@@ -25,7 +25,6 @@ from facetrain.data.pack import pack
 from facetrain.data.sources import list_images
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import job_lock
-from facetrain.graph import knn_stage
 from facetrain.models.weights import BackboneSource, load_backbone
 from facetrain.recipe import RECIPES, CleaningRecipe, with_clean_files, with_files
 
@@ -111,14 +110,7 @@ def packed(
             size = max(TEMPLATE_SIZE, image_size or 0)
         else:
             size = _aligned_size(data, (TEMPLATE_SIZE, image_size), out_dir / ".source.tar")
-        pack(
-            data,
-            out_dir,
-            size=size,
-            landmarks=alignment.landmarks,
-            detector=alignment.detector,
-            faces=alignment.faces,
-        )
+        pack(data, out_dir, size=size, **dataclasses.asdict(alignment))
     mesh.barrier()
     return _on(recipe, out_dir)
 
@@ -160,18 +152,16 @@ def embed_images(
 
 def graph_of(embeddings: Path, overrides: Sequence[str], out_dir: Path, mesh: Mesh) -> Artifact:
     """Stage `graph` of a folder of the stage `embed`, or of the `embedding` in an `.npz`."""
-    config = _defaults("graph", overrides).graph
+    recipe = _defaults("graph", overrides)
     if embeddings.is_dir():
-        return knn_stage.run(
-            config, embeddings / run_folder.EMBEDDING_FILE, out_dir, mesh, inputs={}
-        )
+        return pipeline.graph_stage(recipe, embeddings, out_dir, mesh)
     with job_lock(out_dir, mesh):
-        file = out_dir / run_folder.EMBEDDING_FILE
         if mesh.is_main:
+            file = out_dir / run_folder.EMBEDDING_FILE
             with atomic_path(file) as temporary, open(temporary, "wb") as opened:
                 np.save(opened, load_embedding(embeddings))
         mesh.barrier()
-        return knn_stage.run(config, file, out_dir, mesh, inputs={})
+        return pipeline.graph_stage(recipe, out_dir, out_dir, mesh)
 
 
 @dataclasses.dataclass(frozen=True)

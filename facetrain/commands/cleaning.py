@@ -20,7 +20,7 @@ from facetrain.core.errors import UserError
 if TYPE_CHECKING:  # importing torch takes seconds; `--help` must not
     from facetrain.models.weights import BackboneSource
     from facetrain.recipe import CleaningRecipe
-    from facetrain.without_recipe import Alignment, Given
+    from facetrain.without_recipe import Given
 
 _OUT = click.option(
     "--out", required=True, type=ReadablePath, help="Folder that receives everything."
@@ -59,7 +59,7 @@ def embed(
         else:
             settings = without_recipe.recipe_of("embed", first, overrides)
             used = _needed(given, "embed")
-            how = _alignment(alignment)
+            how = without_recipe.Alignment(**alignment)
             artifact = without_recipe.embed_images(settings, used, how, out, mesh)
         say(value_lines(artifact.metrics), mesh)
 
@@ -179,8 +179,9 @@ def clean(
         else:
             settings = without_recipe.recipe_of("clean", first, overrides)
             embedder = _embedder(given, embeddings, graph, overrides)
+            how = without_recipe.Alignment(**alignment)
             artifact = without_recipe.clean_images(
-                settings, embedder, _alignment(alignment), source, exclude, out, mesh
+                settings, embedder, how, source, exclude, out, mesh
             )
             before, after = _packed(settings, out), _next_steps(out)
         say(before + value_lines(artifact.metrics) + after, mesh)
@@ -251,9 +252,3 @@ def _needed(backbone: "BackboneSource | None", command: str) -> "BackboneSource"
             f"folder of a training{or_given}. (A recipe's name must end in .yaml)"
         )
     return backbone
-
-
-def _alignment(options: dict[str, Any]) -> "Alignment":
-    from facetrain.without_recipe import Alignment
-
-    return Alignment(**options)

@@ -24,7 +24,7 @@ export class IdentityList {
     });
   }
 
-  // The first page of another list; returns what the server reply.
+  // The first page of another list; returns what the server replied.
   async open(filter, search) {
     const query = { filter, search };
     const reply = await get("api/identities", { ...query, offset: 0, anew: 1 });
