@@ -185,8 +185,6 @@ def evaluate_settings(
     """What to evaluate: the recipe's section, or the sets that options name instead of its own.
 
     Args:
-        path: a recipe, or None.
-        overrides: `key=value` for it.
         options: of the command, by name; None or empty where not given.
 
     Raises:

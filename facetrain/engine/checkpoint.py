@@ -41,12 +41,7 @@ class Progress(Sealed):
 
 
 class Checkpoints:
-    """The checkpoints of one run, whose folder this job owns.
-
-    Args:
-        folder: where they are kept.
-        keep: how many of the newest stay.
-    """
+    """The checkpoints of one run, whose folder this job owns."""
 
     def __init__(self, folder: Path, mesh: Mesh, keep: int) -> None:
         self.folder, self.mesh, self.keep = folder, mesh, keep

@@ -36,9 +36,7 @@ def embed_images(
     """Embeddings (B, D) float32 on the CPU, not normalised.
 
     Args:
-        backbone: in eval mode.
         image: (B, 3, H, W) uint8 RGB.
-        device: where the backbone lives.
         flip: sum the embeddings of the image and of its mirror image, as the field evaluates.
         precision: of the backbone's products; `auto` is bfloat16 on a GPU, float32 on a CPU.
     """

@@ -24,7 +24,6 @@ class RunLog:
     """Rank 0's record of a run: `log.jsonl`, lines on stderr, TensorBoard and other trackers.
 
     Args:
-        out_dir: the stage's folder.
         start_step: steps already done; later entries of an interrupted run are dropped, since
             those steps are run again.
         trackers: what takes the numbers besides TensorBoard; closed with this log.

@@ -18,10 +18,6 @@ class SampleRecord:
 
     Images that the epoch passed over, or that came before a resume within it, are NaN. Of an image
     that came several times the last value counts, and the mean over ranks.
-
-    Args:
-        out_dir: the stage's folder.
-        num_images: N of the data set.
     """
 
     def __init__(self, out_dir: Path, num_images: int, mesh: Mesh) -> None:

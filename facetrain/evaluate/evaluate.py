@@ -127,7 +127,6 @@ def pair_distances(
 
     Args:
         backbone: on `mesh.device`, in eval mode.
-        source: InsightFace `.bin`, or a folder with its pair list.
 
     Raises:
         DataError: on every rank alike, when the file or an image cannot be read or an embedding

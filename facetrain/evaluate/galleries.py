@@ -32,9 +32,7 @@ class PeopleFolder:
     """The images of a folder with a folder a person, or of a `.lst` or tar; to be loaded.
 
     Attributes:
-        path: the folder.
         images: sorted by person.
-        people: name of each person.
         landmarks: (5, 2) points by name, from `path`'s parent or from `path` on; or None.
     """
 
@@ -131,12 +129,8 @@ def evaluate_galleries(
 
     Args:
         config: flip, batch size and workers count.
-        backbone: on `mesh.device`.
-        gallery: a folder a person.
-        probe: another one.
         landmarks: CSV of five points for both; names from either folder on, or from its parent.
         scratch: where a compressed tar is unpacked to.
-        mesh: the ranks.
 
     Raises:
         DataError: a folder without images, an image that does not decode, or landmarks of others.

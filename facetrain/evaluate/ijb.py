@@ -171,10 +171,7 @@ def run(
     the next scoring with other weighting) and the manifest.
 
     Args:
-        config: the protocol and its options.
         backbone: None with `config.features`.
-        out_dir: the stage's folder.
-        mesh: the ranks.
         inputs: name -> fingerprint of what made the backbone; the protocol's files are added here.
             The images are not read for it: remove `embeddings/` where they changed.
 

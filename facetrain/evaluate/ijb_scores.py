@@ -53,8 +53,6 @@ def score_pairs(unit_template: Floats, faces: IjbMetadata, mesh: Mesh) -> Scored
 
     Args:
         unit_template: (T, D) with unit rows.
-        faces: whose pair list is read, block by block.
-        mesh: the ranks.
 
     Raises:
         DataError: on every rank alike: the list is missing, malformed or empty, or a template is
@@ -139,8 +137,6 @@ def identify_templates(
 
     Args:
         unit_template: (T, D) with unit rows.
-        faces: the protocol.
-        mesh: the ranks.
 
     Raises:
         DataError: a malformed file, or a template without a face.

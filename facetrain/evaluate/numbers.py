@@ -76,8 +76,6 @@ def pair_numbers(
     Args:
         distance: (P,) squared L2 distance of unit embeddings, in file order.
         same: (P,).
-        num_folds: folds of the accuracy.
-        num_draws: bootstrap replicates.
         source: names the set in messages.
         identity: (2, P) of both sides, where known.
 

@@ -85,11 +85,8 @@ def image_chunks(
 
     Args:
         backbone: in eval mode, on `mesh.device`.
-        faces: whose images.
-        mesh: which share is this rank's.
         cache: folder of finished chunks, of this backbone, these faces and these options only;
             None keeps nothing.
-        config: how to embed.
 
     Raises:
         DataError: an image cannot be read.
@@ -145,7 +142,6 @@ def pool_templates(
         chunks: see `feature_chunks` and `image_chunks`; over all ranks, every image once.
         faces: N images, T templates.
         embedding_size: D.
-        mesh: over which the sums are added.
         norm_weighting: keep each embedding's length, which is larger for clearer faces; else every
             image counts alike within its media.
         detector_score: weigh each image by how sure the detector was of it.

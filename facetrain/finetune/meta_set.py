@@ -48,11 +48,9 @@ class MetaSet:
     """Images with levels, planted ones in place of stored ones where asked for.
 
     Args:
-        dataset: the images.
         variations: their levels, one row for each image of `dataset`.
         plant: levels of blur and occlusion to plant on the fly.
         image_size: H = W.
-        channels_last: memory format of the batches.
     """
 
     def __init__(

@@ -71,7 +71,6 @@ class MarginHead(nn.Module):
     CUDA), everything else in the weight's: float32, or float64 after `.double()`.
 
     Args:
-        config: see `HeadConfig`.
         num_classes: over all ranks.
         embedding_size: D.
         mesh: the ranks that share the centres; this process alone when None.
@@ -187,7 +186,6 @@ class MarginHead(nn.Module):
 
         Args:
             embedding: (B, D), not normalised.
-            count: how many.
         """
         with torch.autocast(embedding.device.type, enabled=False):
             unit = F.normalize(embedding.to(self.weight.dtype), dim=1)

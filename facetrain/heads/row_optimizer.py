@@ -17,8 +17,6 @@ class RowSGD(torch.optim.Optimizer):
 
     Args:
         params: parameters of shape (C, D).
-        lr: learning rate.
-        momentum: 0 to 1.
         weight_decay: added to the gradient, times the parameter.
     """
 

@@ -17,7 +17,6 @@ class InputFormat:
 
     Attributes:
         range: of the pixels; None: [-1, 1], and of an .onnx what its graph begins with.
-        order: of the colours.
     """
 
     range: Range | None = None

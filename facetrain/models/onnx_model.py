@@ -31,7 +31,6 @@ class OnnxBackbone:
     (B, S, S, 3). A graph with a fixed batch dimension is fed in pieces of that size.
 
     Attributes:
-        path: the file.
         image_size: S.
         embedding_size: D.
 

@@ -26,7 +26,6 @@ def input_range(model: Any, path: Path, blank: NDArray[Any]) -> Range:
 
     Args:
         model: an `onnx.ModelProto`.
-        path: its file.
         blank: one batch of input, for its shape and type.
 
     Raises:

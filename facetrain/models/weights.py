@@ -56,7 +56,6 @@ def save_backbone(module: nn.Module, config: ModelConfig, path: Path) -> None:
 
     Args:
         module: `build_backbone(config)` with its weights; unwrapped (no DDP, no torch.compile).
-        config: what `module` was built from.
         path: the file, ending in .safetensors so that it can be read back.
 
     Raises:
@@ -123,7 +122,6 @@ def load_backbone(source: BackboneSource, device: torch.device | str = "cpu") ->
 
     Args:
         source: the file or folder; a `BackboneFile` where its images are not RGB in [-1, 1].
-        device: where it runs.
 
     Raises:
         CheckpointError: as `load_module`; for .onnx also when onnxruntime is not installed, or

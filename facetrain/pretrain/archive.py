@@ -38,7 +38,6 @@ def archive_other_training(folder: Path, data: str) -> None:
     exactly these labels, as after an undo, it comes back.
 
     Args:
-        folder: of the stage `train`.
         data: fingerprint of the data set with its overlays.
     """
     before = trained_on(folder)

@@ -48,11 +48,7 @@ def size_rows(views: Mapping[str, Ints]) -> tuple[list[str], list[list[str]]]:
 
 
 def class_sizes_figure(views: Mapping[str, Ints]) -> Figure:
-    """How many identities have how many images, and the sizes from the largest down.
-
-    Args:
-        views: name -> sizes, as `class_sizes` gives them.
-    """
+    """How many identities have how many images, and the sizes from the largest down."""
     bins = size_bins(max(int(sizes[0]) for sizes in views.values()))
     spread = bins[-1] > _MOST_UNIT_BINS + 1
     with mpl.rc_context(STYLE):

@@ -51,7 +51,6 @@ def outcome_rows(result: CleaningResult, cleaned: CleanedSet | None) -> list[Row
     """How many images keep their label, get another one, and are dropped.
 
     Args:
-        result: what was decided.
         cleaned: the same with its data set, for what was moved and for the truth.
     """
     outcome, noise_in = Outcome.of(result, cleaned), _truth(cleaned)
@@ -146,11 +145,7 @@ def noise_numbers(cleaned: CleanedSet) -> dict[str, Any] | None:
 
 
 def noise_rows(numbers: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and the one row of what was found, for a table.
-
-    Args:
-        numbers: as `noise_numbers` gives them.
-    """
+    """Header and the one row of `noise_numbers`, for a table."""
     columns = {
         "images": "num_images",
         "noise": "num_noise",

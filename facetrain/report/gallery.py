@@ -95,9 +95,6 @@ _SUBGROUPS = (
 def draw_pictures(folder: Path) -> list[Picture]:
     """Draw every picture of a run into its folder `pictures`.
 
-    Args:
-        folder: of a run, or of one stage.
-
     Raises:
         DataError: no stage, or a data set that cannot be read.
     """
@@ -161,11 +158,7 @@ def _name(name: str, stage: Artifact, among: int) -> str:
 
 
 def _draw_evaluations(stages: Sequence[Artifact], gallery: Gallery) -> None:
-    """The errors of all evaluations, and the hardest pairs for the run's own model.
-
-    Args:
-        stages: the finished stages of a run.
-    """
+    """The errors of all evaluations, and the hardest pairs for the run's own model."""
     evaluations, ijb = in_order(stages), in_order(stages, "ijb")
     curves: dict[str, Curve] = {}
     for stage in evaluations:
@@ -187,11 +180,7 @@ def _draw_evaluations(stages: Sequence[Artifact], gallery: Gallery) -> None:
 
 
 def draw_subgroups(numbers: Mapping[str, Mapping[str, Any]], gallery: Gallery) -> None:
-    """Draw every attribute of every set, as `subgroups_<set>_<attribute>.png`.
-
-    Args:
-        numbers: set name -> its numbers, as `verification.json` has them.
-    """
+    """Draw each attribute of each set of `verification.json`: `subgroups_<set>_<attribute>.png`."""
     for name, values in numbers.items():
         for attribute, subgroups in values.get("subgroups", {}).items():
             safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in attribute)

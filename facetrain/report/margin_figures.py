@@ -51,8 +51,6 @@ def margin_faces_figure(
     """A row of faces a factor, from the smallest margin to the largest, with level and margin.
 
     Args:
-        dataset: the training set.
-        variations: of its images.
         margin: (N,) of its images, NaN where there is none.
     """
     factors = variations.factors
@@ -79,7 +77,6 @@ def long_tails_figure(label: NDArray[np.integer], variations: Variations) -> Fig
 
     Args:
         label: (N,) identities.
-        variations: of the same images.
     """
     count = np.sort(np.bincount(label))[::-1]
     factors = variations.factors
@@ -110,7 +107,6 @@ def margin_by_level_figure(variations: Variations, residual: NDArray[np.floating
     The bars are two standard errors; the line is at no residual.
 
     Args:
-        variations: of the training images.
         residual: (N,) learned part of each image's margin, NaN where there is none.
     """
     factors = variations.factors

@@ -17,9 +17,6 @@ from facetrain.report.stages import Stage, read_stages
 class Run:
     """The folder of a run, or of one stage.
 
-    Args:
-        folder: the `--out` of `run`, or of one stage.
-
     Raises:
         DataError: no stage is there, finished or not.
     """

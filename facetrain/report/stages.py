@@ -18,10 +18,8 @@ class Stage:
     """One stage of a run.
 
     Attributes:
-        path: its folder.
         name: the folder within the run, which tells two trainings apart.
         kind: what `run_stage` calls it.
-        artifact: what it left, once it is finished.
     """
 
     path: Path

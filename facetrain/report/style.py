@@ -54,11 +54,7 @@ def save_figure(figure: Figure, path: Path, dots_per_inch: int = 130) -> None:
 
 
 class Gallery:
-    """The pictures of a run, in their order.
-
-    Args:
-        folder: receives the PNGs.
-    """
+    """The pictures of a run, in their order."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -90,11 +90,7 @@ def threshold_table(numbers: Mapping[str, Mapping[str, Any]]) -> str:
 def identification_rows(
     found: Mapping[str, Mapping[str, Any]],
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and a row for each gallery.
-
-    Args:
-        found: gallery -> its 1:N numbers; `mean` may be one of the galleries.
-    """
+    """Header and a row for each gallery, its `mean` included, from the 1:N numbers."""
     first = next(iter(found.values()))
     ranks = sorted((name for name in first if name.startswith("rank_")), key=lambda n: int(n[5:]))
     fpirs = list(first["tpir_at_fpir"])
@@ -128,11 +124,7 @@ def subgroup_table(subgroups: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def evaluation_text(numbers: Mapping[str, Mapping[str, Any]]) -> str:
-    """All tables of an evaluation.
-
-    Args:
-        numbers: set name -> its numbers, as `verification.json` has them.
-    """
+    """All tables of an evaluation, from the numbers of each set in `verification.json`."""
     pairs = {name: values for name, values in numbers.items() if "tar_at_far" in values}
     parts = [verification_table(pairs), threshold_table(pairs)] if pairs else []
     for name, values in numbers.items():

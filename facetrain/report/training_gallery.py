@@ -61,13 +61,7 @@ _CAPTIONS = {
 
 
 class _Training:
-    """Draws what one training left.
-
-    Args:
-        run: which it belongs to.
-        stage: a training or fine-tuning.
-        gallery: receives the pictures.
-    """
+    """Draws what one training left."""
 
     def __init__(self, run: Run, stage: Stage, gallery: Gallery) -> None:
         self.stage, self.gallery, self.run = stage, gallery, run

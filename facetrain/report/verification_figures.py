@@ -81,9 +81,6 @@ def roc_figure(curves: Mapping[str, Curve]) -> Figure | None:
 
     A curve starts where its set can measure: at one false accept in all its impostor pairs.
 
-    Args:
-        curves: name -> its rates.
-
     Returns:
         None where there is nothing to draw.
     """
@@ -128,9 +125,6 @@ def det_figure(curves: Mapping[str, Curve]) -> Figure | None:
 
     Similarities that are normally distributed give a straight line; where it crosses the
     diagonal is the equal error rate.
-
-    Args:
-        curves: name -> its rates.
 
     Returns:
         None without a set with both kinds of error at some threshold.
@@ -222,7 +216,6 @@ def subgroup_figure(title: str, attribute: Mapping[str, Any]) -> Figure | None:
     meet, the subgroups differ by more than chance, as far as pairs are independent.
 
     Args:
-        title: names the set and the attribute.
         attribute: `thresholds`, `levels` and `across` of `evaluate.numbers.subgroup_numbers`.
 
     Returns:
@@ -275,11 +268,8 @@ def hardest_pairs_figure(
     Each pair has its cosine, in red when the model judges it wrongly.
 
     Args:
-        pairs: the verification set.
         distance: (P,) squared L2 distance of unit embeddings.
         threshold: squared distance below which a pair counts as the same person.
-        count: pairs of each kind.
-        size: pixels of a face.
     """
     columns = 2
     genuine, impostor = hardest_pairs(distance, np.asarray(pairs.same, np.bool_), count)

@@ -36,12 +36,7 @@ class RequestError(UserError):
 
 
 class Session:
-    """The review of a run; its methods may be called from any thread.
-
-    Args:
-        cleaned: what the cleaner decided.
-        journal: takes every decision.
-    """
+    """The review of a run; its methods may be called from any thread."""
 
     def __init__(self, cleaned: CleanedSet, journal: JournalWriter) -> None:
         self.cleaned, self.journal = cleaned, journal

@@ -45,7 +45,6 @@ def normalise(
     Args:
         alpha: (G,) raw, of the labels.
         beta: (G,) raw, of the pseudo-labels.
-        how: as above.
         temperature: of softmax; large makes all weights equal.
     """
     assert temperature > 0, temperature
@@ -81,7 +80,6 @@ def directional_losses(
         parameters: by name; only their values are used.
         how: `jvp` is exact and needs forward-mode support of every operation; `difference` needs
             none (see `directional_derivative`).
-        distance: of `difference`.
     """
     direction = gradient_of_meta_loss(meta_loss, parameters)
     values = {name: value.detach() for name, value in parameters.items()}
@@ -109,10 +107,6 @@ def step_size(direction: Parameters, distance: float) -> Tensor:
     """How far `directional_derivative` goes, distance / |direction|, (); 0 without a direction.
 
     Under sharding the norm must be that over all ranks' rows, the same number everywhere.
-
-    Args:
-        direction: by name.
-        distance: in parameter space.
     """
     norm = torch.stack([value.square().sum() for value in direction.values()]).sum().sqrt()
     return torch.where(norm > 0, distance / norm, 0.0)

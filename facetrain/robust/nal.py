@@ -113,9 +113,6 @@ class AttentionBranch(nn.Module):
     Begins with zero weights, so at tau = 1/2 for all, the same on every rank. Held in
     [1e-12, 1 - eps] of its type, float32 at least: the authors' 1 - 1e-12 is 1 in float32, where
     the loss of p_y = 0 is infinite.
-
-    Args:
-        embedding_size: D.
     """
 
     def __init__(self, embedding_size: int) -> None:

@@ -115,9 +115,6 @@ class SparseTargets:
 
         Args:
             sample: (B,) int64.
-            new_label: (B, M) int64.
-            new_probability: (B, M).
-            memory: alpha, 0 to 1.
         """
         here, row = self._rows(sample)
         label, target = merge_targets(

@@ -52,8 +52,7 @@ def superloss(loss: Tensor, tau: Tensor | float, lam: Tensor | float) -> Tensor:
 
     Args:
         loss: any shape.
-        tau: as in `confidence`; a constant, even if it carries a gradient.
-        lam: as in `confidence`.
+        tau: a constant, even if it carries a gradient.
     """
     log_confidence = _log_confidence(loss, tau, lam)
     threshold = tau.detach() if isinstance(tau, Tensor) else tau
@@ -73,7 +72,6 @@ def scaled_lambda(lam: float, mean_loss: Tensor, reference_loss: float = REFEREN
     Args:
         lam: for a loss whose mean is `reference_loss`.
         mean_loss: () positive.
-        reference_loss: by default ln 10.
     """
     least = torch.finfo(mean_loss.dtype).tiny
     return (lam / reference_loss * mean_loss.detach()).clamp_min(least)
@@ -106,7 +104,6 @@ class Tau(nn.Module):
     its own mean (as in the published code). Nothing waits for the device.
 
     Args:
-        kind: as above.
         num_classes: C over all ranks, for log_classes and only there.
         smoothing: 0 to 1, of `exponential`.
 

@@ -14,8 +14,6 @@ class LinearHead(MarginHead):
     """The softmax of a linear layer, dense and in one process: no norms, no margin, a bias.
 
     Args:
-        num_classes: C.
-        embedding_size: D.
         seed: of the first weights, those of a new `nn.Linear`.
     """
 
@@ -77,8 +75,6 @@ class NumberHead(LinearHead):
     """A linear layer to one number, and its l2 or smooth-l1 loss (quadratic up to an error of 1).
 
     Args:
-        embedding_size: D.
-        loss: l2 or smooth_l1.
         seed: of the first weights.
     """
 

@@ -170,15 +170,7 @@ def cifar_setup(
 
 
 def run(setup: Setup, row: Row, noise: Noise, rate: float, seed: int) -> Outcome:
-    """Train once. Runs of one seed share split, noise, first weights and the samples' order.
-
-    Args:
-        setup: the data set.
-        row: how to train.
-        noise: kind.
-        rate: 0 to 1.
-        seed: of everything.
-    """
+    """Train once. Runs of one seed share split, noise, first weights and the samples' order."""
     task = make_task(
         setup.pool,
         noise,
@@ -229,9 +221,6 @@ def arguments_of(
     Args:
         parser: of `make_parser`; gets the arguments.
         given: the command line; that of the process without it.
-        datasets: for `--dataset`.
-        network: default of `--network`.
-        num_seeds: default of `--seeds`.
     """
     parser.add_argument("--dataset", choices=datasets, required=True)
     parser.add_argument("--data", type=Path, help="folder of your download; nothing is fetched")
@@ -252,8 +241,6 @@ def accuracies(
     """Print accuracy in percent, rows by noises, mean and spread over the seeds.
 
     Args:
-        setup: the data set.
-        rows: by what they are called.
         noises: (kind, rate).
         arguments: `seeds` and `epochs` are read.
 

@@ -124,13 +124,9 @@ def make_task(
     """Split what is not for the test, and plant noise in what is neither trusted.
 
     Args:
-        pool: the clean images.
-        noise: see `noisy_labels`.
-        rate: 0 to 1.
         seed: of the split and the noise; the split is the same at every rate and for every noise.
         num_trusted: of each class.
         validation: share of what is left after the trusted ones.
-        device: where the tensors go.
     """
     rest = np.flatnonzero(~pool.test)
     generator = numpy_generator(seed, "split")
@@ -175,9 +171,6 @@ def noisy_labels(
 
     Args:
         label: (N,) true.
-        noise: as above.
-        rate: 0 to 1.
-        pool: for its classes and confusions.
         generator: its order of draws does not depend on the rate: what is wrong at 20 % is wrong
             at 40 % too, and in the same way.
     """

@@ -71,12 +71,8 @@ def train(
 
     Args:
         backbone: (B, ...) -> (B, D).
-        head: of the classes, or of a number.
         robust: the recipe's section of that name; plain training for None.
         task: its test and validation images are scored once, at the end.
-        schedule: see there.
-        seed: of the samples' order.
-        augment: of a batch of images.
         at_most: what one error of a regression counts on the validation images.
     """
     device = task.x.device
