@@ -196,12 +196,7 @@ def verification(first: Array, second: Array, same: Array, num_folds: int = 10) 
 
 
 def plant_noise(
-    label: Array,
-    *,
-    flip: float = 0.0,
-    outlier: float = 0.0,
-    structured: float = 0.0,
-    seed: int = 0,
+    label: Array, *, flip: float = 0.0, outlier: float = 0.0, structured: float = 0.0, seed: int = 0
 ) -> PlantedNoise:
     """Labels with known noise planted, and the truth: `label`, `is_clean`, `kept` and `kind` (N,).
 

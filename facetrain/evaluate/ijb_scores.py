@@ -14,12 +14,7 @@ from facetrain.data.ijb_metadata import IjbMetadata, Subjects
 from facetrain.dist.collectives import data_errors_on_all, gather_rows
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
-from facetrain.metrics.identification import (
-    Searches,
-    identification,
-    mean_identification,
-    search,
-)
+from facetrain.metrics.identification import Searches, identification, mean_identification, search
 from facetrain.metrics.tar_conventions import tar_by_convention
 from facetrain.metrics.templates import pair_similarity
 from facetrain.metrics.verification import (

@@ -77,12 +77,7 @@ class NalMethod(Method):
     """
 
     def __init__(
-        self,
-        config: NalConfig,
-        head: MarginHead,
-        label: Tensor,
-        steps_per_epoch: int,
-        folder: Path,
+        self, config: NalConfig, head: MarginHead, label: Tensor, steps_per_epoch: int, folder: Path
     ) -> None:
         super().__init__(head)
         mesh = head.mesh

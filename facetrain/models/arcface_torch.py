@@ -60,9 +60,7 @@ def _identify_iresnet(state: Mapping[str, Tensor], source: str) -> ModelConfig:
             f"image_size of at least 32, got {tuple(weight.shape)}; is the file whole?"
         )
     return ModelConfig(
-        name=f"iresnet{depths[blocks]}",
-        embedding_size=weight.shape[0],
-        image_size=16 * places,
+        name=f"iresnet{depths[blocks]}", embedding_size=weight.shape[0], image_size=16 * places
     )
 
 

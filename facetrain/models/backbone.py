@@ -95,10 +95,7 @@ def _iresnet(config: ModelConfig, depth: int) -> nn.Module:
 
 def _mobilefacenet(config: ModelConfig) -> nn.Module:
     return MobileFaceNet(
-        config.embedding_size,
-        config.image_size,
-        config.width or 128,
-        config.blocks or (1, 4, 6, 2),
+        config.embedding_size, config.image_size, config.width or 128, config.blocks or (1, 4, 6, 2)
     )
 
 

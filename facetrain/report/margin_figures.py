@@ -42,11 +42,7 @@ def sorted_examples(
 
 
 def margin_faces_figure(
-    dataset: FaceDataset,
-    variations: Variations,
-    margin: NDArray[np.floating],
-    *,
-    columns: int = 10,
+    dataset: FaceDataset, variations: Variations, margin: NDArray[np.floating], *, columns: int = 10
 ) -> Figure:
     """A row of faces a factor, from the smallest margin to the largest, with level and margin.
 

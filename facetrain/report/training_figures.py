@@ -105,9 +105,7 @@ def weight_figure(
 
 
 def confusion_figure(
-    given: NDArray[np.int64],
-    estimated: NDArray[np.int64],
-    true: NDArray[np.int64] | None = None,
+    given: NDArray[np.int64], estimated: NDArray[np.int64], true: NDArray[np.int64] | None = None
 ) -> Figure:
     """How labels relate: given and estimated ones to the truth (NAL's Figs. 1 to 6).
 

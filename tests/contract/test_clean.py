@@ -188,12 +188,7 @@ def test_stages_that_do_not_belong_together_are_refused(
     ],
 )
 def test_bad_input_is_one_message_and_exit_2(
-    arguments: tuple[str, ...],
-    message: str,
-    call: Call,
-    recipe: Path,
-    blind: Path,
-    tmp_path: Path,
+    arguments: tuple[str, ...], message: str, call: Call, recipe: Path, blind: Path, tmp_path: Path
 ) -> None:
     places = {"tmp": tmp_path, "recipe": recipe, "blind": blind}
     out = tmp_path / "folder" / "out"

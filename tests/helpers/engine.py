@@ -1,5 +1,6 @@
 """A tiny run: random images, a backbone without batch statistics, a small head."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,9 @@ def images() -> tuple[torch.Tensor, torch.Tensor]:
 def batches(start: int, batch_size: int, mesh: Mesh, seed: int = 0) -> Iterator[Batch]:
     image, label = images()
     sampler = TrainSampler(NUM_IMAGES, batch_size, seed)
-    step = start
-    while True:
+    for step in itertools.count(start):
         rows = torch.from_numpy(sampler.rank_rows(step, mesh.rank, mesh.world_size))
-        labels = torch.where(rows < 0, -1, label[rows])
-        yield Batch(image[rows], labels, rows)
-        step += 1
+        yield Batch(image[rows], torch.where(rows < 0, -1, label[rows]), rows)
 
 
 def make_trainer(

@@ -1,5 +1,6 @@
 """Tiny runs of each robust method, for the tests of one process and of many."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,9 @@ def trusted_batches(start: int, mesh: Mesh) -> Iterator[Batch]:
     """Batches of six of the first twelve images, whose labels are trusted."""
     image, label = images()
     sampler = TrainSampler(NUM_TRUSTED, 6, seed=9)
-    while True:
-        rows = torch.from_numpy(sampler.rank_rows(start, mesh.rank, mesh.world_size))
+    for number in itertools.count(start):
+        rows = torch.from_numpy(sampler.rank_rows(number, mesh.rank, mesh.world_size))
         yield Batch(image[rows], torch.where(rows < 0, -1, label[rows]), rows)
-        start += 1
 
 
 def make(options: dict[str, Any], folder: Path) -> Callable[[MarginHead, nn.Module], Method]:

@@ -92,9 +92,7 @@ def seconds_of(
 
 
 def take_turns(
-    ways: Mapping[str, Callable[[], object]],
-    rounds: int,
-    device: "str | torch.device" = "cpu",
+    ways: Mapping[str, Callable[[], object]], rounds: int, device: "str | torch.device" = "cpu"
 ) -> tuple[Seconds, Seconds]:
     """Wall clock and processor seconds of every way, which take turns: a busy machine slows all."""
     wall, processor = Seconds(), Seconds()

@@ -26,14 +26,7 @@ from facetrain.methods.l2b import L2bConfig, Trusted
 from facetrain.methods.nal import NalConfig, TargetsConfig
 from facetrain.methods.superloss import SuperLossConfig
 from facetrain.report.tables import format_table
-from tools.benchmarks.common import (
-    machine,
-    make_parser,
-    medians,
-    ratios,
-    take_turns,
-    write_report,
-)
+from tools.benchmarks.common import machine, make_parser, medians, ratios, take_turns, write_report
 from tools.benchmarks.train import NUM_BATCHES, facetrain_step, random_batches
 
 METHODS: dict[str, RobustConfig | None] = {

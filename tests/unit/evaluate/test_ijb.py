@@ -215,12 +215,7 @@ def edit(path, line, text):
         ("face_tid_mid.txt", 7, "7.jpg 12", r"line 7 must be 'image template media'.*'7.jpg 12'"),
         ("face_tid_mid.txt", 7, "7.jpg 1.5 2", r"line 7 must be .* got '7.jpg 1.5 2'"),
         ("name_5pts_score.txt", 3, "3.jpg 1 2 3", r"line 3 must be .*a name and 11 numbers"),
-        (
-            "name_5pts_score.txt",
-            3,
-            "x.jpg" + " 1" * 11,
-            r"line 3 must be about 3.jpg.*got x.jpg",
-        ),
+        ("name_5pts_score.txt", 3, "x.jpg" + " 1" * 11, r"line 3 must be about 3.jpg.*got x.jpg"),
         ("name_5pts_score.txt", 3, "3.jpg" + " nan" * 11, r"line 3 must be"),
         ("template_pair_label.txt", 5, "1 2", r"line 5 must be .*got '1 2'"),
         ("template_pair_label.txt", 5, "1 x 0", r"line 5 must be .*got '1 x 0'"),

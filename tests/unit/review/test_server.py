@@ -390,9 +390,7 @@ def test_nothing_is_lost_when_it_is_killed(tmp_path: Path) -> None:
     assert not (folder / "review" / "open.html").exists()
 
 
-def test_the_browser_learns_the_address_from_a_file_only_its_owner_reads(
-    tmp_path: Path,
-) -> None:
+def test_the_browser_learns_the_address_from_a_file_only_its_owner_reads(tmp_path: Path) -> None:
     folder = write_run(tmp_path, 3, 4)
     browser = tmp_path / "browser.sh"
     seen = tmp_path / "seen"

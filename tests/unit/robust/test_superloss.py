@@ -7,13 +7,7 @@ import torch
 from torch import Tensor
 
 from facetrain.core.errors import ConfigError
-from facetrain.robust.superloss import (
-    Tau,
-    confidence,
-    loss_sum_and_count,
-    scaled_lambda,
-    superloss,
-)
+from facetrain.robust.superloss import Tau, confidence, loss_sum_and_count, scaled_lambda, superloss
 
 # beta: sigma*, SL* at tau = 0 and lambda = 1. Each sigma solves log sigma = -beta sigma / 2.
 TABLE = {

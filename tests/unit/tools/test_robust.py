@@ -359,9 +359,7 @@ def test_regression_runs_to_its_table(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_ages_are_read_from_names_and_run_to_their_table(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = np.random.default_rng(0)
     for age in range(30):

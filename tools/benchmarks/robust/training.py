@@ -3,8 +3,9 @@
 What is here joins tensors to them: batches of a `Task`, a method by its recipe section, a score.
 """
 
+import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,17 +150,11 @@ def batches(
 ) -> Iterator[Batch]:
     """Batches of floats from step `start` on, without end, in the product's order."""
     sampler = TrainSampler(len(x), size, seed)
-    for step in _from(start):
+    for step in itertools.count(start):
         rows = torch.from_numpy(sampler.rank_rows(step, 0, 1)).to(x.device)
         torch.manual_seed(derive_seed(seed, "augment", step))
         images = x[rows]
         yield Batch(images if augment is None else augment(images), label[rows], rows)
-
-
-def _from(start: int) -> Iterable[int]:
-    while True:
-        yield start
-        start += 1
 
 
 @torch.no_grad()
