@@ -17,16 +17,12 @@ from numpy.typing import NDArray
 from facetrain.core.config import Config
 from facetrain.core.errors import DataError
 from facetrain.core.run_folder import OVERLAY_FILE, REVIEW
-from facetrain.data.cleaned_set import CleanedSet, cleaning_folder
+from facetrain.data.cleaned_set import Bools, CleanedSet, Ints, cleaning_folder
 from facetrain.data.cleaning_result import Reason
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.overlay import LabelOverlay
 from facetrain.data.shard_set import OnCorrupt
 from facetrain.data.stage_data import read_stage_data
-
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.float32]
 
 UNREADABLE, BENEATH = "unreadable record", "dropped before the cleaning"
 _STAYS_DROPPED = (Reason.AMBIGUOUS, Reason.COPY)  # a suggestion is no better founded there
@@ -52,9 +48,9 @@ class DecidedSet:
     given: Ints  # (R,) -1 where the record cannot be read
     label: Ints  # (R,) as decided; `given` where an image is not kept
     kept: Bools  # (R,)
-    clean_probability: Floats  # (R,) NaN where not judged
+    clean_probability: NDArray[np.float32]  # (R,) NaN where not judged
     suggested_label: Ints  # (R,) or -1
-    suggested_probability: Floats  # (R,)
+    suggested_probability: NDArray[np.float32]  # (R,)
     reason: NDArray[np.object_]  # (R,) text
     duplicate_of: Ints  # (R,) a row, or -1
     merge_label: Ints  # (R,) or -1

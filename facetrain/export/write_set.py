@@ -8,7 +8,7 @@ import contextlib
 import csv
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -43,11 +43,6 @@ SetFormat = Literal["folder", "rec", "lst", "csv"]
 Layout = Literal["header", "flat"]
 IMAGES_FILE = "images.csv"
 _MARK = ".write.json"
-_COLUMNS = (
-    "key", "source", "given_label", "given_name", "label", "name", "kept", "written",
-    "written_label", "clean_probability", "reason", "suggested_label", "suggested_probability",
-    "duplicate_of", "merge_label", "overlap", "by_person",
-)  # fmt: skip
 
 
 class WriteConfig(Config):
@@ -254,42 +249,42 @@ class _Writer:
                 file.write(f"{number}\t{label}\t{_one_cell(path)}\n")
 
     def _write_csv(self) -> None:
+        labels = np.unique(np.concatenate([self.decided.given, self.decided.label]))
+        named = dict(zip(labels.tolist(), self.decided.names(labels), strict=True))
+        rows = (self._told(row, named) for row in range(len(self.decided.kept)))
+        path, first = self.folder / IMAGES_FILE, next(rows)
+        with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            table = csv.DictWriter(file, list(first), lineterminator="\n")
+            table.writeheader()
+            table.writerow(first)
+            table.writerows(rows)
+
+    def _told(self, row: int, named: Mapping[int, str]) -> dict[str, object]:
+        """Column -> what was given, decided and found of an image."""
         decided, dataset = self.decided, self.dataset
-        labels = np.unique(np.concatenate([decided.given, decided.label]))
-        named = dict(zip(labels.tolist(), decided.names(labels), strict=True))
-        with open(
-            self.folder / IMAGES_FILE, "w", encoding="utf-8", errors="surrogateescape", newline=""
-        ) as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(_COLUMNS)
-            for row in range(len(decided.kept)):
-                given, label = int(decided.given[row]), int(decided.label[row])
-                kept, copied = bool(decided.kept[row]), int(decided.duplicate_of[row])
-                probability = float(decided.clean_probability[row])
-                suggested = int(decided.suggested_label[row])
-                table.writerow(
-                    (
-                        dataset.row_key(row),
-                        dataset.row_source(row) or "",
-                        given if given >= 0 else "",
-                        named[given],
-                        label if kept else "",
-                        named[label] if kept else "",
-                        int(kept),
-                        self.written[row],
-                        self.dense[label] if kept else "",
-                        "" if np.isnan(probability) else f"{probability:.6g}",
-                        decided.reason[row],
-                        suggested if suggested >= 0 else "",
-                        f"{float(decided.suggested_probability[row]):.6g}"
-                        if suggested >= 0
-                        else "",
-                        dataset.row_key(copied) if copied >= 0 else "",
-                        int(decided.merge_label[row]) if decided.merge_label[row] >= 0 else "",
-                        int(decided.overlap[row]),
-                        int(decided.by_person[row]),
-                    )
-                )
+        given, label, kept = int(decided.given[row]), int(decided.label[row]), decided.kept[row]
+        copied, suggested = int(decided.duplicate_of[row]), int(decided.suggested_label[row])
+        merge, probability = int(decided.merge_label[row]), decided.clean_probability[row]
+        certain = f"{decided.suggested_probability[row]:.6g}"
+        return {
+            "key": dataset.row_key(row),
+            "source": dataset.row_source(row) or "",
+            "given_label": given if given >= 0 else "",
+            "given_name": named[given],
+            "label": label if kept else "",
+            "name": named[label] if kept else "",
+            "kept": int(kept),
+            "written": self.written[row],
+            "written_label": self.dense[label] if kept else "",
+            "clean_probability": "" if np.isnan(probability) else f"{probability:.6g}",
+            "reason": decided.reason[row],
+            "suggested_label": suggested if suggested >= 0 else "",
+            "suggested_probability": certain if suggested >= 0 else "",
+            "duplicate_of": dataset.row_key(copied) if copied >= 0 else "",
+            "merge_label": merge if merge >= 0 else "",
+            "overlap": int(decided.overlap[row]),
+            "by_person": int(decided.by_person[row]),
+        }
 
     def _encoded(self, row: int) -> bytes | None:
         """The image file of a row; None for one that is passed over, as data.on_corrupt has it."""
