@@ -80,11 +80,7 @@ class Trusted(NamedTuple):
 
 
 class L2bMethod(Method):
-    """Weighs the losses of the given and of the pseudo-label.
-
-    Args:
-        backbone: the module itself, not its data-parallel wrapping.
-    """
+    """Weighs the losses of given and pseudo-label; `backbone` is the module itself, without DDP."""
 
     def __init__(
         self,

@@ -12,13 +12,10 @@ from facetrain.models.small import SmallResNet
 
 
 def fold_normalisations(network: nn.Module) -> nn.Module:
-    """`network`, changed in place: each normalisation after a convolution becomes part of it.
+    """`network`, in eval mode, changed in place: a normalisation becomes part of its convolution.
 
     The same function but for the order of float32 sums (of ResNet-50's largest output 8e-6). Only
     in networks whose forward is known here; another may use a convolution's output twice.
-
-    Args:
-        network: in eval mode.
     """
     assert not network.training
     if isinstance(network, IResNet | MobileFaceNet | SmallResNet):

@@ -15,11 +15,7 @@ _MOST_UNIT_BINS, _NUM_WIDE_BINS = 48, 32
 
 
 def class_sizes(label: Ints) -> Ints:
-    """Images of each class that has any, the largest class first.
-
-    Args:
-        label: (N,) from 0 up.
-    """
+    """Images of each class that has any, the largest class first; labels (N,) are from 0 up."""
     count = np.bincount(label)
     return -np.sort(-count[count > 0]).astype(np.int64)
 
@@ -33,11 +29,7 @@ def size_bins(largest: int) -> Ints:
 
 
 def size_rows(views: Mapping[str, Ints]) -> tuple[list[str], list[list[str]]]:
-    """Header and one row a view of the data set, for a table.
-
-    Args:
-        views: name -> sizes, as `class_sizes` gives them.
-    """
+    """Header and one row a view (name -> its `class_sizes`), for a table."""
     header = ["labels", "images", "identities", "with one image", "smallest", "median", "largest"]
     rows = []
     for name, sizes in views.items():

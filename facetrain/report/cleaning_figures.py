@@ -127,11 +127,7 @@ class Sheet(NamedTuple):
 
 
 def sheet_figure(sheet: Sheet, decode: Callable[[int], Image]) -> Figure:
-    """Draw a sheet.
-
-    Args:
-        decode: number of an image -> its pixels (H, W, 3).
-    """
+    """Draw a sheet; `decode` gives an image's pixels (H, W, 3) by its number."""
     starts = np.cumsum([0, *(width + _GAP for width in sheet.widths)])  # cells from the left
     width = _CELL * (starts[-1] - _GAP) + _MARGIN
     height = _HEAD + len(sheet.rows) * (_CELL + _CAPTION) + _MARGIN

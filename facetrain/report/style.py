@@ -63,11 +63,7 @@ class Gallery:
     def add(
         self, name: str, figure: Figure | None, caption: str, section: SectionName, **kind: Any
     ) -> None:
-        """Save a figure as `name`.png, if there is one.
-
-        Args:
-            kind: `width` and `photo` of the picture.
-        """
+        """Save a figure, if there is one, as `name`.png; `kind` is its `width` and `photo`."""
         if figure is not None:
             path = self.folder / f"{name}.png"
             save_figure(figure, path)

@@ -138,11 +138,7 @@ def evaluation_text(numbers: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def ijb_rows(numbers: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and a row for each protocol and reading of the ROC.
-
-    Args:
-        numbers: protocol -> its numbers, as the stage `ijb` leaves them.
-    """
+    """Header and a row for each protocol and reading of the ROC, from the stage `ijb`'s numbers."""
     first = next(iter(numbers.values()))
     fars = sorted(first["tar_at_far"], key=float)
     header = ["protocol", "TAR read", *(f"FAR {far}" for far in fars), "EER", "pairs", "templates"]

@@ -49,11 +49,7 @@ def serving(run_dir: Path, port: int) -> Iterator[ReviewServer]:
 
 
 def review(run_dir: Path, port: int, *, open_browser: bool, say: Callable[[str], None]) -> None:
-    """Serve the review of `run_dir` until SIGINT or SIGTERM.
-
-    Args:
-        say: tells the user the address, and at the end what to do with what was decided.
-    """
+    """Serve the review until SIGINT or SIGTERM; `say` tells its address, and at last what next."""
     with _until_interrupted() as interrupted, serving(run_dir, port) as server:
         say(f"review of {run_dir}: {server.address}")
         say("Ctrl-C ends it; every decision is saved at once")

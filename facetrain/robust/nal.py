@@ -122,11 +122,7 @@ class AttentionBranch(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """Attention of each sample, (B,).
-
-        Args:
-            embedding: (B, D), not normalised.
-        """
+        """Attention of each sample, (B,), from its embedding (B, D), not normalised."""
         with torch.autocast(embedding.device.type, enabled=False):
             logit = self.linear(embedding.to(self.linear.weight.dtype))[:, 0]  # (B,)
         highest = 1 - torch.finfo(logit.dtype).eps
