@@ -256,8 +256,9 @@ def run(
                     backbone, source, mesh, image_size=backbone.image_size, config=config
                 )
                 if mesh.is_main:
-                    arrays = {"distance": pairs.distance, "same": pairs.same, "digest": digest}
-                    write_npz(saved, arrays)
+                    write_npz(
+                        saved, {"distance": pairs.distance, "same": pairs.same, "digest": digest}
+                    )
             numbers[name] = _numbers(source, pairs, config)
         if mesh.is_main:
             write_json(out_dir / VERIFICATION_FILE, numbers)
