@@ -9,12 +9,14 @@ import pytest
 from helpers.people import GRAPH, PRETRAIN, noisy_people, people
 
 from facetrain import cli
+from facetrain.api import clean_labels
 from facetrain.clean import adc
 from facetrain.clean.clean import CleanConfig, run, run_features
 from facetrain.clean.thresholds import AdapterConfig
 from facetrain.clean.training import MetaConfig
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.log import logger
+from facetrain.data.cleaning_result import Reason
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.features import Features, load_features, save_features
 from facetrain.data.noise import NoiseConfig, plant
@@ -166,6 +168,29 @@ def test_small_and_odd_targets(folder: Path, tmp_path: Path, rows: Any, label: l
     place = np.searchsorted(found["class_id"], label)
     assert np.array_equal(found["kept"], chance > threshold[place])
     assert artifact.metrics["num_images"] == len(label)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "judged"),
+    [
+        ((8,), False), ((1, 1), False), ((8, 1), False), ((8, 2), False), ((8, 1, 1), False),
+        ((3, 3), True), ((2, 2, 2), True),
+    ],
+)  # fmt: skip
+def test_right_labels_of_few_people_are_left_alone(
+    sizes: tuple[int, ...], judged: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One person's images say nothing of how unlike another would be: none is called wrong."""
+    logger.addHandler(caplog.handler)
+    rows = people(len(sizes), 4, (8, 8))
+    chosen = np.concatenate([np.flatnonzero(rows.label == k)[:n] for k, n in enumerate(sizes)])
+    result = clean_labels(rows.embedding[chosen], rows.label[chosen], seed=1)
+    logger.removeHandler(caplog.handler)
+    assert result.kept.all()
+    assert (result.merge_label == -1).all()
+    assert (result.suggested_label == -1).all()
+    assert ((result.reason == Reason.NOT_JUDGED) != judged).all()
+    assert ("nothing is judged" in caplog.text) != judged
 
 
 def test_embeddings_of_another_size_teach_by_geometry_alone(folder: Path, tmp_path: Path) -> None:
