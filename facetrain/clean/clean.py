@@ -153,7 +153,7 @@ def _can_be_judged(label: NDArray[np.int64]) -> bool:
     lose none; one identity lost all its images, eight and one up to all, two and two half.
     """
     count = np.bincount(label[label >= 0])
-    return np.count_nonzero(count >= 3) >= 2 or np.count_nonzero(count >= 2) >= 3
+    return bool((count >= 3).sum() >= 2 or (count >= 2).sum() >= 3)
 
 
 def _enough(known: Known) -> int:
