@@ -62,10 +62,8 @@ def review(run_dir: Path, port: int, *, open_browser: bool, say: Callable[[str],
         finally:
             door.unlink(missing_ok=True)
         number = server.session.progress()["decisions"]
-    say(
-        f"\n{number} decisions in {run_dir / REVIEW / OVERLAY_FILE}"
-        + ("; start `facetrain run` again to train on them" if number else "")
-    )
+    taken = "; `facetrain write` takes them up, and a recipe's `facetrain run` trains on them"
+    say(f"\n{number} decisions in {run_dir / REVIEW / OVERLAY_FILE}{taken if number else ''}")
 
 
 @contextlib.contextmanager
