@@ -44,7 +44,7 @@ SMALL = (
 
 def commands(page: Path) -> Iterator[str]:
     """The commands in a page's code blocks, without their comments."""
-    for block in re.findall(r"```\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
+    for block in re.findall(r"(?ms)^```\w*\n(.*?)^```", page.read_text(encoding="utf-8")):
         for line in block.splitlines():
             if re.match(r"(\.venv/bin/)?(facetrain [a-z]|torchrun)", line):
                 yield re.sub(r"\s+#.*", "", line)
