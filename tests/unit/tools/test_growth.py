@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers.cleaned_run import command
+from helpers.cli import command
 
 from facetrain.core.artifact import read_json
 from tools.benchmarks import growth
