@@ -155,6 +155,8 @@ def open_journal(path: Path, dataset_fingerprint: str, num_rows: int) -> Iterato
         DataError: another review has it open, it belongs to another data set, or is damaged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():  # a pipe would wait for ever, a device never end
+        raise DataError(f"{path}: must be a journal, but is no plain file; move it away")
     with open(path, "ab", buffering=0) as file:
         _lock(file, path)
         if b"\n" not in path.read_bytes()[:_LONGEST_HEAD]:

@@ -102,6 +102,12 @@ def image_chunks(
         assert cache is not None
         try:  # an .npz holds a checksum of each array, which reading it verifies
             kept = read_npz(cache / f"{n:05d}.npz", "embeddings")["embedding"]
+            expected = min(CHUNK, faces.num_images - n * CHUNK), backbone.embedding_size
+            if kept.shape != expected or kept.dtype.kind != "f":
+                raise DataError(
+                    f"{cache / f'{n:05d}.npz'}: must hold {expected} floats, but holds "
+                    f"{kept.shape} of {kept.dtype}"
+                )
         except (DataError, KeyError) as error:
             logger.warning("%s; embedding these images again", error)
             damaged.append(n)

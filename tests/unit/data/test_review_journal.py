@@ -135,3 +135,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
             read_journal(tmp_path / "journal.jsonl")
     with pytest.raises(DataError, match="readable journal"):
         read_journal(tmp_path / "none")
+    (tmp_path / "device").symlink_to("/dev/zero")  # which would be read for ever
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("device", "pipe"):
+        with pytest.raises(DataError, match="no plain file"), open_journal(tmp_path / name, "f", 4):
+            pass
