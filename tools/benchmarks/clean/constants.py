@@ -49,8 +49,8 @@ class Change(NamedTuple):
 def _numbers() -> Iterator[Change]:
     """Half and twice of each, and parts of the model taken out."""
     halves: list[tuple[str, ModuleType, str, tuple[Any, Any]]] = [
-        ("strength of W's prior, images a dimension", identity_model, "_PRIOR_WITHIN", (2, 8)),
-        ("strength of B's prior, people a dimension", identity_model, "_PRIOR_BETWEEN", (0.5, 2)),
+        ("strength of W's prior, images a dimension", identity_model, "_PRIOR_WITHIN", (4, 16)),
+        ("strength of B's prior, people a dimension", identity_model, "_PRIOR_BETWEEN", (0.25, 1)),
         ("candidates", posterior, "NUM_CANDIDATES", (4, 16)),
         ("passes of the posterior", posterior, "_PASSES", (3, 12)),
         ("damping", posterior, "_DAMPING", (0.25, 0.75)),
