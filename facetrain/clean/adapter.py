@@ -8,12 +8,29 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from facetrain.clean.cleaner import Cleaner, passes, probability_on
 from facetrain.clean.threshold_loss import threshold_loss
+from facetrain.clean.training import GraphConfig, TrustedLabels, draw_noise, draw_piece
+from facetrain.core.config import Config
+from facetrain.core.progress import progress
+from facetrain.core.rng import derive_seed
 from facetrain.graph.class_graphs import ClassGraphs
 
 _QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+
+
+class AdapterConfig(Config):
+    """The threshold adapter."""
+
+    num_draws: int = Field(8, ge=0)
+    """Draws of fresh noise that it learns from; 0 leaves every threshold at 0.5."""
+    margin: float = Field(0.1, gt=0, lt=0.5)
+    """m_fp and m_fn of the threshold loss, in probability."""
+    prior_weight: float = Field(0.001, ge=0)
+    """Pull of a threshold towards 0.5."""
 
 
 def class_summary(clean_probability: Tensor, graphs: ClassGraphs) -> Tensor:
@@ -39,7 +56,7 @@ def class_summary(clean_probability: Tensor, graphs: ClassGraphs) -> Tensor:
     return torch.stack([*columns, mean, (variance + 1e-6).sqrt(), size.log(), overall], dim=1)
 
 
-class Judged(NamedTuple):
+class ScoredClasses(NamedTuple):
     """A labelled set after the cleaner, with what is known of its labels."""
 
     graphs: ClassGraphs
@@ -85,7 +102,7 @@ class ThresholdAdapter(nn.Module):
 
 
 def fit_adapter(
-    judged: Sequence[Judged],
+    judged: Sequence[ScoredClasses],
     *,
     margin: float,
     prior_weight: float,
@@ -124,3 +141,29 @@ def fit_adapter(
 def _mean(loss: Tensor) -> Tensor:
     """The mean, 0 of nothing."""
     return loss.sum() / max(len(loss), 1)
+
+
+def learn_thresholds(
+    graph: GraphConfig,
+    config: AdapterConfig,
+    cleaner: Cleaner,
+    source: TrustedLabels,
+    seed: int,
+    *,
+    show: bool,
+) -> ThresholdAdapter:
+    """The threshold adapter of `cleaner`, trained on fresh noise in the source.
+
+    Draws of the target's own believed images serve no better where there is a source: the images
+    that are hard to judge are not among them (docs/log.md).
+    """
+    seen = []
+    draws = range(config.num_draws)
+    for draw in progress(draws, "clean: thresholds", total=len(draws), enabled=show):
+        piece = draw_piece(draw_noise(graph, source, seed, "adapter", draw), seed, "adapter", draw)
+        *_, features = passes(cleaner, piece)
+        seen.append(
+            ScoredClasses(piece.graphs, probability_on(cleaner, piece, features), piece.truth())
+        )
+    torch.manual_seed(derive_seed(seed, "adapter"))
+    return fit_adapter(seen, margin=config.margin, prior_weight=config.prior_weight)

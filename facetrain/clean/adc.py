@@ -11,16 +11,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from facetrain.clean.adapter import class_summary
+from facetrain.clean.adapter import AdapterConfig, class_summary, learn_thresholds
 from facetrain.clean.calibration import Draw
 from facetrain.clean.cleaner import Cleaner, clean_probability
 from facetrain.clean.labelled_set import LabelledSet
-from facetrain.clean.thresholds import AdapterConfig, learn_thresholds
 from facetrain.clean.training import (
     GraphConfig,
-    Known,
     MetaConfig,
     PretrainConfig,
+    TrustedLabels,
     adapt,
     draw_noise,
     pretrain,
@@ -57,9 +56,9 @@ class Evidence(NamedTuple):
 
 def gcn_evidence(
     config: AdcConfig,
-    source: Known,
+    source: TrustedLabels,
     target: LabelledSet,
-    calibrating: Known,
+    calibrating: TrustedLabels,
     num_draws: int,
     out_dir: Path,
     mesh: Mesh,
@@ -102,7 +101,9 @@ def gcn_evidence(
     return Evidence(judge(target, mesh), draws)
 
 
-def pretrained(config: AdcConfig, source: Known, path: Path, mesh: Mesh, digest: str) -> Cleaner:
+def pretrained(
+    config: AdcConfig, source: TrustedLabels, path: Path, mesh: Mesh, digest: str
+) -> Cleaner:
     """The cleaner after its training on the source, from `path` if it lies there with `digest`."""
     if (cleaner := _taken_up(config, path, digest)) is not None:
         return cleaner.to(mesh.device)

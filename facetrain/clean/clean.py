@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from facetrain.clean.adc import AdcConfig, Evidence, gcn_evidence
-from facetrain.clean.answer import numbers_of, overlay, result_of
 from facetrain.clean.calibration import Draw, calibrate
+from facetrain.clean.decisions import numbers_of, overlay, result_of
 from facetrain.clean.embedded_set import EmbeddedSet
 from facetrain.clean.evaluation_faces import excluded_embeddings
 from facetrain.clean.fitting import describes_better, fit_to, fit_unsupervised
 from facetrain.clean.labelled_set import LEAST_IMAGES, LabelledSet
 from facetrain.clean.posterior import Calibration, posterior
-from facetrain.clean.training import Known, draw_noise, labelled_set, some_classes
+from facetrain.clean.training import TrustedLabels, draw_noise, labelled_set, some_classes
 from facetrain.core.artifact import Artifact, fingerprint
 from facetrain.core.config import Paths
 from facetrain.core.errors import ConfigError, DataError
@@ -64,7 +64,7 @@ def clean(
     config: CleanConfig,
     target: EmbeddedSet,
     label: NDArray[np.int64],
-    source: Known | None,
+    source: TrustedLabels | None,
     excluded: Sequence[NDArray[np.floating]],
     out_dir: Path,
     mesh: Mesh,
@@ -85,7 +85,7 @@ def clean(
     """
     labelled = labelled_set(config.graph, target, label)
     model, belief = fit_unsupervised(labelled, mesh)
-    believed = Known(target, label, (belief > 0.5).cpu().numpy() & (label >= 0))
+    believed = TrustedLabels(target, label, (belief > 0.5).cpu().numpy() & (label >= 0))
     calibrating = believed
     if source is not None:
         if config.gcn and (enough := _enough(source)) < _LEAST_SOURCE_CLASSES:
@@ -121,9 +121,9 @@ def clean(
 
 def _evidence(
     config: CleanConfig,
-    source: Known,
+    source: TrustedLabels,
     labelled: LabelledSet,
-    calibrating: Known,
+    calibrating: TrustedLabels,
     out_dir: Path,
     mesh: Mesh,
     digest: str,
@@ -156,7 +156,7 @@ def _can_be_judged(label: NDArray[np.int64]) -> bool:
     return bool((count >= 3).sum() >= 2 or (count >= 2).sum() >= 3)
 
 
-def _enough(known: Known) -> int:
+def _enough(known: TrustedLabels) -> int:
     """Identities with enough believed images to plant noise among."""
     count = np.bincount(known.label[known.trusted], minlength=1)
     return int(np.count_nonzero(count >= LEAST_IMAGES))
@@ -164,7 +164,7 @@ def _enough(known: Known) -> int:
 
 def _known_source(
     config: CleanConfig, out_dir: Path, mesh: Mesh, embedding_size: int
-) -> Known | None:
+) -> TrustedLabels | None:
     """The source that the config names, with its own graph."""
     if config.source is None:
         return None
@@ -177,7 +177,7 @@ def _known_source(
             f"{embedding_size} numbers an image like the target, but has {size}; use relational"
         )
     embedded = _embedded(config, features.embedding, out_dir / "source_graph", mesh)
-    return Known(embedded, features.label, features.is_clean)
+    return TrustedLabels(embedded, features.label, features.is_clean)
 
 
 def _embedded(

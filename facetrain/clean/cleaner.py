@@ -1,7 +1,7 @@
 """The cleaner: node features, standardised, through the GCN, twice.
 
 The second pass sees every class through the first one's answer: each image counts as much as it
-is believed, so the class centre is no longer pulled by the noise (the paper passes once).
+is pass_weight, so the class centre is no longer pulled by the noise (the paper passes once).
 """
 
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ class Cleaner(nn.Module):
         return output
 
 
-def believed(owner: LabelledSet, row: Tensor, clean_probability: Tensor) -> Tensor:
+def pass_weight(owner: LabelledSet, row: Tensor, clean_probability: Tensor) -> Tensor:
     """Weight of each image, (num_images,), for the next pass: its clean probability where known.
 
     Never quite 0 or 1, so that no pass can rule an image out for good.
@@ -55,7 +55,7 @@ def believed(owner: LabelledSet, row: Tensor, clean_probability: Tensor) -> Tens
 
 
 @torch.no_grad()
-def judged(cleaner: Cleaner, piece: Piece, features: Tensor) -> Tensor:
+def probability_on(cleaner: Cleaner, piece: Piece, features: Tensor) -> Tensor:
     """Clean probability of the nodes of `piece`, (N,)."""
     output: GCNOutput = cleaner(features, piece.graph()[0])
     return output.clean_probability
@@ -69,8 +69,8 @@ def passes(cleaner: Cleaner, piece: Piece) -> Iterator[Tensor]:
     features = piece.features(piece.owner.certain())
     yield features
     for _ in range(NUM_PASSES - 1):
-        answer = judged(cleaner, piece, features)
-        features = piece.features(believed(piece.owner, piece.graphs.row, answer))
+        answer = probability_on(cleaner, piece, features)
+        features = piece.features(pass_weight(piece.owner, piece.graphs.row, answer))
         yield features
 
 
@@ -90,8 +90,8 @@ def clean_probability(cleaner: Cleaner, labelled: LabelledSet, mesh: Mesh) -> li
         shown = mesh.is_main and len(own) > 1
         for classes in progress(own, label, total=len(own), unit="piece", enabled=shown):
             piece = labelled.piece(classes)
-            answer[piece.graphs.row] = judged(cleaner, piece, piece.features(weight))
+            answer[piece.graphs.row] = probability_on(cleaner, piece, piece.features(weight))
         answer = all_reduce_sum(answer, mesh)[row]
-        weight = believed(labelled, row, answer)
+        weight = pass_weight(labelled, row, answer)
         answers.append(labelled.certain().index_copy_(0, row, answer))
     return answers

@@ -84,7 +84,7 @@ def agreeing(labelled: LabelledSet) -> Tensor:
 def describes_better(other: IdentityModel, labelled: LabelledSet, belief: Tensor) -> bool:
     """Whether `other` gives the believed images a higher likelihood than a model of their own.
 
-    Judged on half of the classes, each image given its class's others; the own model is fitted on
+    Measured on half of the classes, each image given its class's others; the own model is fitted on
     the other half. Under another embedding, `other` is off by hundreds of nats an image.
     """
     if len(other.between) != labelled.embedded.size:

@@ -21,8 +21,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from facetrain.clean.cleaner import (
     NUM_PASSES,
     Cleaner,
-    believed,
     clean_probability,
+    pass_weight,
     passes,
 )
 from facetrain.clean.embedded_set import EmbeddedSet
@@ -98,7 +98,7 @@ class MetaConfig(Config):
         return bounds
 
 
-class Known(NamedTuple):
+class TrustedLabels(NamedTuple):
     """Embedded images of which some labels are believed."""
 
     embedded: EmbeddedSet
@@ -123,14 +123,16 @@ def labelled_set(
     )
 
 
-def draw_noise(config: GraphConfig, known: Known, seed: int, *parts: int | str) -> LabelledSet:
+def draw_noise(
+    config: GraphConfig, known: TrustedLabels, seed: int, *parts: int | str
+) -> LabelledSet:
     """`known` under freshly planted noise."""
     label, is_clean = fresh_noise(known.label, known.trusted, seed, *parts)
     return labelled_set(config, known.embedded, label, is_clean)
 
 
-def some_classes(known: Known, most_images: int, seed: int) -> Known:
-    """All that is believed, or that of random classes with at most `most_images` images of it."""
+def some_classes(known: TrustedLabels, most_images: int, seed: int) -> TrustedLabels:
+    """All that is trusted, or that of random classes with at most `most_images` images of it."""
     count = np.bincount(known.label[known.trusted], minlength=1)
     if int(count.sum()) <= most_images:
         return known
@@ -159,7 +161,7 @@ def batches(graphs: ClassGraphs, size: int, seed: int, *parts: int | str) -> tup
 
 
 def pretrain(
-    graph: GraphConfig, config: PretrainConfig, source: Known, seed: int, *, show: bool
+    graph: GraphConfig, config: PretrainConfig, source: TrustedLabels, seed: int, *, show: bool
 ) -> Cleaner:
     """A cleaner trained by binary cross-entropy on fresh noise in the source's trusted images."""
 
@@ -209,7 +211,7 @@ class _Supervised(NamedTuple):
 
 
 def _source_draws(
-    graph: GraphConfig, cleaner: Cleaner, source: Known, seed: int, *parts: int | str
+    graph: GraphConfig, cleaner: Cleaner, source: TrustedLabels, seed: int, *parts: int | str
 ) -> Iterator[_Supervised]:
     """Fresh noise without end, its second pass by the cleaner as it then is."""
     draw = 0
@@ -227,7 +229,7 @@ def _pseudo_labelled(
     answers = clean_probability(cleaner, target, mesh)
     piece = draw_piece(target, seed, most_images=_TARGET_IMAGES)
     row = piece.graphs.row
-    weights = [target.certain(), believed(target, row, answers[0][row])]
+    weights = [target.certain(), pass_weight(target, row, answers[0][row])]
     answer = answers[-1][row]
     low, high = ambiguous
     sure = (answer <= low) | (answer >= high)
@@ -239,7 +241,7 @@ def adapt(
     graph: GraphConfig,
     config: MetaConfig,
     cleaner: Cleaner,
-    source: Known,
+    source: TrustedLabels,
     target: LabelledSet,
     mesh: Mesh,
     seed: int,

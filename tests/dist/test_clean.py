@@ -10,8 +10,8 @@ from helpers.people import GRAPH, PRETRAIN, noisy_people
 from helpers.ranks import Ranks
 
 from facetrain.clean import cleaner
+from facetrain.clean.adapter import AdapterConfig
 from facetrain.clean.clean import CleanConfig, run_features
-from facetrain.clean.thresholds import AdapterConfig
 from facetrain.clean.training import MetaConfig
 from facetrain.core.errors import DataError
 from facetrain.data.features import Features, save_features

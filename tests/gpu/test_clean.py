@@ -8,10 +8,10 @@ import pytest
 import torch
 from helpers.people import CPU, GRAPH, PRETRAIN, noisy_people, people, slow_knn
 
+from facetrain.clean.adapter import AdapterConfig
 from facetrain.clean.adc import PRETRAINED_FILE
 from facetrain.clean.clean import CLEAN_FILE, CleanConfig, run_features
 from facetrain.clean.embedded_set import EmbeddedSet
-from facetrain.clean.thresholds import AdapterConfig
 from facetrain.clean.training import MetaConfig
 from facetrain.data.features import Features, save_features
 from facetrain.dist.mesh import Mesh

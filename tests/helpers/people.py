@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from facetrain.clean.cleaner import Cleaner
 from facetrain.clean.embedded_set import EmbeddedSet
 from facetrain.clean.labelled_set import NodeInput
-from facetrain.clean.training import GraphConfig, Known, PretrainConfig, pretrain
+from facetrain.clean.training import GraphConfig, PretrainConfig, TrustedLabels, pretrain
 from facetrain.core.rng import numpy_generator
 from facetrain.data.features import unit_rows
 from facetrain.data.noise import NoiseConfig, plant
@@ -67,10 +67,10 @@ def embedded(embedding: NDArray[Any], num_context: int = GRAPH.num_context) -> E
     return EmbeddedSet(embedding, slow_knn(embedding), num_context, CPU)
 
 
-def known(seed: int, num_identities: int) -> Known:
+def known(seed: int, num_identities: int) -> TrustedLabels:
     """People whose labels are all believed."""
     embedding, label = people(seed, num_identities)
-    return Known(embedded(embedding), label, np.ones(len(label), np.bool_))
+    return TrustedLabels(embedded(embedding), label, np.ones(len(label), np.bool_))
 
 
 @functools.cache

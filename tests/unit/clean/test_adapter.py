@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from facetrain.clean.adapter import Judged, ThresholdAdapter, class_summary, fit_adapter
+from facetrain.clean.adapter import ScoredClasses, ThresholdAdapter, class_summary, fit_adapter
 from facetrain.clean.threshold_loss import threshold_loss
 from facetrain.core.rng import numpy_generator, torch_generator
 from facetrain.graph.class_graphs import group_by_class
@@ -13,7 +13,7 @@ from facetrain.graph.class_graphs import group_by_class
 QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 
 
-def judged(*groups: tuple[float, float, int], classes: int = 20, seed: int = 0) -> Judged:
+def judged(*groups: tuple[float, float, int], classes: int = 20, seed: int = 0) -> ScoredClasses:
     """Classes alike: groups (probability, spread, count), a negative count for noise."""
     generator = numpy_generator(seed, "judged")
     size = sum(abs(count) for _, _, count in groups)
@@ -23,10 +23,12 @@ def judged(*groups: tuple[float, float, int], classes: int = 20, seed: int = 0) 
             chance.append(middle + spread * generator.uniform(-1, 1, abs(count)))
             clean += [count > 0] * abs(count)
     graphs = group_by_class(np.repeat(np.arange(classes), size))
-    return Judged(graphs, torch.from_numpy(np.concatenate(chance)).float(), torch.tensor(clean))
+    return ScoredClasses(
+        graphs, torch.from_numpy(np.concatenate(chance)).float(), torch.tensor(clean)
+    )
 
 
-def thresholds(one: Judged, prior_weight: float = 0.0) -> NDArray[np.float32]:
+def thresholds(one: ScoredClasses, prior_weight: float = 0.0) -> NDArray[np.float32]:
     torch.manual_seed(0)
     adapter = fit_adapter([one], margin=0.1, prior_weight=prior_weight)
     found = adapter.threshold(one.clean_probability, one.graphs)
@@ -85,8 +87,9 @@ def test_each_class_gets_its_own() -> None:
     """Both kinds in one set, told apart by the summary; a single threshold fails one of them."""
     kinds = [judged((0.95, 0.03, 8), (0.6, 0.02, -3)), judged((0.4, 0.02, 8), (0.05, 0.03, -3))]
     graphs = group_by_class(np.repeat(np.arange(40), 11))
-    both = Judged(
-        graphs, *(torch.cat([getattr(k, name) for k in kinds]) for name in Judged._fields[1:])
+    both = ScoredClasses(
+        graphs,
+        *(torch.cat([getattr(k, name) for k in kinds]) for name in ScoredClasses._fields[1:]),
     )
     found = thresholds(both, prior_weight=0.003)
     assert ((found[:20] > 0.62) & (found[:20] < 0.85)).all()

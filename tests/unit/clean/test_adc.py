@@ -12,10 +12,10 @@ import torch
 from helpers.people import GRAPH, PRETRAIN, embedded, known, noisy_people, people
 
 from facetrain.clean import adc
+from facetrain.clean.adapter import AdapterConfig
 from facetrain.clean.adc import PRETRAINED_FILE, AdcConfig, gcn_evidence, pretrained
 from facetrain.clean.clean import CleanConfig, run_features
 from facetrain.clean.labelled_set import LEAST_IMAGES
-from facetrain.clean.thresholds import AdapterConfig
 from facetrain.clean.training import MetaConfig, labelled_set
 from facetrain.data.cleaning_result import CleaningResult
 from facetrain.data.features import Features, save_features

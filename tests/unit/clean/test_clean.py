@@ -11,8 +11,8 @@ from helpers.people import GRAPH, PRETRAIN, noisy_people, people
 from facetrain import cli
 from facetrain.api import clean_labels
 from facetrain.clean import adc
+from facetrain.clean.adapter import AdapterConfig
 from facetrain.clean.clean import CleanConfig, run, run_features
-from facetrain.clean.thresholds import AdapterConfig
 from facetrain.clean.training import MetaConfig
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.log import logger

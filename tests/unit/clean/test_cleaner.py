@@ -6,7 +6,7 @@ import torch
 from helpers.people import GRAPH, embedded, noisy_people, trained_cleaner
 
 from facetrain.clean import cleaner as module
-from facetrain.clean.cleaner import Cleaner, believed, clean_probability, passes
+from facetrain.clean.cleaner import Cleaner, clean_probability, pass_weight, passes
 from facetrain.clean.labelled_set import LabelledSet
 from facetrain.clean.training import labelled_set
 from facetrain.core.rng import numpy_generator
@@ -84,7 +84,7 @@ def test_belief_is_never_certain() -> None:
     """A weight of 0 could not come back, and one of 1 would say: not yet judged."""
     owner = target()
     row = torch.tensor([0, 1, 2])
-    weight = believed(owner, row, torch.tensor([0.0, 1.0, 0.3]))
+    weight = pass_weight(owner, row, torch.tensor([0.0, 1.0, 0.3]))
     torch.testing.assert_close(weight[:3], torch.tensor([0.0025, 0.9975, 0.3]))
     assert (weight[3:] == 1).all()
 

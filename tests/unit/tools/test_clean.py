@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from helpers.people import GRAPH, PRETRAIN, people
 
+from facetrain.clean.adapter import AdapterConfig
 from facetrain.clean.clean import CleanConfig
-from facetrain.clean.thresholds import AdapterConfig
 from facetrain.clean.training import MetaConfig
 from facetrain.core.rng import numpy_generator
 from facetrain.data.features import Features

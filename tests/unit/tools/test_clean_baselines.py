@@ -19,6 +19,7 @@ from tools.benchmarks.clean.baselines import (
     knn_agreement,
     otsu_threshold,
     out_of_sample_probability,
+    sub_centre_drop,
 )
 from tools.benchmarks.clean.hindsight import best_f1
 
@@ -179,3 +180,21 @@ def test_on_lfw_structured_noise_is_what_the_class_centre_cannot_do(lfw: Path, n
     planted = plant(features.label, NoiseConfig(flip=0.2))
     found = class_centre(features.embedding[order], planted.label)
     assert noise_detection(found.score, found.kept, planted.is_clean).f1 < 0.4
+
+
+def test_sub_centres_find_planted_flips_and_none_in_shuffled_labels() -> None:
+    rng = np.random.default_rng(0)
+    true = np.repeat(np.arange(12), 20)
+    embedding = rng.normal(size=(12, 32))[true] + 0.5 * rng.normal(size=(240, 32))
+    label = true.copy()
+    flipped = rng.permutation(240)[:36]
+    label[flipped] = (true[flipped] + rng.integers(1, 12, 36)) % 12
+    noise = label != true
+    judged = sub_centre_drop(embedding, label)
+    order = judged.score.argsort()[:36]
+    assert noise[order].mean() > 0.9  # the worst scores are the flips
+    assert noise[~judged.kept].mean() > 0.9
+    assert (~judged.kept)[noise].mean() > 0.6
+    # Control: with labels that mean nothing, the images flipped above do not stand out.
+    shuffled = sub_centre_drop(embedding, rng.permutation(label))
+    assert noise[shuffled.score.argsort()[:36]].mean() < 0.4

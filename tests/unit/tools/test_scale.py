@@ -9,8 +9,8 @@ import pytest
 import torch
 from helpers.people import GRAPH, PRETRAIN
 
+from facetrain.clean.adapter import AdapterConfig
 from facetrain.clean.clean import CleanConfig
-from facetrain.clean.thresholds import AdapterConfig
 from facetrain.clean.training import MetaConfig
 from tools.benchmarks import scale as bench_scale
 from tools.benchmarks import synthetic_embedding

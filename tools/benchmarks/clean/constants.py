@@ -25,7 +25,7 @@ from facetrain.clean.clean import CleanConfig
 from facetrain.clean.fitting import fit_to, fit_unsupervised
 from facetrain.clean.identity_model import IdentityModel
 from facetrain.clean.posterior import Calibration
-from facetrain.clean.training import Known, draw_noise, labelled_set
+from facetrain.clean.training import TrustedLabels, draw_noise, labelled_set
 from facetrain.data.features import Features, load_features
 from facetrain.dist.mesh import Mesh
 from tools.benchmarks.clean.run import embedded, f1
@@ -94,13 +94,15 @@ def changed(change: Change | None) -> Iterator[None]:
         yield
 
 
-def score(target: Features, known: Known | None, model: IdentityModel | None, draws: int) -> float:
+def score(
+    target: Features, known: TrustedLabels | None, model: IdentityModel | None, draws: int
+) -> float:
     """F1 on one target by its source's model, or by its own."""
     assert target.is_clean is not None
     labelled = labelled_set(CONFIG.graph, _embedded(target), target.label)
     if known is None or model is None:
         model, belief = fit_unsupervised(labelled, MESH)
-        known = Known(labelled.embedded, target.label, (belief > 0.5).numpy())
+        known = TrustedLabels(labelled.embedded, target.label, (belief > 0.5).numpy())
     truth = torch.from_numpy(known.label)
     noisy = [
         Draw(draw_noise(CONFIG.graph, known, 0, "calibrate", draw), truth, None)
@@ -147,7 +149,7 @@ def main() -> None:
             of_source, alone = [], []
             for (model, seed), source in sources.items():
                 assert source.is_clean is not None
-                known = Known(_embedded(source), source.label, source.is_clean)
+                known = TrustedLabels(_embedded(source), source.label, source.is_clean)
                 right = np.where(known.trusted, known.label, -1)
                 labelled = labelled_set(CONFIG.graph, known.embedded, right)
                 fitted = fit_to(labelled, labelled.certain())

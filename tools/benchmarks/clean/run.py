@@ -30,20 +30,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from facetrain.clean.adapter import learn_thresholds
 from facetrain.clean.adc import PRETRAINED_FILE, pretrained
 from facetrain.clean.clean import CleanConfig, clean
 from facetrain.clean.cleaner import Cleaner, clean_probability
 from facetrain.clean.embedded_set import EmbeddedSet
 from facetrain.clean.labelled_set import LabelledSet
-from facetrain.clean.thresholds import learn_thresholds
-from facetrain.clean.training import Known, adapt, labelled_set, pretrain
+from facetrain.clean.training import TrustedLabels, adapt, labelled_set, pretrain
 from facetrain.core.artifact import write_json
 from facetrain.data.features import Features, load_features, unit_rows
 from facetrain.dist.mesh import Mesh
 from facetrain.graph.knn import KnnConfig, KnnGraph, knn_graph
 from facetrain.metrics.noise import noise_detection
-from tools.benchmarks.clean import baselines as baselines
-from tools.benchmarks.clean import rivals as clean_rivals
+from tools.benchmarks.clean import baselines
 from tools.benchmarks.clean.hindsight import best_f1, threshold_error
 from tools.benchmarks.common import mean_and_spread
 
@@ -93,7 +92,7 @@ def baseline_rows(target: Features, with_cleanlab: bool) -> Iterator[Row]:
     agreement = baselines.knn_agreement(label, graph_of(embedding).neighbours[:, :20])
     yield "knn agreement", f1(agreement.kept, is_clean)
     yield "knn agreement, hindsight", best_f1(agreement.score, is_clean)
-    rival = clean_rivals.sub_centre_drop(embedding, dense)
+    rival = baselines.sub_centre_drop(embedding, dense)
     yield "sub-centres, 75 degrees", f1(rival.kept, is_clean)
     yield "sub-centres, hindsight", best_f1(rival.score, is_clean)
     if with_cleanlab:
@@ -135,7 +134,7 @@ class Cleaners:
         self.folder = Path(self._folder.name)
         self.config, self.source = (
             config,
-            Known(embedded(source.embedding, config), source.label, source.is_clean),
+            TrustedLabels(embedded(source.embedding, config), source.label, source.is_clean),
         )
         if not config.gcn:
             return
@@ -169,7 +168,7 @@ class Cleaners:
             )  # fmt: skip
 
         def thresholds(
-            cleaner: Cleaner, answer: NDArray[np.float32], known: Known
+            cleaner: Cleaner, answer: NDArray[np.float32], known: TrustedLabels
         ) -> NDArray[np.float32]:
             adapter = learn_thresholds(
                 config.graph, config.adapter, cleaner, known, config.seed, show=False
@@ -190,7 +189,7 @@ class Cleaners:
             if self.brief:
                 continue
             # Only the target shows what its own statistics do to the answers.
-            believed = Known(images, target.label, answer > 0.5)
+            believed = TrustedLabels(images, target.label, answer > 0.5)
             known = self.source if cleaner is self.base else believed
             level = thresholds(cleaner, answer, known)[target.label]
             yield f"{prefix} + adapter", f1(answer > level, is_clean)

@@ -11,7 +11,7 @@ from helpers.posterior import MESH, PLAIN, SIZE, answer_of, gaussian_people, lab
 from helpers.shards import write_shard
 from numpy.typing import NDArray
 
-from facetrain.clean.answer import numbers_of, overlay, result_of
+from facetrain.clean.decisions import numbers_of, overlay, result_of
 from facetrain.clean.identity_model import IdentityModel
 from facetrain.clean.labelled_set import LabelledSet
 from facetrain.clean.posterior import Posterior, posterior
