@@ -9,21 +9,19 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from facetrain.core.config import Config
 from facetrain.core.errors import CheckpointError, DivergenceError
 from facetrain.core.log import logger
 from facetrain.core.rng import derive_seed
 from facetrain.core.run_folder import CHECKPOINTS
-from facetrain.data.augment import AugmentConfig, augment, draw
+from facetrain.data.augment import augment, draw
 from facetrain.data.loader import Batch
 from facetrain.dist.collectives import all_reduce_sum, gather_objects
-from facetrain.dist.mesh import Mesh, named_errors
+from facetrain.dist.mesh import named_errors
 from facetrain.dist.parallel import average_buffers, no_gradient_sync, wrap_ddp
 from facetrain.dist.sharded_rows import ShardedRows, first_not_finite
 from facetrain.engine.checkpoint import Checkpoints, Progress
@@ -34,102 +32,59 @@ from facetrain.engine.method import Method, StepBatch
 from facetrain.engine.optim import Optimizers
 from facetrain.engine.precision import LossScaler, autocast_dtype
 from facetrain.engine.sample_record import SampleRecord
-from facetrain.engine.schedule import ScheduleConfig, learning_rate_factor
+from facetrain.engine.schedule import learning_rate_factor
+from facetrain.engine.settings import TrainingConfig
 from facetrain.engine.termination import Termination
-from facetrain.engine.trackers import TrackerName, make_tracker
+from facetrain.engine.trackers import make_tracker
 
 Evaluate = Callable[[nn.Module], Mapping[str, Mapping[str, Any]]]
 MakeBatches = Callable[[int], Iterable[Batch]]
-
-
-class LoopConfig(Config):
-    """How long and in what arithmetic to train; `batch_size` is over all ranks."""
-
-    batch_size: int = Field(128, ge=2, le=1 << 20)
-    """Images a step, over all ranks."""
-    epochs: int = Field(ge=1, le=1 << 20)
-    """Passes over the images."""
-    max_steps: int | None = Field(None, ge=1)
-    """Stop here, whatever `epochs` says; the schedule stays that of `epochs`."""
-    accumulate: int = Field(1, ge=1, le=1 << 20)
-    """Backward passes a step; the gradient is that of the whole batch's mean."""
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of activations; `auto` is bfloat16 on a GPU that has it, else float32."""
-    clip_norm: float | None = Field(None, gt=0)
-    """Bound on the gradient's norm over backbone and class centres together."""
-    margin_warmup_epochs: float = Field(0.0, ge=0)
-    """Epochs over which the margin rises linearly from 0."""
-    channels_last: bool = False
-    """Lay images out as (B, H, W, 3) in memory; faster on a GPU."""
-    compile: bool = False
-    """Compile augmentation and backbone (a minute or two at the start); on one GPU, replay the
-    backbone as CUDA graphs."""
-    log_every: int = Field(50, ge=1)
-    """Steps between lines of the log."""
-    checkpoint_every: int | None = Field(None, ge=1)
-    """Steps between checkpoints; the default is once an epoch."""
-    keep_checkpoints: int = Field(2, ge=1)
-    """The newest so many stay."""
-    evaluate_every: float | None = Field(None, gt=0)
-    """Epochs between evaluations during training; the default is only at the end."""
-    divergence_factor: float = Field(3.0, gt=1)
-    """Stop when a window's mean loss exceeds this many times the first window's."""
-    tracker: TrackerName | None = None
-    """Send the numbers of the log also to Weights & Biases or MLflow."""
 
 
 class Trainer:
     """One training run: its parts, its position, and the steps that move it.
 
     Args:
-        backbone: float images (B, 3, H, W) in [-1, 1] -> embeddings (B, D), on `mesh.device`.
-        method: what is minimised; holds the head.
+        backbone: float images (B, 3, H, W) in [-1, 1] -> embeddings (B, D), on the head's device.
+        method: what is minimised; holds the head, and with it the mesh.
         num_images: of the data set.
         identity: what a checkpoint must agree with to be resumed, e.g. the data's fingerprint.
         evaluate: backbone -> {set: verification numbers}; called on every rank.
-        settings: what a tracker shows beside the curves.
     """
 
     def __init__(
         self,
-        config: LoopConfig,
-        schedule: ScheduleConfig,
-        augment_config: AugmentConfig,
-        *,
-        seed: int,
+        config: TrainingConfig,
         backbone: nn.Module,
         method: Method,
-        optimizers: Optimizers,
-        mesh: Mesh,
         out_dir: Path,
+        *,
         num_images: int,
         steps_per_epoch: int,
         identity: Mapping[str, str],
         evaluate: Evaluate | None = None,
-        settings: Mapping[str, Any] | None = None,
     ) -> None:
-        self.settings = settings or {}
-        self.config, self.schedule, self.augment_config = config, schedule, augment_config
-        self.seed, self.mesh, self.out_dir = seed, mesh, out_dir
-        self.backbone, self.method, self.optimizers = backbone, method, optimizers
-        self.head = method.head
+        self.config, self.loop, self.out_dir = config, config.train, out_dir
+        self.backbone, self.method, self.head = backbone, method, method.head
+        self.mesh = mesh = method.head.mesh
+        self.optimizers = Optimizers(config.optimizer, backbone, method.head, method.trained)
         self.identity, self.evaluate = identity, evaluate
         self.steps_per_epoch = steps_per_epoch
-        planned = config.epochs * steps_per_epoch
-        self.num_steps = min(planned, config.max_steps or planned)
+        planned = self.loop.epochs * steps_per_epoch
+        self.num_steps = min(planned, self.loop.max_steps or planned)
         self.step = 0
         self._metrics: dict[str, Any] = {}
         self._first_loss = math.nan  # mean of the first window: what divergence is measured by
-        self._dtype = autocast_dtype(config.precision, mesh.device)
+        self._dtype = autocast_dtype(self.loop.precision, mesh.device)
         self._scaler = LossScaler(enabled=self._dtype is torch.float16)
         self._record = SampleRecord(out_dir, num_images, mesh)
-        self._checkpoints = Checkpoints(out_dir / CHECKPOINTS, mesh, config.keep_checkpoints)
-        if config.channels_last:
+        self._checkpoints = Checkpoints(out_dir / CHECKPOINTS, mesh, self.loop.keep_checkpoints)
+        if self.loop.channels_last:
             backbone.to(memory_format=torch.channels_last)
         self._model = wrap_ddp(backbone, mesh)
         self._embed: Callable[[Tensor], Tensor] = self._model
         self._augment = augment
-        if config.compile:
+        if self.loop.compile:
             self._embed = compiled_backbone(self._model, mesh)
             self._augment = torch.compile(augment, dynamic=False)
 
@@ -154,10 +109,10 @@ class Trainer:
         torch.backends.cudnn.benchmark = True  # every step has the same shapes
         self._resume()
         log = self._begin_log() if self.mesh.is_main else None
-        checkpoint_every = self.config.checkpoint_every or self.steps_per_epoch
+        checkpoint_every = self.loop.checkpoint_every or self.steps_per_epoch
         evaluate_every = self.num_steps
-        if self.config.evaluate_every:
-            evaluate_every = max(1, round(self.config.evaluate_every * self.steps_per_epoch))
+        if self.loop.evaluate_every:
+            evaluate_every = max(1, round(self.loop.evaluate_every * self.steps_per_epoch))
         self.method.start(self.step)
         losses: list[Tensor] = []  # of the steps since the last look, on the device
         self._model.train()
@@ -169,7 +124,7 @@ class Trainer:
                 self._record.end_epoch(self.step // self.steps_per_epoch)
             last = self.step == self.num_steps
             save = last or self.step % checkpoint_every == 0
-            at_log = save or self.step % self.config.log_every == 0
+            at_log = save or self.step % self.loop.log_every == 0
             ends = told.due(self.mesh, at_log=at_log)
             save |= ends
             if save or at_log:
@@ -195,10 +150,11 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> Tensor:
         """One optimiser step; returns this rank's share of the mean loss, still on the device."""
-        config, device = self.config, self.mesh.device
-        if config.compile:
+        loop, device = self.loop, self.mesh.device
+        if loop.compile:
             begin_compiled_step(self.mesh)
-        torch.manual_seed(derive_seed(self.seed, "step", self.step, self.mesh.rank))  # dropout
+        seed = derive_seed(self.config.seed, "step", self.step, self.mesh.rank)
+        torch.manual_seed(seed)  # dropout
         self.optimizers.set_learning_rate(self._learning_rate_factor())
         self.head.begin_step(self.step)
         label = batch.label.to(device, non_blocking=True)  # (B,)
@@ -206,7 +162,7 @@ class Trainer:
         image = self._augmented(batch.image)  # (B, 3, H, W)
         self.method.begin_step(self.step, StepBatch(image, label, index, self._margin(len(label))))
         total = torch.zeros((), device=device)
-        pieces = torch.arange(len(label)).chunk(config.accumulate)
+        pieces = torch.arange(len(label)).chunk(loop.accumulate)
         for number, piece in enumerate(pieces):
             part = slice(int(piece[0]), int(piece[-1]) + 1)
             waits = number < len(pieces) - 1
@@ -214,10 +170,10 @@ class Trainer:
                 with self._autocast():
                     embedding = self._embed(image[part])  # (B, D)
                 with self._autocast() if device.type == "cuda" else contextlib.nullcontext():
-                    loss = self.method.loss(embedding, part).sum() / config.batch_size
+                    loss = self.method.loss(embedding, part).sum() / loop.batch_size
                 with named_errors(self.mesh, "the backward pass"):
                     torch.autograd.backward(loss * self._scaler.scale)
-            total += self.method.margin_loss.sum() / config.batch_size
+            total += self.method.margin_loss.sum() / loop.batch_size
         self.method.end_step()
         self._record.add(index, self.method.per_sample())
         self._apply_gradients()
@@ -231,10 +187,10 @@ class Trainer:
         rows, rank, device = len(image), self.mesh.rank, self.mesh.device
         if image.is_floating_point():
             return image.to(device, non_blocking=True)
-        drawn = draw(self.augment_config, self.config.batch_size, self.seed, self.step)
+        drawn = draw(self.config.augment, self.loop.batch_size, self.config.seed, self.step)
         own = drawn.slice(rank * rows, (rank + 1) * rows).to(device)
         floats = self._augment(image.to(device, non_blocking=True), own)
-        if self.config.channels_last:
+        if self.loop.channels_last:
             floats = floats.contiguous(memory_format=torch.channels_last)
         return floats
 
@@ -243,12 +199,13 @@ class Trainer:
         return torch.autocast(self.mesh.device.type, self._dtype, enabled=enabled)
 
     def _learning_rate_factor(self) -> float:
-        epochs = self.config.epochs
-        return learning_rate_factor(self.schedule, self.step, self.steps_per_epoch, epochs)
+        return learning_rate_factor(
+            self.config.schedule, self.step, self.steps_per_epoch, self.loop.epochs
+        )
 
     def _margin(self, rows: int) -> Tensor:
         """The margin of each sample (B,): the head's own, after it has risen from 0."""
-        rising = self.config.margin_warmup_epochs * self.steps_per_epoch
+        rising = self.loop.margin_warmup_epochs * self.steps_per_epoch
         factor = min(1.0, self.step / rising) if rising else 1.0
         margin = factor * self.head.config.base_margin
         return torch.full((rows,), margin, device=self.mesh.device)
@@ -260,7 +217,7 @@ class Trainer:
                 if parameter.grad is None:  # in a warm-up; SGD wants all gradients or none
                     parameter.grad = torch.zeros_like(parameter)
                 all_reduce_sum(parameter.grad, self.mesh)
-        clip = self.config.clip_norm
+        clip = self.loop.clip_norm
         if clip is not None or self._scaler.enabled:
             scale = self._scaler.scale
             norm = self.optimizers.gradient_norm(self.mesh) / scale
@@ -272,8 +229,10 @@ class Trainer:
         self.optimizers.step()
 
     def _begin_log(self) -> RunLog:
-        name = self.config.tracker
-        trackers = [make_tracker(name, self.out_dir, self.settings)] if name else []
+        trackers = []
+        if self.loop.tracker:
+            settings = self.config.model_dump(mode="json")
+            trackers.append(make_tracker(self.loop.tracker, self.out_dir, settings))
         return RunLog(self.out_dir, self.step, trackers)
 
     def _look(self, losses: list[Tensor], seconds: float, log: RunLog | None) -> None:
@@ -281,10 +240,10 @@ class Trainer:
         values = all_reduce_sum(torch.stack(losses), self.mesh).tolist()
         mean = sum(values) / len(values)
         self._check(values, mean)
-        rate = len(values) * self.config.batch_size / seconds
+        rate = len(values) * self.loop.batch_size / seconds
         self._metrics |= {"loss": mean, "images_per_second": rate}
         if log:
-            learning_rate = self.optimizers.config.learning_rate * self._learning_rate_factor()
+            learning_rate = self.config.optimizer.learning_rate * self._learning_rate_factor()
             log.training(
                 self.step,
                 self.num_steps,
@@ -297,7 +256,7 @@ class Trainer:
     def _check(self, losses: list[float], mean: float) -> None:
         if math.isnan(self._first_loss):
             self._first_loss = mean
-        limit = self.config.divergence_factor * self._first_loss
+        limit = self.loop.divergence_factor * self._first_loss
         if math.isfinite(mean) and mean <= limit:
             return
         first = self.step - len(losses)

@@ -1,52 +1,22 @@
-"""What every stage that trains a backbone has in common: its settings, and the run itself."""
+"""A training from its settings to the saved backbone, whatever the stage."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
 from torch import nn
 
-from facetrain.core.config import Config
 from facetrain.core.errors import ConfigError
-from facetrain.data.augment import AugmentConfig
-from facetrain.data.dataset import DataConfig, FaceDataset
+from facetrain.data.dataset import FaceDataset
 from facetrain.data.loader import Batch, TrainLoader
-from facetrain.data.sampler import SamplingConfig, TrainSampler
+from facetrain.data.sampler import TrainSampler
 from facetrain.dist.collectives import gather_objects
 from facetrain.dist.mesh import Mesh
-from facetrain.engine.loop import Evaluate, LoopConfig, Trainer
+from facetrain.engine.loop import Evaluate, Trainer
 from facetrain.engine.method import Method
-from facetrain.engine.optim import OptimizerConfig, Optimizers
-from facetrain.engine.schedule import ScheduleConfig
+from facetrain.engine.settings import LoopConfig, TrainingConfig
 from facetrain.engine.termination import termination
-from facetrain.heads.head_config import HeadConfig
-from facetrain.heads.margin_head import MarginHead
-from facetrain.models.backbone import TrainedModelConfig
 from facetrain.models.weights import BACKBONE_FILE, save_backbone
-
-
-class TrainingConfig(Config):
-    """What the weights depend on, whatever is trained."""
-
-    seed: int = Field(0, ge=0)
-    """Of everything random."""
-    data: DataConfig
-    """The data set."""
-    sampling: SamplingConfig = SamplingConfig()
-    """Which images an epoch draws."""
-    model: TrainedModelConfig
-    """The backbone, and how its training begins."""
-    head: HeadConfig = HeadConfig()
-    """The margin softmax."""
-    augment: AugmentConfig = AugmentConfig()
-    """How images are changed in training."""
-    optimizer: OptimizerConfig = OptimizerConfig()
-    """What moves the weights."""
-    schedule: ScheduleConfig = ScheduleConfig()
-    """How the learning rate moves."""
-    train: LoopConfig
-    """How long to train."""
 
 
 def make_sampler(config: TrainingConfig, dataset: FaceDataset) -> TrainSampler:
@@ -71,11 +41,9 @@ def train_backbone(
     config: TrainingConfig,
     dataset: FaceDataset,
     backbone: nn.Module,
-    head: MarginHead,
     method: Method,
-    mesh: Mesh,
-    *,
     out_dir: Path,
+    *,
     identity: Mapping[str, str],
     evaluate: Evaluate | None,
 ) -> dict[str, Any]:
@@ -88,6 +56,7 @@ def train_backbone(
     Returns:
         The trainer's metrics, `steps`, `num_images`, `num_classes`, `num_skipped`.
     """
+    mesh = method.head.mesh
     _check_passes(config.train, mesh)
     sampler = make_sampler(config, dataset)
     loader: TrainLoader | None = None
@@ -108,20 +77,14 @@ def train_backbone(
         return loader
 
     trainer = Trainer(
-        config.train,
-        config.schedule,
-        config.augment,
-        seed=config.seed,
-        backbone=backbone,
-        method=method,
-        optimizers=Optimizers(config.optimizer, backbone, head, method.trained),
-        mesh=mesh,
-        out_dir=out_dir,
+        config,
+        backbone,
+        method,
+        out_dir,
         num_images=dataset.num_images,
         steps_per_epoch=sampler.steps_per_epoch,
         identity=identity,
         evaluate=evaluate,
-        settings=config.model_dump(mode="json"),
     )
     with termination() as told:
         metrics = trainer.fit(batches, told)

@@ -27,8 +27,6 @@ from facetrain.dist.stage import run_stage
 from facetrain.engine.checkpoint import newest_whole
 from facetrain.engine.loop import Evaluate
 from facetrain.engine.method import Method
-from facetrain.engine.precision import autocast_dtype
-from facetrain.engine.schedule import learning_rate_factor
 from facetrain.engine.training import make_sampler, train_backbone
 from facetrain.finetune.margin_prior import class_margins, variation_margins
 from facetrain.finetune.meta_set import (
@@ -38,8 +36,8 @@ from facetrain.finetune.meta_set import (
     known_people,
     log_contents,
 )
-from facetrain.finetune.mvcom import NUISANCES, Mvcom, PriorMargin, ResidualConfig
-from facetrain.finetune.settings import FinetuneStageConfig
+from facetrain.finetune.mvcom import Mvcom, PriorMargin
+from facetrain.finetune.settings import NUISANCES, FinetuneStageConfig, ResidualConfig
 from facetrain.finetune.variation_heads import VariationHeads, fit_heads
 from facetrain.heads.margin_head import MarginHead
 from facetrain.models.backbone import build_backbone
@@ -137,10 +135,8 @@ def run(
             config,
             dataset,
             backbone,
-            head,
             method,
-            mesh,
-            out_dir=out_dir,
+            out_dir,
             identity=_identity(config, inputs),
             evaluate=evaluate,
         )
@@ -203,27 +199,16 @@ def _method(
     def meta_batches(step: int) -> Iterator[LevelBatch]:
         return meta.batches(chosen, workers, step)
 
-    def learning_rate(step: int) -> float:
-        epochs, per_epoch = config.train.epochs, sampler.steps_per_epoch
-        factor = learning_rate_factor(config.schedule, step, per_epoch, epochs)
-        return config.optimizer.learning_rate * factor
-
     method = Mvcom(
-        tuned.residual,
+        config,
         head,
+        backbone,
         prior,
-        tuned.max_margin,
-        backbone=backbone,
         heads=heads,
         sign=sign.to(mesh.device),
-        mesh=mesh,
-        learning_rate=learning_rate,
-        batch_size=config.train.batch_size,
-        pieces=config.train.accumulate,
-        dtype=autocast_dtype(config.train.precision, mesh.device),
-        num_images=dataset.num_images,
         train_level=torch.from_numpy(train_level).to(mesh.device),
         meta_batches=meta_batches,
+        steps_per_epoch=sampler.steps_per_epoch,
     )
     return method, {
         "num_meta_images": meta.source.num_images,

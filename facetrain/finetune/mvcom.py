@@ -11,55 +11,22 @@ number of processes computes the same.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from facetrain.core.config import Config
 from facetrain.dist.collectives import all_gather_no_grad, all_reduce_sum
-from facetrain.dist.mesh import Mesh
 from facetrain.dist.sharded_rows import ShardedRows
 from facetrain.engine.method import Method, StepBatch
+from facetrain.engine.precision import autocast_dtype
+from facetrain.engine.schedule import learning_rate_factor
 from facetrain.finetune.meta_set import LevelBatch
-from facetrain.finetune.residual import Normalisation, benefit, residual_step
+from facetrain.finetune.residual import benefit, residual_step
+from facetrain.finetune.settings import FinetuneStageConfig
 from facetrain.finetune.variation_heads import VariationHeads, head_gradients
 from facetrain.heads.margin_head import MarginHead
 from facetrain.robust.l2b import Parameters, directional_derivative, step_size
-
-NUISANCES = ("pose", "occlusion", "blur")
-"""Factors of an image rather than of a person: what recognition has to be blind to."""
-
-
-class ResidualConfig(Config):
-    """How the residual of a sample's margin is learned."""
-
-    normalisation: Normalisation = "max"
-    """`max`: r = size * benefit / max |benefit| of the batch; `deviation`: by its root mean
-    square; `none`: Eq. 13 as it stands, with tau = size."""
-    size: float = Field(0.1, gt=0)
-    """In units of cosine; of `none` the paper's tau."""
-    of: Literal["image", "level"] = "image"
-    """Whose residual is learned: each image's anew in every step, as in the paper, or one number
-    for each level of each factor, which all its images share and which stays."""
-    level_rate: float = Field(0.1, gt=0, le=1)
-    """Of `level`: how much of the mean over a batch's images of a level enters its number."""
-    persist: bool = False
-    """Keep each image's residual from epoch to epoch, instead of starting from 0."""
-    pseudo_update: bool = True
-    """Take the variation losses after the virtual update; without, before it: less exact by the
-    length of one step, and a backward pass cheaper."""
-    forget: tuple[str, ...] | None = None
-    """Factors whose variation loss counts negatively: margins then grow for images by which the
-    backbone unlearns them. By default those of NUISANCES that the meta set has; the paper's sign
-    is [], which cost recognition where we measured it (docs/benchmarks/mvcom.md)."""
-    distance: float | None = Field(None, gt=0)
-    """Length of the central difference's step, in parameter space: by default 0.01 in float32 and
-    0.1 in lower precision, where a shorter one drowns in rounding."""
-    head_learning_rate: float = Field(0.01, ge=0)
-    """Of the variation heads while they are trained along: plain gradient descent."""
 
 
 class PriorMargin(Method):
@@ -99,47 +66,37 @@ class Mvcom(PriorMargin):
 
     Args:
         backbone: the module itself, not its data-parallel wrapping.
+        prior: (N,) margin of each training image, in units of cosine.
         heads: fitted to the frozen backbone; trained along here.
         sign: (K,) of each factor's variation loss.
-        learning_rate: step -> eta of the backbone.
-        batch_size: G, over all ranks.
-        pieces: micro-batches in which the virtual passes are done.
-        dtype: of autocast in the virtual passes; None for float32.
-        num_images: N of the training set.
         train_level: (N, K) levels of the training images, -1 unknown; of residuals of levels.
         meta_batches: start step -> meta batches from that step on.
     """
 
     def __init__(
         self,
-        config: ResidualConfig,
+        config: FinetuneStageConfig,
         head: MarginHead,
-        prior: Tensor,
-        max_margin: float,
-        *,
         backbone: nn.Module,
+        prior: Tensor,
+        *,
         heads: VariationHeads,
         sign: Tensor,
-        mesh: Mesh,
-        learning_rate: Callable[[int], float],
-        batch_size: int,
-        pieces: int,
-        dtype: torch.dtype | None,
-        num_images: int,
         train_level: Tensor,
         meta_batches: Callable[[int], Iterator[LevelBatch]],
+        steps_per_epoch: int,
     ) -> None:
-        super().__init__(head, prior, max_margin)
-        self.config, self.mesh = config, mesh
+        super().__init__(head, prior, config.finetune.max_margin)
+        self.settings, self.config, self.mesh = config, config.finetune.residual, head.mesh
         self.backbone, self.heads, self.sign = backbone, heads, sign
-        self.learning_rate, self.batch_size = learning_rate, batch_size
-        self.pieces, self.dtype = pieces, dtype
-        self.meta_batches = meta_batches
+        self.meta_batches, self.steps_per_epoch = meta_batches, steps_per_epoch
+        # Of autocast in the virtual passes.
+        self.dtype = autocast_dtype(config.train.precision, head.mesh.device)
         self._meta: Iterator[LevelBatch] = iter(())
-        kept = num_images if config.persist else 0
+        kept = len(prior) if self.config.persist else 0
         self.residual_of_image = prior.new_zeros(kept)
         self.train_level = train_level  # (N, K)
-        num_levels = max(heads.num_levels) if config.of == "level" else 0
+        num_levels = max(heads.num_levels) if self.config.of == "level" else 0
         self.residual_of_level = prior.new_zeros(len(heads.num_levels), num_levels)  # (K, L)
         self.residual = prior[:0]  # (B,) of the step under way
 
@@ -162,7 +119,7 @@ class Mvcom(PriorMargin):
             self.backbone.train(was_training)
         size = self.config.size
         if self.config.normalisation == "none":
-            size *= self.learning_rate(step)
+            size *= self._learning_rate(step)
         change = residual_step(value, self.config.normalisation, size, batch.label >= 0, self.mesh)
         if self.config.of == "level":
             self._learn_levels(change)
@@ -220,7 +177,7 @@ class Mvcom(PriorMargin):
         probability, slope, gradient = self._identity_pass(parameters, trained)
         ahead = parameters
         if self.config.pseudo_update:
-            rate = self.learning_rate(step)
+            rate = self._learning_rate(step)
             moved = {n: parameters[n] - rate * gradient[n] for n in trained}
             ahead = {**parameters, **moved}  # Eq. 12
         direction = self._variation_gradient(ahead, trained, meta)
@@ -247,7 +204,7 @@ class Mvcom(PriorMargin):
             probabilities.append(output.target_probability)
             slopes.append(slope)
             if pseudo:
-                _add(gradient, leaves, embedding, slope / self.batch_size)
+                _add(gradient, leaves, embedding, slope / self.settings.train.batch_size)
         for leaf in leaves.values():
             leaf.requires_grad_(False)
         self._sum_over_ranks(gradient)
@@ -304,8 +261,13 @@ class Mvcom(PriorMargin):
             embedding: Tensor = functional_call(self.backbone, parameters, (image,))
         return embedding
 
+    def _learning_rate(self, step: int) -> float:
+        config, epochs = self.settings, self.settings.train.epochs
+        factor = learning_rate_factor(config.schedule, step, self.steps_per_epoch, epochs)
+        return config.optimizer.learning_rate * factor
+
     def _parts(self, rows: int) -> list[slice]:
-        pieces = torch.arange(rows).chunk(self.pieces)
+        pieces = torch.arange(rows).chunk(self.settings.train.accumulate)
         return [slice(int(piece[0]), int(piece[-1]) + 1) for piece in pieces]
 
     def _sum_over_ranks(self, values: Parameters) -> None:

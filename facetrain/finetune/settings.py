@@ -9,9 +9,41 @@ from facetrain.core.config import Config
 from facetrain.data.dataset import DataConfig
 from facetrain.data.meta_sampler import Sampling
 from facetrain.data.variation_plant import PlantConfig
-from facetrain.engine.training import TrainingConfig
+from facetrain.engine.settings import TrainingConfig
 from facetrain.finetune.margin_prior import Prior
-from facetrain.finetune.mvcom import ResidualConfig
+from facetrain.finetune.residual import Normalisation
+
+NUISANCES = ("pose", "occlusion", "blur")
+"""Factors of an image rather than of a person: what recognition has to be blind to."""
+
+
+class ResidualConfig(Config):
+    """How the residual of a sample's margin is learned."""
+
+    normalisation: Normalisation = "max"
+    """`max`: r = size * benefit / max |benefit| of the batch; `deviation`: by its root mean
+    square; `none`: Eq. 13 as it stands, with tau = size."""
+    size: float = Field(0.1, gt=0)
+    """In units of cosine; of `none` the paper's tau."""
+    of: Literal["image", "level"] = "image"
+    """Whose residual is learned: each image's anew in every step, as in the paper, or one number
+    for each level of each factor, which all its images share and which stays."""
+    level_rate: float = Field(0.1, gt=0, le=1)
+    """Of `level`: how much of the mean over a batch's images of a level enters its number."""
+    persist: bool = False
+    """Keep each image's residual from epoch to epoch, instead of starting from 0."""
+    pseudo_update: bool = True
+    """Take the variation losses after the virtual update; without, before it: less exact by the
+    length of one step, and a backward pass cheaper."""
+    forget: tuple[str, ...] | None = None
+    """Factors whose variation loss counts negatively: margins then grow for images by which the
+    backbone unlearns them. By default those of NUISANCES that the meta set has; the paper's sign
+    is [], which cost recognition where we measured it (docs/benchmarks/mvcom.md)."""
+    distance: float | None = Field(None, gt=0)
+    """Length of the central difference's step, in parameter space: by default 0.01 in float32 and
+    0.1 in lower precision, where a shorter one drowns in rounding."""
+    head_learning_rate: float = Field(0.01, ge=0)
+    """Of the variation heads while they are trained along: plain gradient descent."""
 
 
 class MetaSetConfig(DataConfig):

@@ -16,9 +16,9 @@ from facetrain.data.loader import TrainLoader
 from facetrain.data.sampler import TrainSampler
 from facetrain.data.subset import trusted_images
 from facetrain.dist.mesh import Mesh
-from facetrain.engine.loop import LoopConfig
 from facetrain.engine.method import Method
-from facetrain.engine.training import TrainingConfig, make_sampler
+from facetrain.engine.settings import LoopConfig, TrainingConfig
+from facetrain.engine.training import make_sampler
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
 from facetrain.methods.correction import CorrectionConfig, CorrectionMethod
@@ -70,7 +70,6 @@ def make_method(
     head: MarginHead,
     backbone: nn.Module,
     dataset: FaceDataset,
-    mesh: Mesh,
     out_dir: Path,
 ) -> Method:
     """The method of `robust` in a training of `config`; plain training for None.
@@ -83,7 +82,7 @@ def make_method(
     label = torch.from_numpy(dataset.label)
     return method_of(
         robust, head, backbone, label, steps_per_epoch, out_dir,
-        lambda l2b: _trusted(l2b, config, dataset, mesh),
+        lambda l2b: _trusted(l2b, config, dataset, head.mesh),
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from facetrain.dist.collectives import all_reduce_sum
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
 from facetrain.engine.inference import embed_images
-from facetrain.engine.training import TrainingConfig
+from facetrain.engine.settings import TrainingConfig
 from facetrain.heads.margin_head import MarginHead
 from facetrain.models.backbone import build_backbone
 from facetrain.models.freeze import freeze

@@ -21,7 +21,8 @@ from facetrain.data.overlay import overlay_file
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import run_stage
 from facetrain.engine.loop import Evaluate
-from facetrain.engine.training import TrainingConfig, train_backbone
+from facetrain.engine.settings import TrainingConfig
+from facetrain.engine.training import train_backbone
 from facetrain.heads.margin_head import MarginHead
 from facetrain.methods.choose import RobustConfig, check_combination, make_method
 from facetrain.methods.l2b import L2bConfig
@@ -121,15 +122,13 @@ def run(
         size = config.model.embedding_size
         head = MarginHead(config.head, dataset.num_classes, size, mesh, config.seed)
         backbone = initial_backbone(config, dataset, head, mesh, out_dir)
-        method = make_method(config.robust, config, head, backbone, dataset, mesh, out_dir)
+        method = make_method(config.robust, config, head, backbone, dataset, out_dir)
         return train_backbone(
             config,
             dataset,
             backbone,
-            head,
             method,
-            mesh,
-            out_dir=out_dir,
+            out_dir,
             identity=_identity(config, dataset),
             evaluate=evaluate,
         )

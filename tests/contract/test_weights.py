@@ -11,7 +11,7 @@ from helpers.cli import Call, command
 from facetrain.data.dataset import FaceDataset
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.inference import embed_images
-from facetrain.engine.training import TrainingConfig
+from facetrain.engine.settings import TrainingConfig
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
 from facetrain.models.weights import load_backbone, load_module

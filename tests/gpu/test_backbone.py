@@ -9,16 +9,14 @@ import torch
 from torch import Tensor
 
 from facetrain.core.rng import torch_generator
-from facetrain.data.augment import AugmentConfig
 from facetrain.data.loader import Batch
 from facetrain.dist.mesh import Mesh
-from facetrain.engine.loop import LoopConfig, Trainer
+from facetrain.engine.loop import Trainer
 from facetrain.engine.method import Method
-from facetrain.engine.optim import OptimizerConfig, Optimizers
-from facetrain.engine.schedule import ScheduleConfig
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
 from facetrain.models.backbone import ModelConfig, build_backbone
+from tests.helpers.engine import training_config
 
 pytestmark = pytest.mark.gpu
 
@@ -47,15 +45,12 @@ def take_step(folder: Path, checkpointing: bool = False, **options: object) -> S
     backbone = build_backbone(model).to(mesh.device)
     head = MarginHead(HeadConfig(scale=16), NUM_CLASSES, 128, mesh, seed=0)
     trainer = Trainer(
-        LoopConfig.model_validate({"batch_size": BATCH, "epochs": 1, **options}),
-        ScheduleConfig(),
-        AugmentConfig(),
-        seed=0,
-        backbone=backbone,
-        method=Method(head),
-        optimizers=Optimizers(OptimizerConfig(weight_decay=0.0), backbone, head),
-        mesh=mesh,
-        out_dir=folder,
+        training_config(
+            optimizer={"weight_decay": 0.0}, train={"batch_size": BATCH, "epochs": 1, **options}
+        ),
+        backbone,
+        Method(head),
+        folder,
         num_images=10 * BATCH,
         steps_per_epoch=10,
         identity={},

@@ -125,7 +125,7 @@ def test_float16_moves_as_far_as_float32(tmp_path: Path) -> None:
 )
 def test_a_step_never_waits_for_the_device(tmp_path: Path, options: dict[str, Any]) -> None:
     trainer = on_gpu(tmp_path, dropout=0.1, **options)
-    trainer.augment_config = AugmentConfig(
+    changes = AugmentConfig(
         rotate_degrees=15,
         translate=0.05,
         brightness=0.3,
@@ -134,6 +134,7 @@ def test_a_step_never_waits_for_the_device(tmp_path: Path, options: dict[str, An
         low_resolution_probability=0.5,
         erase_probability=0.5,
     )
+    trainer.config = trainer.config.model_copy(update={"augment": changes})
     source = batches(0, 6, trainer.mesh)
     for trainer.step in range(4):  # CUDA graphs: a warm-up, the recording, replays
         trainer.train_step(next(source))

@@ -9,20 +9,24 @@ import torch
 from torch import nn
 
 from facetrain.core.rng import torch_generator
-from facetrain.data.augment import AugmentConfig
 from facetrain.data.loader import Batch
 from facetrain.data.sampler import TrainSampler
 from facetrain.dist.collectives import all_gather_no_grad
 from facetrain.dist.mesh import Mesh
-from facetrain.engine.loop import LoopConfig, Trainer
+from facetrain.engine.loop import Trainer
 from facetrain.engine.method import Method
-from facetrain.engine.optim import OptimizerConfig, Optimizers
-from facetrain.engine.schedule import ScheduleConfig
+from facetrain.engine.settings import TrainingConfig
 from facetrain.engine.termination import Termination
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
 
 NUM_IMAGES, NUM_CLASSES, SIZE, DIM = 30, 7, 8, 5
+
+
+def training_config(**sections: Any) -> TrainingConfig:
+    """For a trainer whose images and network are there already."""
+    unread = {"data": {"path": "none"}, "model": {"name": "small"}}
+    return TrainingConfig.model_validate(unread | sections)
 
 
 def images() -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,20 +56,21 @@ def make_trainer(
     backbone = backbone.to(mesh.device)
     head_options = options.pop("head", {"scale": 8.0, "cosine_margin": 0.2})
     head = MarginHead(HeadConfig(**head_options), NUM_CLASSES, DIM, mesh, 0)
-    optimizer = OptimizerConfig(**options.pop("optimizer", {"learning_rate": 0.1}))
+    optimizer = options.pop("optimizer", {"learning_rate": 0.1})
     evaluate = options.pop("evaluate", None)
     method = options.pop("method", lambda head, backbone: Method(head))(head, backbone)
     out_dir.mkdir(parents=True, exist_ok=True)
     return Trainer(
-        LoopConfig(batch_size=batch_size, epochs=2, **options),
-        ScheduleConfig(name="cosine", warmup_epochs=0.5),
-        AugmentConfig(flip_probability=0.5),
-        seed=3,
-        backbone=backbone,
-        method=method,
-        optimizers=Optimizers(optimizer, backbone, head, method.trained),
-        mesh=mesh,
-        out_dir=out_dir,
+        training_config(
+            seed=3,
+            optimizer=optimizer,
+            schedule={"name": "cosine", "warmup_epochs": 0.5},
+            augment={"flip_probability": 0.5},
+            train={"batch_size": batch_size, "epochs": 2, **options},
+        ),
+        backbone,
+        method,
+        out_dir,
         num_images=NUM_IMAGES,
         steps_per_epoch=NUM_IMAGES // batch_size,
         identity={"seed": "3"},
@@ -74,7 +79,7 @@ def make_trainer(
 
 
 def fit(trainer: Trainer, told: Termination | None = None) -> dict[str, Any]:
-    size = trainer.config.batch_size
+    size = trainer.loop.batch_size
     return trainer.fit(lambda start: batches(start, size, trainer.mesh), told or Termination())
 
 

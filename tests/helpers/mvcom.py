@@ -11,7 +11,8 @@ from facetrain.core.rng import torch_generator
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.method import StepBatch
 from facetrain.finetune.meta_set import LevelBatch
-from facetrain.finetune.mvcom import Mvcom, ResidualConfig
+from facetrain.finetune.mvcom import Mvcom
+from facetrain.finetune.settings import FinetuneStageConfig
 from facetrain.finetune.variation_heads import VariationHeads
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
@@ -109,22 +110,29 @@ def method(mesh: Mesh, module: nn.Module | None = None, **options: Any) -> Mvcom
 
     settings = {"normalisation": "none", "size": TAU, "head_learning_rate": 0.0, "distance": 1e-6}
     pieces, sign = options.pop("pieces", 1), options.pop("sign", None)
+    config = FinetuneStageConfig.model_validate(
+        {
+            "data": {"path": "none"},
+            "model": {"name": "small"},
+            "optimizer": {"learning_rate": RATE},
+            "schedule": {"name": "multistep"},
+            "train": {
+                "batch_size": NUM_IMAGES, "epochs": 1, "accumulate": pieces, "precision": "float32",
+            },
+            "finetune": {"residual": settings | options, "meta": {"path": "none"}},
+        }
+    )  # fmt: skip
+    unbounded = config.finetune.model_copy(update={"max_margin": 1e3})
     made = Mvcom(
-        ResidualConfig(**(settings | options)),
+        config.model_copy(update={"finetune": unbounded}),
         head(mesh),
+        module or backbone(),
         class_margin()[integers(NUM_CLASSES, NUM_IMAGES, name="labels")],
-        1e3,
-        backbone=module or backbone(),
         heads=heads(),
         sign=torch.ones(len(LEVELS), dtype=torch.float64) if sign is None else sign,
-        mesh=mesh,
-        learning_rate=lambda step: RATE,
-        batch_size=NUM_IMAGES,
-        pieces=pieces,
-        dtype=None,
-        num_images=NUM_IMAGES,
         train_level=train_level(),
         meta_batches=meta_batches,
+        steps_per_epoch=1,
     )
     made.start(0)
     return made

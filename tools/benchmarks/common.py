@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from facetrain.engine.settings import TrainingConfig
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -30,6 +32,14 @@ def make_parser(doc: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     return parser
+
+
+def training_config(**sections: Any) -> "TrainingConfig":
+    """A recipe's sections for a `Trainer` whose images and network are there already."""
+    from facetrain.engine.settings import TrainingConfig
+
+    unread = {"data": {"path": "none"}, "model": {"name": "small"}}
+    return TrainingConfig.model_validate(unread | sections)
 
 
 def commit_of(folder: Path = ROOT) -> str | None:

@@ -35,17 +35,21 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compr
 from torch.nn.parallel import DistributedDataParallel
 
 from facetrain.core.rng import torch_generator
-from facetrain.data.augment import AugmentConfig
 from facetrain.data.loader import Batch
 from facetrain.dist.mesh import Mesh
-from facetrain.engine.loop import LoopConfig, Trainer
+from facetrain.engine.loop import Trainer
 from facetrain.engine.method import Method
-from facetrain.engine.optim import OptimizerConfig, Optimizers
-from facetrain.engine.schedule import ScheduleConfig
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
 from facetrain.models.backbone import ModelConfig, build_backbone
-from tools.benchmarks.common import commit_of, machine, make_parser, seconds_of, write_report
+from tools.benchmarks.common import (
+    commit_of,
+    machine,
+    make_parser,
+    seconds_of,
+    training_config,
+    write_report,
+)
 
 SCALE, MARGIN, EMBEDDING_SIZE, CLIP_NORM = 64.0, 0.35, 512, 5.0
 NUM_BATCHES = 4  # different ones, so that no step sees what the last one saw
@@ -90,26 +94,21 @@ def facetrain_step(
     config = HeadConfig(scale=SCALE, cosine_margin=MARGIN, chunk_size=options.chunk_size)
     head = MarginHead(config, options.classes, EMBEDDING_SIZE, mesh, seed=0)
     method = method_of(head, backbone)
-    optimizer = OptimizerConfig(
-        learning_rate=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
-    )
+    settings = training_config(
+        optimizer={
+            "learning_rate": LEARNING_RATE, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY,
+        },
+        train={
+            "batch_size": options.batch, "epochs": 1, "clip_norm": CLIP_NORM,
+            "channels_last": options.channels_last, "compile": options.compile,
+            "precision": options.precision,
+        },
+    )  # fmt: skip
     trainer = Trainer(
-        LoopConfig(
-            batch_size=options.batch,
-            epochs=1,
-            clip_norm=CLIP_NORM,
-            channels_last=options.channels_last,
-            compile=options.compile,
-            precision=options.precision,
-        ),
-        ScheduleConfig(),
-        AugmentConfig(),
-        seed=0,
-        backbone=backbone,
-        method=method,
-        optimizers=Optimizers(optimizer, backbone, head, method.trained),
-        mesh=mesh,
-        out_dir=out_dir,
+        settings,
+        backbone,
+        method,
+        out_dir,
         num_images=NUM_BATCHES * options.batch,
         steps_per_epoch=1_000_000,
         identity={},

@@ -43,9 +43,9 @@ def main(given: list[str] | None = None) -> None:
     else:
         num_classes = 10 if arguments.dataset == "cifar10" else 100
         falls = ScheduleConfig(cycle_epochs=10, final_factor=0.001 / 0.02)
-        schedule = sgd(500, 64, 0.02, weight_decay=1e-3, falls=falls)
+        config = sgd(500, 64, 0.02, weight_decay=1e-3, falls=falls)
         setup = cifar_setup(
-            arguments.data, num_classes, arguments.network, schedule, arguments.device
+            arguments.data, num_classes, arguments.network, config, arguments.device
         )
         targets = {"count": 10, "warmup_epochs": 60, "every_epochs": 10}
         boost = 0.5 if num_classes == 10 else 10.0

@@ -37,11 +37,8 @@ from torch import Tensor, nn
 
 from facetrain.core.errors import DataError
 from facetrain.core.rng import derive_seed
-from facetrain.engine.loop import LoopConfig
-from facetrain.engine.optim import OptimizerConfig
-from facetrain.engine.schedule import ScheduleConfig
 from facetrain.heads.margin_head import MarginHead
-from tools.benchmarks.common import make_parser, write_report
+from tools.benchmarks.common import make_parser, training_config, write_report
 from tools.benchmarks.robust.images import WHERE, read_mnist, read_utkface
 from tools.benchmarks.robust.networks import (
     NumberHead,
@@ -60,7 +57,6 @@ from tools.benchmarks.robust.runs import (
     sgd,
 )
 from tools.benchmarks.robust.tasks import Pool, digits
-from tools.benchmarks.robust.training import Schedule
 
 LOSSES = ("l2", "smooth_l1")
 METHODS = ("plain", "superloss")
@@ -104,12 +100,16 @@ def regression_setup(arguments: argparse.Namespace, loss: str, learning_rate: fl
         backbone, size = residual_network("resnet18") if faces else small_convolutional()
         return backbone, NumberHead(size, loss, seed)
 
-    loop = LoopConfig(batch_size=BATCH, epochs=arguments.epochs or epochs, precision="float32")
-    adam = OptimizerConfig(name="adamw", learning_rate=learning_rate, weight_decay=0)
+    config = training_config(
+        optimizer={"name": "adamw", "learning_rate": learning_rate, "weight_decay": 0},
+        train={
+            "batch_size": BATCH, "epochs": arguments.epochs or epochs, "precision": "float32",
+        },
+    )  # fmt: skip
     return Setup(
         arguments.pool,
         network,
-        Schedule(loop, adam, ScheduleConfig()),
+        config,
         validation=0.2,
         augment=mirrored if faces else None,
         at_most=at_most,
@@ -171,8 +171,8 @@ def regression(arguments: argparse.Namespace) -> dict[str, Any]:
 def classification(arguments: argparse.Namespace) -> dict[str, Any]:
     """Tables 3 and 4."""
     num_classes = 10 if arguments.dataset == "cifar10" else 100
-    schedule = sgd(200, 128, 0.1)
-    setup = cifar_setup(arguments.data, num_classes, arguments.network, schedule, arguments.device)
+    config = sgd(200, 128, 0.1)
+    setup = cifar_setup(arguments.data, num_classes, arguments.network, config, arguments.device)
     setup = replace(setup, num_trusted=0)
     lam = 1.0 if num_classes == 10 else 0.25
     rows = {

@@ -42,12 +42,12 @@ def test_the_loop_is_the_textbook_loop(tmp_path: Path) -> None:
     norms = []
     for step in range(10):
         batch = next(source)
-        x = augment(batch.image, draw(trainer.augment_config, 6, 3, step))
+        x = augment(batch.image, draw(trainer.config.augment, 6, 3, step))
         cosine = F.normalize(backbone(x)) @ F.normalize(centres).T
         margin = 0.2 * min(1.0, step / 5)
         logit = 8.0 * (cosine - margin * F.one_hot(batch.label, 7))
         for group in optimizer.param_groups:
-            group["lr"] = 0.1 * learning_rate_factor(trainer.schedule, step, 5, 2)
+            group["lr"] = 0.1 * learning_rate_factor(trainer.config.schedule, step, 5, 2)
         optimizer.zero_grad()
         F.cross_entropy(logit, batch.label).backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(parameters, 0.5)))

@@ -25,7 +25,7 @@ from torch.func import functional_call
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.optim import OptimizerConfig, Optimizers
 from facetrain.finetune.finetune import signs
-from facetrain.finetune.mvcom import ResidualConfig
+from facetrain.finetune.settings import ResidualConfig
 
 MESH = Mesh.single()
 

@@ -31,7 +31,7 @@ def trainer_of(folder: Path, name: str, **options: Any) -> Trainer:
 def first_batch(trainer: Trainer) -> StepBatch:
     """What the first step sees, with the whole margin; record 2 could not be read."""
     batch = next(batches(0, 6, trainer.mesh))
-    image = augment(batch.image, draw(trainer.augment_config, 6, trainer.seed, 0))
+    image = augment(batch.image, draw(trainer.config.augment, 6, trainer.config.seed, 0))
     label = batch.label.clone()
     label[2] = -1
     return StepBatch(image, label, batch.index, torch.full((6,), MARGIN))
@@ -283,7 +283,7 @@ def naive_weights(trainer: Trainer, batch: StepBatch) -> tuple[Tensor, Tensor, T
     virtual = torch.autograd.grad((known * (alpha * f + beta * g)).sum(), theta, create_graph=True)
     moved = [value - grad for value, grad in zip(theta, virtual, strict=True)]
     trusted = next(trusted_batches(0, trainer.mesh))
-    image = augment(trusted.image, draw(trainer.augment_config, 6, 4, 0))
+    image = augment(trusted.image, draw(trainer.config.augment, 6, 4, 0))
     meta = losses(moved, image).gather(1, trusted.label[:, None]).mean()
     raw_alpha, raw_beta = (-grad for grad in torch.autograd.grad(meta, [alpha, beta]))
     total = raw_alpha.clamp_min(0).sum() + raw_beta.clamp_min(0).sum()

@@ -20,25 +20,24 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from facetrain.data.augment import AugmentConfig
 from facetrain.data.loader import Batch
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.cpu_memory import keep_freed_memory
-from facetrain.engine.loop import LoopConfig, Trainer
+from facetrain.engine.loop import Trainer
 from facetrain.engine.method import Method
-from facetrain.engine.optim import OptimizerConfig, Optimizers
-from facetrain.engine.schedule import ScheduleConfig
 from facetrain.finetune.meta_set import LevelBatch
-from facetrain.finetune.mvcom import Mvcom, ResidualConfig
+from facetrain.finetune.mvcom import Mvcom
+from facetrain.finetune.settings import FinetuneStageConfig
 from facetrain.finetune.variation_heads import VariationHeads
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
 from facetrain.models.backbone import ModelConfig, build_backbone
-from tools.benchmarks.common import memory_mib
+from tools.benchmarks.common import memory_mib, training_config
 
 VARIANTS = ("plain", "mvcom", "mvcom_no_pseudo_update", "double_backward")
 CLASSES, LEVELS = 1000, (7, 5, 4, 4)
 RATE = 1e-3
+_STEPS_PER_EPOCH = 10**6
 
 
 class DoubleBackward(Mvcom):
@@ -67,6 +66,13 @@ def make_trainer(variant: str, model: ModelConfig, batch_size: int, folder: Path
     backbone = build_backbone(model)
     head = MarginHead(HeadConfig(), CLASSES, model.embedding_size, mesh, 0)
     method = Method(head)
+    config = training_config(
+        optimizer={"learning_rate": RATE},
+        schedule={"name": "multistep"},
+        train={
+            "batch_size": batch_size, "epochs": 1, "precision": "bfloat16", "channels_last": True,
+        },
+    )  # fmt: skip
     if variant != "plain":
         count = batch_size // 2
         image = torch.rand(count, 3, model.image_size, model.image_size)
@@ -75,36 +81,26 @@ def make_trainer(variant: str, model: ModelConfig, batch_size: int, folder: Path
             torch.stack([torch.randint(0, n, (count,)) for n in LEVELS], dim=1),
         )
         kind = DoubleBackward if variant == "double_backward" else Mvcom
+        residual = {"pseudo_update": variant != "mvcom_no_pseudo_update"}
+        tuned = {"residual": residual, "meta": {"path": "none"}}
         method = kind(
-            ResidualConfig(pseudo_update=variant != "mvcom_no_pseudo_update"),
+            FinetuneStageConfig.model_validate(config.model_dump() | {"finetune": tuned}),
             head,
+            backbone,
             torch.full((batch_size,), 0.35),
-            0.6,
-            backbone=backbone,
             heads=VariationHeads(LEVELS, model.embedding_size),
             sign=torch.ones(len(LEVELS)),
-            mesh=mesh,
-            learning_rate=lambda step: RATE,
-            batch_size=batch_size,
-            pieces=1,
-            dtype=torch.bfloat16,
-            num_images=batch_size,
             train_level=torch.zeros((batch_size, len(LEVELS)), dtype=torch.int64),
             meta_batches=lambda step: itertools.repeat(meta),
+            steps_per_epoch=_STEPS_PER_EPOCH,
         )
-    optimizer = OptimizerConfig(learning_rate=RATE)
     return Trainer(
-        LoopConfig(batch_size=batch_size, epochs=1, precision="bfloat16", channels_last=True),
-        ScheduleConfig(name="multistep"),
-        AugmentConfig(),
-        seed=0,
-        backbone=backbone,
-        method=method,
-        optimizers=Optimizers(optimizer, backbone, head),
-        mesh=mesh,
-        out_dir=folder,
+        config,
+        backbone,
+        method,
+        folder,
         num_images=batch_size,
-        steps_per_epoch=10**6,
+        steps_per_epoch=_STEPS_PER_EPOCH,
         identity={},
     )
 

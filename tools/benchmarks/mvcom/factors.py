@@ -29,12 +29,13 @@ from facetrain.dist.sharded_rows import ShardedRows
 from facetrain.engine.cpu_memory import keep_freed_memory
 from facetrain.engine.method import StepBatch
 from facetrain.finetune.meta_set import MetaSet
-from facetrain.finetune.mvcom import Mvcom, ResidualConfig
+from facetrain.finetune.mvcom import Mvcom
+from facetrain.finetune.settings import FinetuneStageConfig
 from facetrain.finetune.variation_heads import VariationHeads, fit_heads
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
 from facetrain.models.weights import load_module
-from tools.benchmarks.mvcom.run import MESH, PRETRAIN
+from tools.benchmarks.mvcom.run import COMMON, MESH, PRETRAIN
 from tools.benchmarks.mvcom.sets import level_shares
 
 BATCH = int(PRETRAIN["train"]["batch_size"])
@@ -64,22 +65,26 @@ def residuals(folder: Path, factors: tuple[str, ...], steps: int) -> np.ndarray[
     chosen = MetaSampler(
         meta.source.label, meta.level(), levels[0].table(), sampler, BATCH // 2, 0, "histogram", 2
     )
+    residual = {"pseudo_update": False, "head_learning_rate": 0.0}
+    settings = (
+        COMMON
+        | PRETRAIN
+        | {
+            "data": {"path": str(sets / "train")},
+            "train": PRETRAIN["train"] | {"precision": "bfloat16"},
+            "finetune": {"residual": residual, "meta": {"path": str(sets / "meta")}},
+        }
+    )
     method = Mvcom(
-        ResidualConfig(pseudo_update=False, head_learning_rate=0.0),
+        FinetuneStageConfig.model_validate(settings),
         head,
+        backbone,
         torch.full((train.num_images,), config.base_margin),
-        0.6,
-        backbone=backbone,
         heads=heads,
         sign=torch.ones(len(factors)),
-        mesh=MESH,
-        learning_rate=lambda step: 0.0,
-        batch_size=BATCH,
-        pieces=1,
-        dtype=torch.bfloat16,
-        num_images=train.num_images,
         train_level=torch.from_numpy(levels[0].table()),
         meta_batches=lambda step: meta.batches(chosen, 0, step),
+        steps_per_epoch=sampler.steps_per_epoch,
     )
     method.start(0)
     found = np.full(train.num_images, np.nan)

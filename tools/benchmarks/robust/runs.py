@@ -13,17 +13,17 @@ from torch import nn
 
 from facetrain.core.errors import DataError
 from facetrain.core.rng import derive_seed, numpy_generator
-from facetrain.engine.loop import LoopConfig
-from facetrain.engine.optim import OptimizerConfig
 from facetrain.engine.schedule import ScheduleConfig
+from facetrain.engine.settings import TrainingConfig
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
 from facetrain.metrics.noise import auroc
 from facetrain.report.tables import format_table
+from tools.benchmarks.common import training_config
 from tools.benchmarks.robust.images import WHERE, crop_and_flip, read_cifar
 from tools.benchmarks.robust.networks import LinearHead, perceptron, residual_network
 from tools.benchmarks.robust.tasks import Labels, Noise, Pool, digits, faces, make_task
-from tools.benchmarks.robust.training import Augment, Record, Schedule, train
+from tools.benchmarks.robust.training import Augment, Record, train
 
 _LAST_EPOCHS = 10
 JUDGES = ("weight", "alpha", "beta")
@@ -37,7 +37,7 @@ class Row:
     robust: dict[str, Any] | None = None
     """The recipe's section; plain training for None."""
     clip_norm: float | None = None
-    """In place of the schedule's."""
+    """In place of the configuration's."""
     on: Literal["noisy", "noisy and trusted", "trusted"] = "noisy"
     """Which images are trained on."""
 
@@ -53,7 +53,7 @@ class Setup:
     pool: Pool
     network: Callable[[int], tuple[nn.Module, MarginHead]]
     """(seed) -> a new backbone and head."""
-    schedule: Schedule
+    config: TrainingConfig
     num_trusted: int = 0
     """Trusted images of each class, which only L2B and its controls read."""
     validation: float = 0.0
@@ -107,13 +107,16 @@ def sgd(
     weight_decay: float = 5e-4,
     clip_norm: float | None = None,
     falls: ScheduleConfig | None = None,
-) -> Schedule:
+) -> TrainingConfig:
     """SGD with momentum 0.9 and a cosine."""
-    optimizer = OptimizerConfig(learning_rate=learning_rate, weight_decay=weight_decay)
-    loop = LoopConfig(
-        batch_size=batch_size, epochs=epochs, clip_norm=clip_norm, precision="float32"
-    )
-    return Schedule(loop, optimizer, falls or ScheduleConfig())
+    return training_config(
+        optimizer={"learning_rate": learning_rate, "weight_decay": weight_decay},
+        schedule=falls or ScheduleConfig(),
+        train={
+            "batch_size": batch_size, "epochs": epochs, "clip_norm": clip_norm,
+            "precision": "float32",
+        },
+    )  # fmt: skip
 
 
 def digits_setup() -> Setup:
@@ -143,7 +146,7 @@ def faces_setup(path: Path) -> Setup:
 
 
 def cifar_setup(
-    folder: Path | None, num_classes: int, network_name: str, schedule: Schedule, device: str
+    folder: Path | None, num_classes: int, network_name: str, config: TrainingConfig, device: str
 ) -> Setup:
     """CIFAR with crops and mirroring; a 50th (1,000) is trusted, which L2B alone reads.
 
@@ -162,7 +165,7 @@ def cifar_setup(
     return Setup(
         pool,
         network,
-        schedule,
+        config,
         num_trusted=max(1, int((~pool.test).sum()) // (50 * num_classes)),
         augment=crop_and_flip,
         device=device,
@@ -184,15 +187,15 @@ def run(setup: Setup, row: Row, noise: Noise, rate: float, seed: int) -> Outcome
         task = task.with_trusted()
     elif row.on == "trusted":
         task = task.only_trusted()
-    schedule = setup.schedule
+    config = setup.config
     if row.clip_norm is not None:
-        loop = schedule.loop.model_copy(update={"clip_norm": row.clip_norm})
-        schedule = replace(schedule, loop=loop)
+        loop = config.train.model_copy(update={"clip_norm": row.clip_norm})
+        config = config.model_copy(update={"train": loop})
     record = train(
         *setup.network(seed),
         row.robust,
         task,
-        schedule,
+        config,
         seed,
         augment=setup.augment,
         at_most=setup.at_most,
@@ -205,8 +208,8 @@ def shortened(setup: Setup, epochs: int | None) -> Setup:
     """The setup with another number of epochs; the same without one."""
     if epochs is None:
         return setup
-    loop = setup.schedule.loop.model_copy(update={"epochs": epochs})
-    return replace(setup, schedule=replace(setup.schedule, loop=loop))
+    loop = setup.config.train.model_copy(update={"epochs": epochs})
+    return replace(setup, config=setup.config.model_copy(update={"train": loop}))
 
 
 def arguments_of(

@@ -22,10 +22,9 @@ from facetrain.data.loader import Batch
 from facetrain.data.sample_history import read_samples
 from facetrain.data.sampler import TrainSampler
 from facetrain.dist.mesh import Mesh
-from facetrain.engine.loop import LoopConfig, Trainer
+from facetrain.engine.loop import Trainer
 from facetrain.engine.method import Method
-from facetrain.engine.optim import OptimizerConfig, Optimizers
-from facetrain.engine.schedule import ScheduleConfig
+from facetrain.engine.settings import TrainingConfig
 from facetrain.engine.termination import Termination
 from facetrain.heads.margin_head import MarginHead
 from facetrain.methods import choose
@@ -36,15 +35,6 @@ from tools.benchmarks.robust.tasks import Task
 
 Augment = Callable[[Tensor], Tensor]
 _NEVER = 1 << 30
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Length and steps of a training."""
-
-    loop: LoopConfig
-    optimizer: OptimizerConfig
-    falls: ScheduleConfig
 
 
 @dataclass(frozen=True)
@@ -62,7 +52,7 @@ def train(
     head: MarginHead,
     robust: dict[str, Any] | None,
     task: Task,
-    schedule: Schedule,
+    config: TrainingConfig,
     seed: int,
     *,
     augment: Augment | None = None,
@@ -80,24 +70,20 @@ def train(
     mesh = Mesh.single(device.type)  # type: ignore[arg-type]
     backbone.to(device)
     head.to(device)
-    size = min(schedule.loop.batch_size, len(task.x))
+    head.mesh = mesh
+    size = min(config.train.batch_size, len(task.x))
     steps = TrainSampler(len(task.x), size, seed).steps_per_epoch
     # Only the end is looked at, and a method that collapses has collapsed.
     quiet = {"log_every": _NEVER, "checkpoint_every": _NEVER, "divergence_factor": 1e9}
-    quiet["batch_size"] = size
+    loop = config.train.model_copy(update=quiet | {"batch_size": size})
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         method = method_of(robust, backbone, head, task, seed, steps, out, augment)
         trainer = Trainer(
-            schedule.loop.model_copy(update=quiet),
-            schedule.falls,
-            AugmentConfig(),
-            seed=seed,
-            backbone=backbone,
-            method=method,
-            optimizers=Optimizers(schedule.optimizer, backbone, head, method.trained),
-            mesh=mesh,
-            out_dir=out,
+            config.model_copy(update={"seed": seed, "train": loop}),
+            backbone,
+            method,
+            out,
             num_images=len(task.x),
             steps_per_epoch=steps,
             identity={},
