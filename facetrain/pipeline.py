@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from facetrain.clean import clean
 from facetrain.clean.clean import CleanConfig
@@ -27,7 +26,7 @@ from facetrain.embedding import embed, given_embeddings
 from facetrain.engine.inference import open_backbone
 from facetrain.engine.loop import Evaluate
 from facetrain.evaluate import evaluate, ijb
-from facetrain.evaluate.evaluate import EvaluateConfig, evaluate_bins, name_sets
+from facetrain.evaluate.evaluate import EvaluateConfig, evaluate_sets, name_sources
 from facetrain.evaluate.ijb import IjbConfig
 from facetrain.finetune import finetune
 from facetrain.finetune.settings import FinetuneStageConfig
@@ -69,18 +68,14 @@ def train_stage(recipe: Recipe, out_dir: Path, mesh: Mesh) -> Artifact:
 
 def _verifying(recipe: Recipe, mesh: Mesh) -> Evaluate | None:
     """What a training verifies itself by: the recipe's sets, if it names any."""
-    name_sets(recipe.evaluate.bins)  # a bad name must not wait for the first evaluation
-
-    def verify(backbone: nn.Module) -> Numbers:
-        return evaluate_bins(
-            backbone,
-            recipe.evaluate.bins,
-            mesh,
-            image_size=recipe.model.image_size,
-            config=recipe.evaluate,
-        )
-
-    return verify if recipe.evaluate.bins else None
+    size = recipe.model.image_size
+    if not name_sources(recipe.evaluate):  # a bad name must not wait for the first evaluation
+        if recipe.train.evaluate_every:
+            logger.warning("train.evaluate_every: no set is named in evaluate to verify on")
+        return None
+    # By subgroup only when it is done: the log keeps the numbers of a whole set.
+    config = recipe.evaluate.model_copy(update={"attributes": None})
+    return lambda backbone: evaluate_sets(config, backbone, mesh, image_size=size)
 
 
 def finetune_stage(recipe: Recipe, trained: Path, out_dir: Path, mesh: Mesh) -> Artifact:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from facetrain.clean.clean import CleanConfig
 from facetrain.core.config import Config, load_config
@@ -42,6 +42,15 @@ class Recipe(TrainConfig, CleaningRecipe):
     """What `facetrain finetune` does to a trained folder; `run` leaves it alone."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """What every training is judged on."""
+
+    @model_validator(mode="after")
+    def _rounds_of_cleaning(self) -> "Recipe":
+        if self.rounds > 1 and self.clean is None:
+            raise ValueError(
+                f"rounds={self.rounds} are rounds of cleaning, but there is no section clean; add "
+                "it (clean={} for its defaults), or remove rounds"
+            )
+        return self
 
 
 def load_recipe(path: Path, overrides: Sequence[str]) -> Recipe:

@@ -9,7 +9,7 @@ from facetrain.commands.options import say
 
 _PAGE = """# Recipes
 
-A recipe is one YAML file; `facetrain config [SECTION]` prints what stands here. Any key can be set after it on the command line: `facetrain run recipe.yaml --out DIR train.epochs=20 data.path=[a,b]`. An unknown key, a key that comes twice or a value of another type is an error that names the nearest key. Numbers are decimal (`1e-3` is one), dates are text.
+A recipe is one YAML file; `facetrain config [SECTION]` prints what stands here. Any key can be set after it on the command line: `facetrain run recipe.yaml --out DIR train.epochs=20 data.path=[a,b]`. An unknown key, a key that comes twice or a value of another type is an error that names the nearest key. So is an option that counts only beside another (`schedule.gamma` with `multistep`, `model.centres` with `model.weights`) where that is not so; one that is written as off (`augment.erase_probability=0`) keeps what belongs to it. Numbers are decimal (`1e-3` is one), dates are text.
 
 A recipe may begin with `base: other.yaml`, a path seen from its own folder. It then holds what is different: sections are overridden key by key, lists and values as a whole.
 

@@ -209,10 +209,14 @@ def evaluate_settings(
     names = ("protocol", "features", "norm_weighting", "detector_score")
     of_ijb = {name: options[name] for name in names if options[name] is not None}
     both = {name: options[name] for name in ("flip", "attributes") if options[name] is not None}
+    path_of_ijb = config.ijb.path
     if options["bins"] or folders or options["ijb"]:
         config = config.model_copy(update={"bins": tuple(options["bins"]), "folders": folders})
-        of_ijb["path"] = options["ijb"]
-    ijb = config.ijb.model_copy(update={**of_ijb, **both})
+        path_of_ijb = options["ijb"]
+    if of_ijb and path_of_ijb is None:
+        said = ", ".join(f"--{name.replace('_', '-')}" for name in of_ijb)
+        raise ConfigError(f"{said}: of --ijb, which is not given; add --ijb DIR, or leave it out")
+    ijb = config.ijb.model_copy(update={**of_ijb, **both, "path": path_of_ijb})
     folds = {"num_folds": options["folds"]} if options["folds"] is not None else {}
     config = config.model_copy(update={**both, **folds, "ijb": ijb})
     sources = name_sources(config)
@@ -247,7 +251,7 @@ def _evaluate(
         if mesh.is_main:
             draw_pictures(out)
     elif sources and model:
-        numbers |= evaluate_sets(config, model, mesh)
+        numbers |= evaluate_sets(config, model, mesh, image_size=model.image_size)
     if ijb.path and out:
         numbers |= pipeline.ijb_stage(ijb, backbone, out / ijb.protocol, mesh).metrics
     elif ijb.path:

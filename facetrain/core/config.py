@@ -9,16 +9,26 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Self, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from facetrain.core.errors import ConfigError
+from facetrain.core.option_of import check_options
 from facetrain.core.recipe_file import parse_yaml, read_recipe
 
 
 class Config(BaseModel):
     """Base of every configuration class: frozen, and strict about keys, types and finite numbers.
+
+    A field that counts only beside another is marked `Of` it, and refused without.
 
     A docstring below a field is its meaning, for `facetrain config`.
     """
@@ -30,6 +40,11 @@ class Config(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
+
+    @model_validator(mode="after")
+    def _nothing_asked_in_vain(self) -> Self:
+        check_options(self)
+        return self
 
 
 def _as_paths(value: Any) -> Any:

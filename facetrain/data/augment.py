@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from facetrain.core.config import Config
+from facetrain.core.option_of import Of
 from facetrain.core.rng import torch_generator
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -61,17 +62,19 @@ class AugmentConfig(Config):
     """Colour removed."""
     blur_probability: Probability = 0.0
     """Gaussian blur."""
-    blur_sigma: Range = (0.3, 1.5)
+    blur_sigma: Annotated[Range, Of("blur_probability")] = (0.3, 1.5)
     """Of the blur in pixels, uniform in [low, high]."""
     low_resolution_probability: Probability = 0.0
     """Shrunk by area, enlarged bilinearly."""
-    low_resolution_min_scale: Annotated[float, Field(gt=0, le=1)] = 0.3
+    low_resolution_min_scale: Annotated[
+        float, Field(gt=0, le=1), Of("low_resolution_probability")
+    ] = 0.3
     """Smallest shrunk side, as a part of the side; uniform up to 1."""
     erase_probability: Probability = 0.0
     """One box of the image replaced."""
-    erase_area: Range = (0.02, 0.2)
+    erase_area: Annotated[Range, Of("erase_probability")] = (0.02, 0.2)
     """The box's part of the image's area, uniform in [low, high]."""
-    erase_fill: Literal["random", "mean"] = "random"
+    erase_fill: Annotated[Literal["random", "mean"], Of("erase_probability")] = "random"
     """`random` a random colour; `mean` the image's mean colour."""
 
 

@@ -4,14 +4,15 @@ An epoch is an order of images cut into global batches, the incomplete last one 
 size only cuts a global batch into ranks, so a run resumes at any step and at any world size.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from facetrain.core.config import Config
 from facetrain.core.errors import ConfigError, DataError
+from facetrain.core.option_of import Of
 from facetrain.core.rng import numpy_generator
 
 NO_ROW = -1
@@ -23,18 +24,10 @@ class SamplingConfig(Config):
     by: Literal["image", "identity", "batch"] = "image"
     """`image`: every image once. `identity`: every identity equally often, its images in turn
     (class balance). `batch`: P identities a batch, `images_per_identity` of each (P x K)."""
-    images_per_identity: int | None = Field(None, ge=2)
+    images_per_identity: Annotated[int | None, Of("by", ("batch",))] = Field(None, ge=2)
     """K, of `batch`: 4 by default; an identity that has fewer repeats them."""
     least_images: int = Field(1, ge=1)
     """Identities with fewer images are never drawn; their classes stay as negatives."""
-
-    @model_validator(mode="after")
-    def _per_identity_of_batch(self) -> "SamplingConfig":
-        if self.images_per_identity is not None and self.by != "batch":
-            raise ValueError(
-                f"images_per_identity belongs to by: batch, not to by: {self.by}; remove it"
-            )
-        return self
 
     @property
     def draw(self) -> int:

@@ -6,14 +6,15 @@ ranks (`dist.parallel`), each shard of class centres exact on the rank that owns
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from facetrain.core.config import Config
 from facetrain.core.errors import ConfigError
+from facetrain.core.option_of import Of
 from facetrain.dist.collectives import all_reduce_sum
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.sharded_rows import ShardedRows
@@ -28,18 +29,12 @@ class OptimizerConfig(Config):
     """SGD with momentum, or AdamW."""
     learning_rate: float = Field(0.1, gt=0)
     """The highest; `schedule` moves it."""
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: Annotated[float, Of("name", ("sgd",))] = Field(0.9, ge=0, lt=1)
     """Of SGD."""
     weight_decay: float = Field(5e-4, ge=0)
     """L2 in SGD, decoupled in AdamW."""
     decay_norms: bool = True
     """Decay biases and normalisation weights too, as the field does."""
-
-    @model_validator(mode="after")
-    def _options_fit_the_name(self) -> "OptimizerConfig":
-        if self.name == "adamw" and "momentum" in self.model_fields_set:
-            raise ValueError("momentum belongs to 'sgd', not to 'adamw'")
-        return self
 
 
 class Optimizers:

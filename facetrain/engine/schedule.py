@@ -1,11 +1,12 @@
 """Learning-rate schedules as pure functions of the step: nothing to save, nothing to restore."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from facetrain.core.config import Config
+from facetrain.core.option_of import Of
 
 
 class ScheduleConfig(Config):
@@ -20,31 +21,20 @@ class ScheduleConfig(Config):
     """How the learning rate falls."""
     warmup_epochs: float = Field(0.0, ge=0)
     """Over which it rises linearly from 0 first."""
-    milestones: tuple[float, ...] = ()
+    milestones: Annotated[tuple[float, ...], Of("name", ("multistep",))] = ()
     """Of `multistep`, epochs."""
-    gamma: float = Field(0.1, gt=0, le=1)
+    gamma: Annotated[float, Of("name", ("multistep",))] = Field(0.1, gt=0, le=1)
     """Of `multistep`, the factor at each milestone."""
-    power: float = Field(2.0, gt=0)
+    power: Annotated[float, Of("name", ("polynomial",))] = Field(2.0, gt=0)
     """Of `polynomial`."""
-    final_factor: float = Field(0.0, ge=0, lt=1)
+    final_factor: Annotated[float, Of("name", ("polynomial", "cosine"))] = Field(0.0, ge=0, lt=1)
     """Of `polynomial` and `cosine`: what is left at the end."""
 
-    cycle_epochs: float | None = Field(None, gt=0)
+    cycle_epochs: Annotated[float | None, Of("name", ("cosine",))] = Field(None, gt=0)
     """Of `cosine`: begin again at the full rate after so many epochs; None falls once."""
 
     @model_validator(mode="after")
-    def _options_fit_the_name(self) -> "ScheduleConfig":
-        given = self.model_fields_set
-        owners = {
-            "milestones": {"multistep"},
-            "gamma": {"multistep"},
-            "power": {"polynomial"},
-            "final_factor": {"polynomial", "cosine"},
-            "cycle_epochs": {"cosine"},
-        }
-        for option, names in owners.items():
-            if option in given and self.name not in names:
-                raise ValueError(f"{option} belongs to {sorted(names)}, not to {self.name!r}")
+    def _milestones_rise(self) -> "ScheduleConfig":
         if self.name == "multistep" and list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must rise, got {list(self.milestones)}")
         return self

@@ -148,22 +148,6 @@ def pair_distances(
     return PairDistances(geometry[:, 0], np.asarray(pairs.same, np.bool_))
 
 
-def evaluate_bins(
-    backbone: Backbone, bins: Sequence[Path], mesh: Mesh, *, image_size: int, config: EvaluateConfig
-) -> dict[str, dict[str, Any]]:
-    """File stem -> verification numbers (see `evaluate.numbers.pair_numbers`).
-
-    Called on every rank, by the training loop too; the sets of `config` are not looked at.
-    """
-    results = {}
-    for name, path in name_sets(bins).items():
-        pairs = pair_distances(backbone, path, mesh, image_size=image_size, config=config)
-        results[name] = pair_numbers(
-            pairs.distance, pairs.same, config.num_folds, config.bootstrap, str(path)
-        )
-    return results
-
-
 def _numbers(source: Source, pairs: PairDistances, config: EvaluateConfig) -> dict[str, Any]:
     """The numbers of one set, by subgroup as well where attributes are given."""
     opened = _open(source) if isinstance(source, FolderSet) else None
@@ -181,15 +165,16 @@ def _numbers(source: Source, pairs: PairDistances, config: EvaluateConfig) -> di
 
 
 def evaluate_sets(
-    config: EvaluateConfig, backbone: EmbeddingModel, mesh: Mesh
+    config: EvaluateConfig, backbone: Backbone, mesh: Mesh, *, image_size: int
 ) -> dict[str, dict[str, Any]]:
-    """Name -> numbers of every set of `config` but IJB, with nothing left on the disk."""
+    """Name -> numbers of every set of `config` but IJB, with nothing left on the disk.
+
+    Called on every rank, by the training loop too; see `evaluate.numbers.pair_numbers`.
+    """
     results = {}
     for name, source in name_sources(config).items():
         logger.info("evaluate: %s", name)
-        pairs = pair_distances(
-            backbone, source, mesh, image_size=backbone.image_size, config=config
-        )
+        pairs = pair_distances(backbone, source, mesh, image_size=image_size, config=config)
         results[name] = _numbers(source, pairs, config)
     return results
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from facetrain.core.config import Config
 from facetrain.core.errors import ConfigError
 from facetrain.core.log import logger
 from facetrain.core.npy_file import read_npy
+from facetrain.core.option_of import Of
 from facetrain.core.run_folder import ROC_FILE, VERIFICATION_FILE
 from facetrain.data.attributes import read_attributes
 from facetrain.data.ijb_metadata import IjbMetadata
@@ -36,9 +37,9 @@ class IjbConfig(Config):
     """Folder with IJBB/ or IJBC/, or with meta/ and loose_crop/."""
     protocol: Literal["ijbb", "ijbc"] = "ijbc"
     """IJB-B or IJB-C."""
-    features: Path | None = None
+    features: Annotated[Path | None, Of("path")] = None
     """`.npy` (N, D): the images' embeddings in the lists' order, instead of the images."""
-    attributes: Path | None = None
+    attributes: Annotated[Path | None, Of("path")] = None
     """CSV of the templates' attributes by template number, for numbers by subgroup."""
     flip: bool = True
     """Add the embedding of the mirrored image."""

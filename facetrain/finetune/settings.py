@@ -1,11 +1,12 @@
 """What a fine-tuning is made of: the recipe's section `finetune`, and the stage's whole config."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from facetrain.core.config import Config
+from facetrain.core.option_of import Of
 from facetrain.data.dataset import DataConfig
 from facetrain.data.meta_sampler import Sampling
 from facetrain.data.variation_plant import PlantConfig
@@ -28,9 +29,9 @@ class ResidualConfig(Config):
     of: Literal["image", "level"] = "image"
     """Whose residual is learned: each image's anew in every step, as in the paper, or one number
     for each level of each factor, which all its images share and which stays."""
-    level_rate: float = Field(0.1, gt=0, le=1)
+    level_rate: Annotated[float, Of("of", ("level",))] = Field(0.1, gt=0, le=1)
     """Of `level`: how much of the mean over a batch's images of a level enters its number."""
-    persist: bool = False
+    persist: Annotated[bool, Of("of", ("image",))] = False
     """Keep each image's residual from epoch to epoch, instead of starting from 0."""
     pseudo_update: bool = True
     """Take the variation losses after the virtual update; without, before it: less exact by the
@@ -54,7 +55,7 @@ class MetaSetConfig(DataConfig):
     same_numbering: bool = True
     """Equal labels mean equal people in both sets; they must then be disjoint. Without, people who
     look like a trained class are left out."""
-    duplicate_similarity: float = Field(0.5, gt=0, lt=1)
+    duplicate_similarity: Annotated[float, Of("same_numbering", (False,))] = Field(0.5, gt=0, lt=1)
     """Without `same_numbering`: the cosine to a class centre from which on it is that person."""
 
 
@@ -67,7 +68,7 @@ class FinetuneConfig(Config):
     """The part of the margin that is not learned: by the class's size (`ldam`, `effective_number`),
     which cost recognition where we measured it, or by the rarity of the image's levels
     (`variation`)."""
-    prior_spread: float = Field(0.2, gt=0, lt=1)
+    prior_spread: Annotated[float, Of("prior", ("variation",))] = Field(0.2, gt=0, lt=1)
     """Of `variation`: how far a margin may be from the head's, which is their mean."""
     max_margin: float = Field(0.6, gt=0, lt=1)
     """Bound on a sample's whole margin, whose other bound is 0."""
@@ -85,7 +86,7 @@ class FinetuneConfig(Config):
     """|V| over all ranks; half of train.batch_size by default."""
     sampling: Sampling = "histogram"
     """How meta batches are drawn."""
-    most_per_identity: int = Field(2, ge=1)
+    most_per_identity: Annotated[int, Of("sampling", ("histogram",))] = Field(2, ge=1)
     """Of `histogram`: meta images of one person in a batch."""
     head_epochs: int = Field(10, ge=1)
     """Over the embeddings of the meta set, to fit the variation heads before the first step."""
@@ -96,11 +97,6 @@ class FinetuneConfig(Config):
     def _meta_for_mvcom(self) -> "FinetuneConfig":
         if self.method == "mvcom" and self.meta is None:
             raise ValueError("mvcom learns its margins on a meta set; set finetune.meta.path")
-        if self.residual.of == "level" and self.residual.persist:
-            raise ValueError(
-                "residual.persist keeps an image's residual, but residual.of=level has one of each "
-                "level, which always stays; remove one of them"
-            )
         return self
 
 

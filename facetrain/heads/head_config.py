@@ -1,10 +1,11 @@
 """Which margin softmax a head is, checked for what its kind has."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from facetrain.core.config import Config
+from facetrain.core.option_of import Of
 
 MarginKind = Literal["cosface", "arcface", "combined", "arcface_straight_through", "adaface"]
 
@@ -29,15 +30,19 @@ class HeadConfig(Config):
     """Which margin softmax."""
     scale: float = Field(default=64.0, gt=0)
     """s, what cosines are multiplied by to be logits."""
-    angular_factor: float | None = Field(default=None, ge=1)
+    angular_factor: Annotated[float | None, Of("margin", ("combined",))] = Field(None, ge=1)
     """m1, of the angle."""
-    angular_margin: float | None = Field(default=None, ge=0, lt=3.14)
+    angular_margin: Annotated[
+        float | None, Of("margin", ("arcface", "arcface_straight_through", "combined"))
+    ] = Field(default=None, ge=0, lt=3.14)
     """m2 in radians."""
-    cosine_margin: float | None = Field(default=None, ge=0, lt=1)
+    cosine_margin: Annotated[float | None, Of("margin", ("cosface", "adaface", "combined"))] = (
+        Field(default=None, ge=0, lt=1)
+    )
     """m3, of the cosine."""
-    norm_concentration: float | None = Field(default=None, gt=0)
+    norm_concentration: Annotated[float | None, Of("margin", ("adaface",))] = Field(None, gt=0)
     """Of AdaFace, h: how far a norm's distance from the mean moves the margin; 0.333."""
-    norm_memory: float | None = Field(default=None, ge=0, lt=1)
+    norm_memory: Annotated[float | None, Of("margin", ("adaface",))] = Field(None, ge=0, lt=1)
     """Of AdaFace: how much of the norms' running mean and deviation stays at a step; 0.99."""
     num_centres: int = Field(default=1, ge=1, le=16)
     """Sub-centres of a class, of which the nearest counts; 3 for noisy labels."""
@@ -47,17 +52,6 @@ class HeadConfig(Config):
     """Classes at a time on each rank; None holds the logits of all classes at once."""
     sample_rate: float = Field(default=1.0, gt=0, le=1)
     """Part of each rank's class centres that takes part in a step; 1 is the exact softmax."""
-
-    @model_validator(mode="after")
-    def _only_margins_of_the_kind(self) -> "HeadConfig":
-        known = _DEFAULT_MARGINS[self.margin]
-        for name in {name for names in _DEFAULT_MARGINS.values() for name in names}:
-            if getattr(self, name) is not None and name not in known:
-                raise ValueError(
-                    f"{self.margin} has {' and '.join(known)}, but {name} is set; "
-                    "remove it or take margin: combined"
-                )
-        return self
 
     @property
     def base_margin(self) -> float:

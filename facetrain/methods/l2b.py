@@ -14,7 +14,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from facetrain.core.config import Config
+from facetrain.core.option_of import Of
 from facetrain.core.rng import derive_seed
 from facetrain.data.augment import AugmentConfig, augment, draw
 from facetrain.data.loader import Batch
@@ -55,7 +56,7 @@ class L2bConfig(Config):
     pseudo_labels: bool = True
     """Train on the nearest class too; false weighs the given labels alone, which is learning to
     reweight (Ren et al.: L2RW, ICML 2018)."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: Annotated[float, Of("normalisation", ("softmax",))] = Field(1.0, gt=0)
     """Of the normalisation `softmax`."""
     warmup_epochs: float = Field(2.0, ge=0)
     """Of plain training."""

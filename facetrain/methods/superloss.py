@@ -6,13 +6,14 @@ another scale, does not move the threshold, and log C keeps its meaning. Ours, n
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from facetrain.core.config import Config
+from facetrain.core.option_of import Of
 from facetrain.dist.collectives import all_reduce_sum
 from facetrain.engine.method import Method, StepBatch
 from facetrain.heads.margin_head import MarginHead
@@ -26,7 +27,7 @@ class SuperLossConfig(Config):
     """Chooses this method."""
     tau: TauKind = "exponential"
     """What a loss is compared with: log C, or a running or exponential mean of the losses."""
-    smoothing: float = Field(0.9, ge=0, lt=1)
+    smoothing: Annotated[float, Of("tau", ("exponential",))] = Field(0.9, ge=0, lt=1)
     """Of the exponential mean."""
     lam: float = Field(1.0, gt=0)
     """Regularisation, in units of the loss; large makes all weights 1. A constant, as in the

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from facetrain.core.config import Config
+from facetrain.core.option_of import Of
 from facetrain.models.iresnet import IRESNET_BLOCKS, IResNet
 from facetrain.models.mobilefacenet import MobileFaceNet
 from facetrain.models.own_network import check_network, is_own, own_function
@@ -70,9 +71,9 @@ class TrainedModelConfig(ModelConfig):
 
     weights: Path | None = None
     """Begin with the weights of this file or `train` folder, and with a new classifier."""
-    freeze: tuple[str, ...] = ()
+    freeze: Annotated[tuple[str, ...], Of("weights")] = ()
     """Parts of the network that stay as they are, e.g. [conv1, bn1, layer1]."""
-    centres: Literal["class_means", "random"] = "class_means"
+    centres: Annotated[Literal["class_means", "random"], Of("weights")] = "class_means"
     """With `weights`: where the classifier begins; the means of each class's embeddings take one
     pass over the images."""
 

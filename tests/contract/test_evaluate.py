@@ -18,6 +18,7 @@ from facetrain.data.images import decode_image
 from facetrain.data.landmarks import read_landmarks
 from facetrain.data.template_benchmark import write_template_benchmark
 from facetrain.data.verification_bin import VerificationSet, write_bin
+from facetrain.engine.meter import read_run_log
 from facetrain.models.weights import load_backbone
 
 
@@ -120,6 +121,10 @@ def test_lfw_from_its_official_files(call: Call, backbone: Path, tmp_path: Path)
         (("--pairs", "{tmp}/p"), "exactly one of --lfw"),
         ((), "--lfw DIR or --ijb DIR"),
         (("--ijb", "{tmp}"), "must hold ijbc_face_tid_mid.txt"),
+        (
+            ("--bin", "{tmp}/a.bin", "--protocol", "ijbb", "--no-norm-weighting"),
+            "--protocol, --norm-weighting: of --ijb, which is not given; add --ijb DIR",
+        ),
         (("--bin", "{tmp}/a.bin", "--bin", "{tmp}/b/a.bin"), "rename one"),
         (
             ("--bin", "{tmp}/a.bin", "--lfw", "{tmp}", "--attributes", "{tmp}/a.csv"),
@@ -421,3 +426,20 @@ def test_a_recipe_names_any_set(
     assert "evaluate.ijb.path must exist" in call.refused(
         "evaluate", recipe, "evaluate.ijb.path=/none", "--backbone", backbone
     )
+
+
+def test_a_training_verifies_itself_on_every_set(call: Call, recipe: Path, tmp_path: Path) -> None:
+    """On folders as on .bin files, in the log of the training; and says so where there is none."""
+    write_lfw(tmp_path / "lfw", half=1)
+    folder = f"{{kind: lfw, images: {tmp_path}/lfw/images, pairs: {tmp_path}/lfw/pairs.txt}}"
+    words = ("evaluate.bins=[]", "train.evaluate_every=1")
+    folders = (*words, f"evaluate.folders=[{folder}]")
+    call.done("train", recipe, "--out", tmp_path / "a", *folders)
+    log = [one for one in read_run_log(tmp_path / "a" / "log.jsonl") if "evaluation" in one]
+    assert [one["step"] for one in log] == [4, 8]
+    common = ("evaluate", recipe, *folders, "--backbone", tmp_path / "a")
+    call.done(*common, "--json", tmp_path / "a.json")
+    numbers = json.loads((tmp_path / "a.json").read_text())
+    assert log[-1]["evaluation"]["lfw"]["accuracy"] == numbers["lfw"]["accuracy"]
+    _, _, err = call("train", recipe, "--out", tmp_path / "b", *words, "train.max_steps=1")
+    assert "train.evaluate_every: no set is named in evaluate to verify on" in err

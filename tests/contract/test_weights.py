@@ -81,14 +81,17 @@ def test_a_training_begins_with_weights_and_says_so(
     ("words", "says"),
     [
         (("model.weights=nowhere.pth",), "nowhere.pth"),
-        (("model.freeze=[layer9]",), "begins with stem"),
+        (("model.freeze=[stem]",), "freeze=['stem'] does nothing without weights"),
+        (("model.centres=class_means",), "centres=class_means does nothing without weights"),
+        (("model.weights={trained}", "model.freeze=[layer9]"), "begins with stem"),
         (("model.name=nobody.here:net",), "importable"),
     ],
 )
 def test_a_wrong_beginning_is_one_message(
-    recipe: Path, tmp_path: Path, call: Call, words: tuple[str, ...], says: str
+    recipe: Path, trained: Path, tmp_path: Path, call: Call, words: tuple[str, ...], says: str
 ) -> None:
-    assert says in call.refused("train", recipe, "--out", tmp_path / "a", *words)
+    filled = [word.format(trained=trained) for word in words]
+    assert says in call.refused("train", recipe, "--out", tmp_path / "a", *filled)
 
 
 def test_weights_of_another_network_are_refused(

@@ -34,7 +34,7 @@ def main(given: list[str] | None = None) -> None:
     """Parse, run, print."""
     parser = make_parser(__doc__)
     parser.add_argument("--normalisation", choices=get_args(Normalisation), default="clamp")
-    parser.add_argument("--temperature", type=float, default=1.0, help="of softmax")
+    parser.add_argument("--temperature", type=float, help="of softmax; 1 by default")
     arguments = arguments_of(parser, given, ("digits", "cifar10", "cifar100"), "preact_resnet18", 3)
     if arguments.dataset == "digits":
         setup, own = digits_setup(), CHOSEN["digits"]["l2b"]
@@ -49,7 +49,9 @@ def main(given: list[str] | None = None) -> None:
             arguments.device,
         )
         own = Row({"name": "l2b", "batch_size": batch, "warmup_epochs": 10})
-    own = own.but(normalisation=arguments.normalisation, temperature=arguments.temperature)
+    own = own.but(normalisation=arguments.normalisation)
+    if arguments.temperature is not None:
+        own = own.but(temperature=arguments.temperature)
     noises: list[tuple[Noise, float]]
     noises = [("any", rate) for rate in arguments.rates or (0.2, 0.3, 0.4)]
     rows = {

@@ -118,5 +118,5 @@ def test_sampling_that_does_not_fit_is_refused():
     most = int(np.bincount(LABEL).max())
     with pytest.raises(DataError, match=f"set sampling.least_images to at most {most}$"):
         TrainSampler(45, 6, 1, SamplingConfig(least_images=most + 1), LABEL)
-    with pytest.raises(ValueError, match="belongs to by: batch"):
+    with pytest.raises(ValueError, match="belongs to by=batch, not to by=identity"):
         SamplingConfig(by="identity", images_per_identity=3)

@@ -11,7 +11,7 @@ from facetrain.core.errors import ConfigError, DataError
 from facetrain.data.verification_bin import write_bin
 from facetrain.dist.mesh import Mesh
 from facetrain.evaluate import evaluate
-from facetrain.evaluate.evaluate import EvaluateConfig, evaluate_bins, pair_distances
+from facetrain.evaluate.evaluate import EvaluateConfig, evaluate_sets, pair_distances
 from facetrain.metrics.verification import verification
 
 SIZE, D = 16, 5
@@ -70,7 +70,8 @@ def test_distances_and_numbers_are_those_of_single_pairs(tmp_path, flip):
     expected = slow_distances(images, flip)
     np.testing.assert_allclose(pairs.distance, expected, rtol=0, atol=1e-5)  # float32 embeddings
     assert pairs.same.tolist() == same.tolist()
-    results = evaluate_bins(Linear(), [path], Mesh.single(), image_size=SIZE, config=config)
+    named = config.model_copy(update={"bins": (path,)})
+    results = evaluate_sets(named, Linear(), Mesh.single(), image_size=SIZE)
     expected_numbers = verification(pairs.distance, same).numbers()
     assert {name: results["val"][name] for name in expected_numbers} == expected_numbers
 
@@ -135,7 +136,7 @@ def test_finished_sets_are_not_embedded_again(tmp_path):
 def test_two_sets_of_one_name_are_refused(tmp_path):
     bins = [tmp_path / "a" / "lfw.bin", tmp_path / "b" / "lfw.bin"]
     with pytest.raises(ConfigError, match=r"a/lfw.bin and .*b/lfw.bin are both 'lfw'; rename one"):
-        evaluate_bins(Linear(), bins, Mesh.single(), image_size=SIZE, config=CONFIG)
+        evaluate_sets(EvaluateConfig(bins=bins), Linear(), Mesh.single(), image_size=SIZE)
     with pytest.raises(ConfigError, match="must name at least one"):
         evaluate.run(CONFIG, Linear(), tmp_path / "out", Mesh.single(), inputs={})
 
