@@ -45,7 +45,7 @@ Numbers = Mapping[str, Mapping[str, Any]]
 """Verification set -> its numbers."""
 
 
-def _open_dataset(recipe: CleaningRecipe, mesh: Mesh) -> FaceDataset:
+def open_dataset(recipe: CleaningRecipe, mesh: Mesh) -> FaceDataset:
     """The recipe's data set; a review among its overlays is brought up to date first."""
     data = recipe.data
     _refresh_reviews(data.overlay, mesh)
@@ -60,10 +60,17 @@ def _refresh_reviews(overlays: Sequence[Path], mesh: Mesh) -> None:
     mesh.barrier()
 
 
-def train_stage(recipe: Recipe, out_dir: Path, mesh: Mesh) -> Artifact:
-    """Stage `train` into `out_dir`, verified on the recipe's sets during and after training."""
+def train_stage(
+    recipe: Recipe, out_dir: Path, mesh: Mesh, dataset: FaceDataset | None = None
+) -> Artifact:
+    """Stage `train` into `out_dir`, verified on the recipe's sets during and after training.
+
+    Args:
+        dataset: the recipe's, if it is open.
+    """
     settings = TrainConfig(**{name: getattr(recipe, name) for name in TrainConfig.model_fields})
-    return train.run(settings, _open_dataset(recipe, mesh), out_dir, mesh, _verifying(recipe, mesh))
+    dataset = dataset or open_dataset(recipe, mesh)
+    return train.run(settings, dataset, out_dir, mesh, _verifying(recipe, mesh))
 
 
 def _verifying(recipe: Recipe, mesh: Mesh) -> Evaluate | None:
@@ -91,19 +98,23 @@ def finetune_stage(recipe: Recipe, trained: Path, out_dir: Path, mesh: Mesh) -> 
     names = FinetuneStageConfig.model_fields
     settings = FinetuneStageConfig(**{name: getattr(recipe, name) for name in names})
     return finetune.run(
-        settings, _open_dataset(recipe, mesh), trained, out_dir, mesh, _verifying(recipe, mesh)
+        settings, open_dataset(recipe, mesh), trained, out_dir, mesh, _verifying(recipe, mesh)
     )
 
 
 def embed_stage(
-    recipe: CleaningRecipe, backbone: BackboneSource, out_dir: Path, mesh: Mesh
+    recipe: CleaningRecipe,
+    backbone: BackboneSource,
+    out_dir: Path,
+    mesh: Mesh,
+    dataset: FaceDataset | None = None,
 ) -> Artifact:
-    """Stage `embed`: the recipe's data set through `backbone` into `out_dir`."""
+    """Stage `embed`: the recipe's data set, open or not, through `backbone` into `out_dir`."""
     model = open_backbone(backbone, mesh.device)
     return embed.run(
         recipe.embed,
         model,
-        _open_dataset(recipe, mesh),
+        dataset or open_dataset(recipe, mesh),
         out_dir,
         mesh,
         inputs=backbone_inputs(backbone),
@@ -111,9 +122,9 @@ def embed_stage(
     )
 
 
-def given_stage(recipe: CleaningRecipe, embeddings: Path, out_dir: Path, mesh: Mesh) -> Artifact:
-    """Stage `embed` of the recipe's data set, from an `.npz` of embeddings that are given."""
-    return given_embeddings.run(embeddings, _open_dataset(recipe, mesh), out_dir, mesh)
+def given_stage(dataset: FaceDataset, embeddings: Path, out_dir: Path, mesh: Mesh) -> Artifact:
+    """Stage `embed` of a data set, from an `.npz` of embeddings that are given."""
+    return given_embeddings.run(embeddings, dataset, out_dir, mesh)
 
 
 def evaluate_stage(
@@ -147,6 +158,7 @@ def clean_stage(
     out_dir: Path,
     mesh: Mesh,
     backbone: BackboneSource | None,
+    dataset: FaceDataset | None = None,
 ) -> Artifact:
     """Stage `clean`: the labels of the recipe's data set, judged into `out_dir`.
 
@@ -154,11 +166,12 @@ def clean_stage(
         embeddings: folder of the stage `embed`, on the same images.
         graph: folder of the stage `graph`, on these embeddings.
         backbone: what embedded them; needed where an evaluation set is to be excluded.
+        dataset: the recipe's, if it is open.
 
     Raises:
         ConfigError: the folders do not belong together.
     """
-    dataset = _open_dataset(recipe, mesh)
+    dataset = dataset or open_dataset(recipe, mesh)
     again = "embed again"
     embedded = read_npy(
         embeddings / run_folder.ROW_FILE, "row numbers", (None,), np.int64, advice=again
@@ -246,25 +259,26 @@ def run(recipe: Recipe, out_dir: Path, mesh: Mesh, true_labels: Recipe | None = 
 
 
 def _run(recipe: Recipe, out_dir: Path, mesh: Mesh, true_labels: Recipe | None) -> str:
-    trained = out_dir / run_folder.TRAIN
-    _train_and_verify(recipe, trained, out_dir / run_folder.EVALUATE, mesh)
+    dataset, trained = open_dataset(recipe, mesh), out_dir / run_folder.TRAIN
+    _train_and_verify(recipe, dataset, trained, out_dir / run_folder.EVALUATE, mesh)
     if recipe.clean is None:
-        embed_stage(recipe, trained, out_dir / run_folder.EMBED, mesh)
+        embed_stage(recipe, trained, out_dir / run_folder.EMBED, mesh, dataset)
     else:
         for number in range(1, recipe.rounds):
             folder = run_folder.round_folder(out_dir, number)
-            trained = _clean_and_retrain(recipe, trained, folder, out_dir, mesh)
-        _clean_and_retrain(recipe, trained, out_dir, out_dir, mesh)
+            trained = _clean_and_retrain(recipe, dataset, trained, folder, out_dir, mesh)
+        _clean_and_retrain(recipe, dataset, trained, out_dir, out_dir, mesh)
         if true_labels is not None:
             folders = out_dir / run_folder.TRAIN_TRUE, out_dir / run_folder.EVALUATE_TRUE
-            _train_and_verify(true_labels, *folders, mesh)
-    text = _summary(recipe, out_dir) if mesh.is_main else ""
+            known = dataset.with_overlay(true_labels.data.overlay)
+            _train_and_verify(true_labels, known, *folders, mesh)
+    text = _summary(recipe, dataset, out_dir) if mesh.is_main else ""
     mesh.barrier()
     return text
 
 
 def _clean_and_retrain(
-    recipe: Recipe, trained: Path, folder: Path, run_dir: Path, mesh: Mesh
+    recipe: Recipe, given: FaceDataset, trained: Path, folder: Path, run_dir: Path, mesh: Mesh
 ) -> Path:
     """Judge the recipe's labels by what `trained` learned, and train on what it keeps, in `folder`.
 
@@ -272,9 +286,9 @@ def _clean_and_retrain(
     """
     embedded, graph = folder / run_folder.EMBED, folder / run_folder.GRAPH
     cleaned = folder / run_folder.CLEAN
-    embed_stage(recipe, trained, embedded, mesh)
+    embed_stage(recipe, trained, embedded, mesh, given)
     graph_stage(recipe, embedded, graph, mesh)
-    clean_stage(recipe, embedded, graph, cleaned, mesh, trained)
+    clean_stage(recipe, embedded, graph, cleaned, mesh, trained, given)
     reviewed = run_dir / run_folder.REVIEW / run_folder.OVERLAY_FILE
     _refresh_reviews([reviewed], mesh)
     opinions = [
@@ -282,18 +296,19 @@ def _clean_and_retrain(
         *([reviewed] if review_overlay.decides(reviewed) else ()),
     ]
     again = with_overlay(recipe, (*recipe.data.overlay, *opinions))
-    retrained = folder / run_folder.RETRAIN
-    given, kept = _open_dataset(recipe, mesh), _open_dataset(again, mesh)
+    retrained, kept = folder / run_folder.RETRAIN, given.with_overlay(again.data.overlay)
     if mesh.is_main:
         archive_other_training(retrained, kept.fingerprint)
     mesh.barrier()
     again = with_more_epochs(again, given.num_images / kept.num_images)
-    _train_and_verify(again, retrained, folder / run_folder.EVALUATE_RETRAIN, mesh)
+    _train_and_verify(again, kept, retrained, folder / run_folder.EVALUATE_RETRAIN, mesh)
     return retrained
 
 
-def _train_and_verify(recipe: Recipe, trained: Path, evaluated: Path, mesh: Mesh) -> None:
-    train_stage(recipe, trained, mesh)
+def _train_and_verify(
+    recipe: Recipe, dataset: FaceDataset, trained: Path, evaluated: Path, mesh: Mesh
+) -> None:
+    train_stage(recipe, trained, mesh, dataset)
     if recipe.evaluate.bins or recipe.evaluate.folders:
         evaluate_stage(recipe.evaluate, trained, evaluated, mesh)
     protocol = recipe.evaluate.ijb
@@ -302,7 +317,7 @@ def _train_and_verify(recipe: Recipe, trained: Path, evaluated: Path, mesh: Mesh
         ijb_stage(protocol, trained, folder, mesh)
 
 
-def _summary(recipe: Recipe, out_dir: Path) -> str:
+def _summary(recipe: Recipe, dataset: FaceDataset, out_dir: Path) -> str:
     """What a finished run found, as text; also writes `summary.json` and the report."""
     from facetrain.report.page import write_report  # matplotlib: half a second of every command
     from facetrain.report.run import Run
@@ -314,7 +329,7 @@ def _summary(recipe: Recipe, out_dir: Path) -> str:
     if stage is not None:
         metrics = stage.metrics
         parts.append(f"dropped {metrics['num_dropped']:,} of {metrics['num_images']:,} images")
-        noise = noise_numbers(CleanedSet.open(stage.path, recipe.data))
+        noise = noise_numbers(CleanedSet.open(stage.path, recipe.data, dataset))
         if noise is not None:
             numbers["noise"] = noise
             parts.append(format_table(*noise_rows(noise)) + "\n")

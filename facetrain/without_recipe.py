@@ -198,13 +198,14 @@ def clean_images(
     with job_lock(out_dir, mesh):
         recipe = packed(recipe, alignment, size, out_dir / run_folder.DATA, mesh)
         embedded, graph = out_dir / run_folder.EMBED, out_dir / run_folder.GRAPH
+        dataset = pipeline.open_dataset(recipe, mesh)
         if isinstance(embedder, Given):
-            pipeline.given_stage(recipe, embedder.path, embedded, mesh)
+            pipeline.given_stage(dataset, embedder.path, embedded, mesh)
         else:
-            pipeline.embed_stage(recipe, embedder, embedded, mesh)
+            pipeline.embed_stage(recipe, embedder, embedded, mesh, dataset)
         pipeline.graph_stage(recipe, embedded, graph, mesh)
         cleaned = out_dir / run_folder.CLEAN
-        artifact = pipeline.clean_stage(recipe, embedded, graph, cleaned, mesh, backbone)
+        artifact = pipeline.clean_stage(recipe, embedded, graph, cleaned, mesh, backbone, dataset)
         if mesh.is_main:
             for name in (run_folder.CLEAN_FILE, run_folder.OVERLAY_FILE):
                 with atomic_path(out_dir / name) as temporary:

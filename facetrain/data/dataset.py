@@ -9,6 +9,7 @@ Several sets are joined side by side: their rows follow each other, and the labe
 after those of the one before, so no two sets share an identity.
 """
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -87,6 +88,7 @@ class FaceDataset:
     layout: str  # "header", "flat", or "mixed" over several shards
     base_fingerprint: str  # of the shards: what an overlay of this data set carries
     fingerprint: str  # of shards and overlays
+    _where: str  # the sets, for messages
     _sets: list[ShardSet]
     _offsets: list[int]  # added to the labels of each set
     _shards: list[ShardImages]
@@ -130,11 +132,20 @@ class FaceDataset:
                 for one, offset in zip(data._sets, data._offsets, strict=True)
             ]
         )
-        whole = data.base_label >= 0
-        data.num_unreadable = int((~whole).sum())
+        data.num_unreadable = int((data.base_label < 0).sum())
         if data.num_unreadable:
             logger.warning("%s: left out %d damaged records", where, data.num_unreadable)
         data.base_fingerprint = prints[0] if len(prints) == 1 else digest(["joined", *prints])
+        data._where = where
+        return data.with_overlay(overlay)
+
+    def with_overlay(self, overlay: Sequence[Path]) -> "FaceDataset":
+        """The same shards under other overlays, in place of this set's; nothing is read again.
+
+        Raises:
+            DataError: an overlay of another data set; no image left.
+        """
+        data = copy.copy(self)
         data.fingerprint = data.base_fingerprint
         if overlay:
             hashes = [fingerprint(overlay_file(Path(one))) for one in overlay]
@@ -142,9 +153,9 @@ class FaceDataset:
         label, kept = data.base_label, np.ones(data.num_rows, np.bool_)
         for one in overlay:
             label, kept = data._load_overlay(Path(one)).apply(label, kept, data.base_label)
-        data.row = np.flatnonzero(kept & whole)
+        data.row = np.flatnonzero(kept & (data.base_label >= 0))
         if len(data.row) == 0:
-            raise DataError(f"{where}: must leave images to use, got none of {data.num_rows}")
+            raise DataError(f"{data._where}: must leave images to use, got none of {data.num_rows}")
         data.class_ids, dense = np.unique(label[data.row], return_inverse=True)
         data.label = dense.astype(np.int64)
         return data

@@ -1,6 +1,5 @@
 """Some images of a data set as an image source of its own."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,20 +43,19 @@ class Subset:
         return self.dataset.decode(int(self.images[index]), size)
 
 
-def trusted_images(dataset: FaceDataset, path: Path | Sequence[Path], overlay: Path) -> Subset:
+def trusted_images(dataset: FaceDataset, overlay: Path) -> Subset:
     """The images that an overlay keeps, under the classes of a training set.
 
     A trusted label may differ from the one that is trained: it is the overlay's. Images of
     identities that the training set does not have are left out.
 
     Args:
-        path: the training set's shards.
         overlay: what it keeps is trusted, e.g. of the stage `clean`, or of a person's review.
 
     Raises:
         DataError: no trusted image of any trained identity.
     """
-    trusted = FaceDataset.open(path, (overlay,))
+    trusted = dataset.with_overlay((overlay,))
     place = class_place(dataset.class_ids, trusted.class_ids[trusted.label])
     known = np.flatnonzero(place >= 0)
     if len(known) == 0:

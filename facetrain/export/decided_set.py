@@ -74,7 +74,7 @@ class DecidedSet:
         review = LabelOverlay.load(reviewed) if reviewed.is_file() else None
         by_person = np.zeros(given_set.num_rows, np.bool_) if review is None else review.source > 0
         overlays = (cleaning / OVERLAY_FILE, *((reviewed,) if by_person.any() else ()))
-        after = FaceDataset.open(data.path, (*data.overlay, *overlays), data.on_corrupt)
+        after = given_set.with_overlay((*data.overlay, *overlays))
         rows, result = given_set.row, cleaned.result
         given = given_set.base_label.copy()
         given[rows] = given_set.class_ids[given_set.label]

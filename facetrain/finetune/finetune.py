@@ -110,11 +110,12 @@ def run(
     _check(config)
     _check_trained(config, dataset, trained)
     tuned = config.finetune
-    inputs = {
-        "data": dataset.fingerprint,
-        "trained": fingerprint(trained / BACKBONE_FILE),
-        **_meta_inputs(config),
-    }
+    inputs = {"data": dataset.fingerprint, "trained": fingerprint(trained / BACKBONE_FILE)}
+    meta = tuned.meta if tuned.method == "mvcom" else None
+    images = None
+    if meta is not None:
+        images = FaceDataset.open(meta.path, meta.overlay, meta.on_corrupt)
+        inputs["meta"] = images.fingerprint
 
     def work() -> dict[str, Any]:
         torch.manual_seed(config.seed)
@@ -130,7 +131,7 @@ def run(
         if config.train.channels_last:
             backbone.to(memory_format=torch.channels_last)
         freeze(backbone, config.model.freeze)
-        method, numbers = _method(config, dataset, backbone, head, mesh)
+        method, numbers = _method(config, dataset, images, backbone, head, mesh)
         trained_further = train_backbone(
             config,
             dataset,
@@ -149,6 +150,7 @@ def run(
 def _method(
     config: FinetuneStageConfig,
     dataset: FaceDataset,
+    meta_images: FaceDataset | None,
     backbone: torch.nn.Module,
     head: MarginHead,
     mesh: Mesh,
@@ -160,11 +162,12 @@ def _method(
     prior = torch.from_numpy(_prior(config, dataset)).float().to(mesh.device)  # (N,)
     if tuned.method == "class_margin":
         return PriorMargin(head, prior, tuned.max_margin), {}
-    meta, train_level = _open_meta(config, dataset, mesh)
+    assert tuned.meta is not None
+    assert meta_images is not None
+    meta, train_level = _open_meta(config, dataset, meta_images, mesh)
     workers = min(config.data.workers, 1)
     backbone.eval()
     embedding, level, identity = meta.fit_sample(backbone, workers)
-    assert tuned.meta is not None
     if not tuned.meta.same_numbering:
         centre = head.weight.flatten(0, -2)
         similar = known_people(embedding, identity, centre, tuned.meta.duplicate_similarity)
@@ -245,12 +248,11 @@ def signs(residual: ResidualConfig, factors: Sequence[str]) -> torch.Tensor:
 
 
 def _open_meta(
-    config: FinetuneStageConfig, dataset: FaceDataset, mesh: Mesh
+    config: FinetuneStageConfig, dataset: FaceDataset, images: FaceDataset, mesh: Mesh
 ) -> tuple[MetaSet, np.ndarray[Any, np.dtype[np.int64]]]:
     """The meta set, and the training images' levels of the same factors (N, K)."""
     tuned = config.finetune
     assert tuned.meta is not None
-    images = FaceDataset.open(tuned.meta.path, tuned.meta.overlay, tuned.meta.on_corrupt)
     if tuned.meta.same_numbering:
         check_other_people(images, dataset)
     variations: Variations | None = None
@@ -275,15 +277,6 @@ def _open_meta(
             if own.names.get(factor) == names:
                 table[:, column] = own.level[factor]
     return meta, table
-
-
-def _meta_inputs(config: FinetuneStageConfig) -> Mapping[str, str]:
-    tuned = config.finetune
-    if tuned.method != "mvcom":
-        return {}
-    assert tuned.meta is not None
-    images = FaceDataset.open(tuned.meta.path, tuned.meta.overlay, tuned.meta.on_corrupt)
-    return {"meta": images.fingerprint}
 
 
 def _identity(config: FinetuneStageConfig, inputs: Mapping[str, str]) -> Mapping[str, str]:

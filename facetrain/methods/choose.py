@@ -117,7 +117,7 @@ def _trusted(
     robust: L2bConfig, config: TrainingConfig, dataset: FaceDataset, mesh: Mesh
 ) -> Trusted:
     """The images that the overlay `robust.trusted` keeps."""
-    trusted = trusted_images(dataset, config.data.path, robust.trusted)
+    trusted = trusted_images(dataset, robust.trusted)
     held_out = torch.from_numpy(np.isin(dataset.row, trusted.row))
     if not robust.hold_out:
         held_out = torch.zeros_like(held_out)

@@ -1,7 +1,6 @@
 """A run as the report reads it: its stages, and the data sets that its labels are of."""
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 
 from facetrain.core import run_folder
@@ -40,16 +39,20 @@ class Run:
         """The data set whose labels were cleaned, or trained on; None if unknown."""
         return cleaned_data(self.folder)
 
-    def dataset(self, data: DataConfig | None, overlay: Sequence[Path] = ()) -> FaceDataset | None:
-        """A data set with further overlays, or None where it is not here any more."""
-        if data is None or not all(path.exists() for path in (*data.files, *overlay)):
-            return None
-        return FaceDataset.open(data.path, [*data.overlay, *overlay], on_corrupt=data.on_corrupt)
-
     @functools.cached_property
     def given(self) -> FaceDataset | None:
-        """The data set with the labels that were cleaned."""
-        return self.dataset(self.data)
+        """The data set with the labels that were cleaned; None where it is not here any more."""
+        if self.data is None or not all(path.exists() for path in self.data.files):
+            return None
+        return FaceDataset.open(self.data.path, self.data.overlay, self.data.on_corrupt)
+
+    def dataset(self, data: DataConfig | None) -> FaceDataset | None:
+        """The data set of a training, or None where it is not here any more."""
+        if data is None or not all(path.exists() for path in data.files):
+            return None
+        if self.given is not None and self.data is not None and data.path == self.data.path:
+            return self.given.with_overlay(data.overlay)
+        return FaceDataset.open(data.path, data.overlay, data.on_corrupt)
 
     @functools.cached_property
     def cleaned(self) -> dict[str, CleanedSet]:
@@ -88,8 +91,7 @@ class Run:
         for name, file in files.items():
             if file.is_file() and LabelOverlay.load(file).source.any():
                 overlay.append(file)
-                after = self.dataset(self.data, overlay)
-                assert after is not None
+                after = self.given.with_overlay([*self.data.overlay, *overlay])
                 views[name] = class_sizes(after.label)
         return views
 

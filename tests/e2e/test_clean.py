@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 
 from facetrain import pipeline
 from facetrain.clean import adc
+from facetrain.data import dataset
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.overlay import LabelOverlay
+from facetrain.data.shard_set import OnCorrupt, ShardSet
 from facetrain.dist.mesh import Mesh
 from facetrain.recipe import load_recipe
 
@@ -89,10 +91,21 @@ def test_export_takes_the_second_backbone(finished: Path, tmp_path: Path) -> Non
     assert not torch.equal(exported, first)
 
 
-def test_started_after_its_end_every_stage_is_skipped(recipe: Path, finished: Path) -> None:
+def test_started_after_its_end_every_stage_is_skipped(
+    recipe: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = manifests(finished)
     written = {path: path.stat().st_mtime_ns for path in finished.rglob("*.npz")}
+    opened: list[Path] = []
+
+    class Counted(ShardSet):
+        def __init__(self, path: Path, on_corrupt: OnCorrupt) -> None:
+            opened.append(path)
+            super().__init__(path, on_corrupt)
+
+    monkeypatch.setattr(dataset, "ShardSet", Counted)
     command("run", recipe, "--out", finished)
+    assert opened == 2 * [recipe.parent / "faces"]  # once by the stages, once by the report
     assert manifests(finished) == before
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*.npz")} == written
 
