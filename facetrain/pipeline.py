@@ -37,8 +37,7 @@ from facetrain.pretrain.archive import archive_other_training
 from facetrain.pretrain.train import TrainConfig
 from facetrain.recipe import CleaningRecipe, Recipe, with_more_epochs, with_overlay
 from facetrain.report.cleaning import noise_numbers, noise_rows
-from facetrain.report.comparison import compare
-from facetrain.report.tables import format_table, verification_table
+from facetrain.report.tables import compare, format_table, verification_table
 from facetrain.review import review_overlay
 
 Numbers = Mapping[str, Mapping[str, Any]]

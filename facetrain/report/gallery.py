@@ -22,9 +22,9 @@ from facetrain.report.cleaning_figures import (
     reliability_figure,
     sheet_figure,
 )
-from facetrain.report.comparison import compare, in_order, trained_on
 from facetrain.report.run import Run
 from facetrain.report.style import Gallery, Picture
+from facetrain.report.tables import compare, evaluations_of, trained_on
 from facetrain.report.training_gallery import draw_training
 from facetrain.report.verification_figures import (
     Curve,
@@ -159,7 +159,7 @@ def _name(name: str, stage: Artifact, among: int) -> str:
 
 def _draw_evaluations(stages: Sequence[Artifact], gallery: Gallery) -> None:
     """The errors of all evaluations, and the hardest pairs for the run's own model."""
-    evaluations, ijb = in_order(stages), in_order(stages, "ijb")
+    evaluations, ijb = evaluations_of(stages), evaluations_of(stages, "ijb")
     curves: dict[str, Curve] = {}
     for stage in evaluations:
         for name, (distance, same) in _read_distances(stage).items():

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 from facetrain.core.run_folder import CLEAN, EVALUATE, EVALUATE_RETRAIN, EVALUATE_TRUE, TRAIN
 from facetrain.report.blocks import duration
 from facetrain.report.cleaning import Outcome, noise_numbers
-from facetrain.report.comparison import compare
-from facetrain.report.run import Run
-from facetrain.report.stages import Stage
+from facetrain.report.run import Run, Stage
+from facetrain.report.tables import compare
 
 _MOST_CARDS = 8
 

@@ -34,10 +34,8 @@ from facetrain.report.cleaning import (
     outcome_rows,
     reason_rows,
 )
-from facetrain.report.comparison import compare
-from facetrain.report.run import Run
-from facetrain.report.stages import Stage, journal_counts
-from facetrain.report.tables import identification_rows, ijb_rows, verification_rows
+from facetrain.report.run import Run, Stage, journal_counts
+from facetrain.report.tables import compare, identification_rows, ijb_rows, verification_rows
 
 
 def data_section(run: Run) -> list[Block]:

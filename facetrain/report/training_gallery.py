@@ -12,18 +12,15 @@ from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.sample_history import SampleHistory, read_samples
 from facetrain.data.variation import VARIATION_FILE, Variations, load_variations
 from facetrain.engine.meter import read_run_log
-from facetrain.report.margin_figures import (
-    long_tails_figure,
-    margin_by_level_figure,
-    margin_faces_figure,
-)
-from facetrain.report.run import Run
-from facetrain.report.stages import Stage
+from facetrain.report.run import Run, Stage
 from facetrain.report.style import Gallery
 from facetrain.report.training_figures import (
     alpha_beta_figure,
     confidence_figure,
     confusion_figure,
+    long_tails_figure,
+    margin_by_level_figure,
+    margin_faces_figure,
     training_curves_figure,
     weight_figure,
 )

@@ -57,52 +57,6 @@ def normalise(
     return weight[0], weight[1]
 
 
-def directional_losses(
-    losses: Callable[[Parameters], Tensor],
-    meta_loss: Callable[[Parameters], Tensor],
-    parameters: Parameters,
-    *,
-    how: Literal["difference", "jvp"] = "difference",
-    distance: float = 1e-2,
-) -> Tensor:
-    """<grad loss_i, grad meta_loss> of every loss, in the shape that `losses` returns.
-
-    With losses that return the stacked (f, g), (2, B), this is alpha and beta without the factor
-    eta lambda (Eqs. 19, 24), exact for the theory's plain gradient step. One backward pass of the
-    meta loss, then one forward-mode pass, or two passes without gradients.
-
-    Losses and meta loss must not change state: batch normalisation with frozen running
-    statistics, dropout and sampled negatives drawn alike in every call.
-
-    Args:
-        losses: parameters -> (...), e.g. by `torch.func.functional_call`.
-        meta_loss: parameters -> scalar.
-        parameters: by name; only their values are used.
-        how: `jvp` is exact and needs forward-mode support of every operation; `difference` needs
-            none (see `directional_derivative`).
-    """
-    direction = gradient_of_meta_loss(meta_loss, parameters)
-    values = {name: value.detach() for name, value in parameters.items()}
-    if how == "jvp":
-        along: Tensor = torch.func.jvp(losses, (values,), (direction,))[1]
-        return along.detach()
-    return directional_derivative(losses, values, direction, step_size(direction, distance))
-
-
-def gradient_of_meta_loss(
-    meta_loss: Callable[[Parameters], Tensor], parameters: Parameters
-) -> Parameters:
-    """Gradient of the meta loss by name; zero for a parameter that it does not depend on.
-
-    Args:
-        meta_loss: parameters -> scalar.
-        parameters: by name; only their values are used.
-    """
-    theta = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-    gradient = torch.autograd.grad(meta_loss(theta), list(theta.values()), materialize_grads=True)
-    return dict(zip(theta, gradient, strict=True))
-
-
 def step_size(direction: Parameters, distance: float) -> Tensor:
     """How far `directional_derivative` goes, distance / |direction|, (); 0 without a direction.
 

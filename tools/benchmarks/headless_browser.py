@@ -1,6 +1,5 @@
 """A headless Chromium, driven over its debugging pipe: nothing to install besides the browser."""
 
-import base64
 import itertools
 import json
 import os
@@ -103,11 +102,6 @@ class Page:
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=False,
         )  # fmt: skip
-
-    def screenshot(self, path: Path) -> None:
-        """Write what is seen as a PNG."""
-        answer = self._call("Page.captureScreenshot", format="png")
-        path.write_bytes(base64.b64decode(answer["data"]))
 
     def complaints(self) -> list[str]:
         """Errors and warnings of the console so far, blocked requests and failed scripts."""

@@ -18,7 +18,7 @@ from facetrain.data.overlay import LabelOverlay
 from facetrain.report.class_sizes import class_sizes, class_sizes_figure, size_bins, size_rows
 from facetrain.report.cleaning import finding_rows, outcome_rows, reason_rows
 from facetrain.report.page import write_report
-from facetrain.report.stages import journal_counts
+from facetrain.report.run import journal_counts
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ from facetrain.report.cleaning_figures import (
     reliability_figure,
     sheet_figure,
 )
-from facetrain.report.comparison import compare
 from facetrain.report.page import write_report
+from facetrain.report.tables import compare
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 from helpers.reports import LABEL, opened, write_run
 
 from facetrain.data.variation import Variations
-from facetrain.report.margin_figures import (
+from facetrain.report.training_figures import (
     long_tails_figure,
     margin_by_level_figure,
     margin_faces_figure,

@@ -16,8 +16,7 @@ from facetrain.core.errors import DataError
 from facetrain.metrics.verification import verification
 from facetrain.report.overview import pipeline_strip
 from facetrain.report.page import write_report
-from facetrain.report.run import Run
-from facetrain.report.stages import read_stages
+from facetrain.report.run import Run, read_stages
 
 
 class Settings(Config):
