@@ -290,11 +290,11 @@ def _clean_and_retrain(
     clean_stage(recipe, embedded, graph, cleaned, mesh, trained, given)
     reviewed = run_dir / run_folder.REVIEW / run_folder.OVERLAY_FILE
     _refresh_reviews([reviewed], mesh)
-    opinions = [
+    decided = [
         cleaned / run_folder.OVERLAY_FILE,
         *([reviewed] if review_overlay.decides(reviewed) else ()),
     ]
-    again = with_overlay(recipe, (*recipe.data.overlay, *opinions))
+    again = with_overlay(recipe, (*recipe.data.overlay, *decided))
     retrained, kept = folder / run_folder.RETRAIN, given.with_overlay(again.data.overlay)
     if mesh.is_main:
         archive_other_training(retrained, kept.fingerprint)

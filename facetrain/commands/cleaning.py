@@ -12,7 +12,7 @@ from facetrain.commands.options import (
     backbone_options,
     backbone_source,
     job,
-    say,
+    print_result,
     value_lines,
 )
 from facetrain.core.errors import UserError
@@ -61,7 +61,7 @@ def embed(
             used = _needed(given, "embed")
             how = without_recipe.Alignment(**alignment)
             artifact = without_recipe.embed_images(settings, used, how, out, mesh)
-        say(value_lines(artifact.metrics), mesh)
+        print_result(value_lines(artifact.metrics), mesh)
 
 
 @click.command(short_help="Embeddings -> kNN graph.")
@@ -89,7 +89,7 @@ def graph(words: Sequence[str], out: Path, embeddings: Path | None) -> None:
             raise UserError("graph needs CONFIG, or --embeddings DIR or F.npz; got neither")
         else:
             artifact = without_recipe.graph_of(embeddings, overrides, out, mesh)
-        say(value_lines(artifact.metrics), mesh)
+        print_result(value_lines(artifact.metrics), mesh)
 
 
 @click.command(short_help="Noisy labels -> which of them are right.")
@@ -184,7 +184,7 @@ def clean(
                 settings, embedder, how, source, exclude, out, mesh
             )
             before, after = _packed(settings, out), _next_steps(out)
-        say(before + value_lines(artifact.metrics) + after, mesh)
+        print_result(before + value_lines(artifact.metrics) + after, mesh)
 
 
 def _packed(settings: "CleaningRecipe", out: Path) -> str:

@@ -5,7 +5,7 @@ import json
 
 import click
 
-from facetrain.commands.options import say
+from facetrain.commands.options import print_result
 
 _PAGE = """# Recipes
 
@@ -35,7 +35,7 @@ def config(section: str | None, form: str) -> None:
     from facetrain.recipe import Recipe
 
     if form == "schema":
-        say(json.dumps(json_schema(Recipe), indent=1, sort_keys=True))
+        print_result(json.dumps(json_schema(Recipe), indent=1, sort_keys=True))
         return
     every = list(keys(Recipe))
     chosen = [
@@ -49,4 +49,4 @@ def config(section: str | None, form: str) -> None:
         near = difflib.get_close_matches(str(section), [key.name for key in every], n=1)
         hint = f"did you mean {near[0]!r}?" if near else "without it every key is printed"
         raise ConfigError(f"config {section}: must be a section or a key of a recipe; {hint}")
-    say(as_text(chosen) if form == "text" else _PAGE + as_markdown(chosen))
+    print_result(as_text(chosen) if form == "text" else _PAGE + as_markdown(chosen))

@@ -8,7 +8,7 @@ import click
 from facetrain.commands.options import (
     ReadablePath,
     alignment_options,
-    say,
+    print_result,
     value_lines,
     write_numbers,
 )
@@ -50,17 +50,17 @@ def pack(
     configure_logging()
     options["workers"] = options["workers"] or None
     if pairs is None and templates is None:
-        say(value_lines(run_pack(source, out, num_shards=shards, **options).metrics))
+        print_result(value_lines(run_pack(source, out, num_shards=shards, **options).metrics))
         return
     if shards != 1:
         raise ConfigError("--shards is for shards; with --pairs and --templates OUT has none")
     if pairs is not None and templates is not None:
         raise ConfigError("--pairs and --templates are two kinds of benchmark; give one")
     if templates is not None:
-        say(value_lines(pack_templates(source, out, templates, **options)))
+        print_result(value_lines(pack_templates(source, out, templates, **options)))
     else:
         assert pairs is not None
-        say(value_lines(pack_pairs(source, out, pairs, **options)))
+        print_result(value_lines(pack_pairs(source, out, pairs, **options)))
 
 
 @click.command(short_help="What a data set holds, and what cannot be read.")
@@ -77,7 +77,7 @@ def inspect(data: Path, json_path: Path | None, sheet: Path | None) -> None:
         write_numbers(json_path, numbers)
     if sheet:
         write_contact_sheet(data, sheet)
-    say(value_lines(numbers))
+    print_result(value_lines(numbers))
 
 
 @click.command(short_help="Pose, occlusion, blur and group of every image.")
@@ -107,7 +107,7 @@ def variations(
     found = build_variations(
         data, out, landmarks=landmarks, attributes=attributes, listing=listing, blur=blur
     )
-    say(value_lines(found))
+    print_result(value_lines(found))
 
 
 @click.command(short_help="Plant known noise, with its truth.")
@@ -131,4 +131,4 @@ def corrupt(data: Path, out: Path, **rates: Any) -> None:
     from facetrain.data.corrupt import corrupt as run_corrupt
     from facetrain.data.noise import NoiseConfig
 
-    say(value_lines(run_corrupt(data, out, parse_config(NoiseConfig, rates, "corrupt"))))
+    print_result(value_lines(run_corrupt(data, out, parse_config(NoiseConfig, rates, "corrupt"))))

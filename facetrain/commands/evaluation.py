@@ -12,7 +12,7 @@ from facetrain.commands.options import (
     backbone_options,
     backbone_source,
     job,
-    say,
+    print_result,
     write_numbers,
 )
 
@@ -108,7 +108,7 @@ def evaluate(
                 numbers = _evaluate(settings, given, out, mesh)
         if json_path and mesh.is_main:
             write_numbers(json_path, numbers)
-        say(evaluation_text(numbers), mesh)
+        print_result(evaluation_text(numbers), mesh)
 
 
 def _plain_settings(
@@ -214,8 +214,8 @@ def evaluate_settings(
         config = config.model_copy(update={"bins": tuple(options["bins"]), "folders": folders})
         path_of_ijb = options["ijb"]
     if of_ijb and path_of_ijb is None:
-        said = ", ".join(f"--{name.replace('_', '-')}" for name in of_ijb)
-        raise ConfigError(f"{said}: of --ijb, which is not given; add --ijb DIR, or leave it out")
+        given = ", ".join(f"--{name.replace('_', '-')}" for name in of_ijb)
+        raise ConfigError(f"{given}: of --ijb, which is not given; add --ijb DIR, or leave it out")
     ijb = config.ijb.model_copy(update={**of_ijb, **both, "path": path_of_ijb})
     folds = {"num_folds": options["folds"]} if options["folds"] is not None else {}
     config = config.model_copy(update={**both, **folds, "ijb": ijb})

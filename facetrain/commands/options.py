@@ -110,7 +110,7 @@ def write_numbers(path: Path, numbers: Mapping[str, Any]) -> None:
         write_json(path, numbers)
 
 
-def say(text: str, mesh: "Mesh | None" = None) -> None:
+def print_result(text: str, mesh: "Mesh | None" = None) -> None:
     """Print a result, once for all ranks."""
     if text and (mesh is None or mesh.is_main):
         click.echo(printable_lines(text))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from facetrain.commands.options import ReadablePath, say, value_lines
+from facetrain.commands.options import ReadablePath, print_result, value_lines
 
 
 @click.command(short_help="A finished run -> one HTML file.")
@@ -13,7 +13,7 @@ def report(run_dir: Path) -> None:
     """Write RUN_DIR/report.html, one self-contained file."""
     from facetrain.report.page import write_report
 
-    say(str(write_report(run_dir)))
+    print_result(str(write_report(run_dir)))
 
 
 @click.command(short_help="The set as decided -> folder, rec, lst or csv.")
@@ -66,7 +66,7 @@ def write(
         "originals": None if originals is None else str(originals),
     }
     review_overlay.refresh(run_dir / REVIEW / OVERLAY_FILE)
-    say(value_lines(write_set(run_dir, out, parse_config(WriteConfig, options, "write"))))
+    print_result(value_lines(write_set(run_dir, out, parse_config(WriteConfig, options, "write"))))
 
 
 @click.command(short_help="Backbone -> onnx, pth or safetensors.")
@@ -88,4 +88,4 @@ def export(run_dir: Path, file_format: str, out: Path) -> None:
     done = run_export(nested, file_format, out)
     parity = done.max_relative_difference
     checked = "" if parity is None else f"; onnxruntime agrees to {parity:.1e}"
-    say(f"{done.path}: {done.config.name} at {done.config.image_size} pixels{checked}")
+    print_result(f"{done.path}: {done.config.name} at {done.config.image_size} pixels{checked}")

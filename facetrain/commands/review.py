@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from facetrain.commands.options import ReadablePath, say
+from facetrain.commands.options import ReadablePath, print_result
 
 
 @click.command(short_help="A page to go through the cleaner's decisions.")
@@ -30,4 +30,4 @@ def review(run_dir: Path, port: int, no_open: bool) -> None:
     from facetrain.review.review import review as serve
 
     configure_logging()
-    serve(run_dir, port, open_browser=not no_open, say=say)
+    serve(run_dir, port, open_browser=not no_open, show=print_result)

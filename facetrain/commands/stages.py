@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from facetrain.commands.options import ReadablePath, job, recipe_options, say, value_lines
+from facetrain.commands.options import ReadablePath, job, print_result, recipe_options, value_lines
 
 
 @click.command(short_help="Everything on synthetic faces, in minutes, on a CPU.")
@@ -20,7 +20,7 @@ def demo(out: Path, overrides: Sequence[str]) -> None:
     from facetrain.demo import demo as run_demo
 
     with job() as mesh:
-        say(run_demo(out, overrides, mesh), mesh)
+        print_result(run_demo(out, overrides, mesh), mesh)
 
 
 @click.command(short_help="Every stage of a recipe.")
@@ -38,7 +38,7 @@ def run(config: Path, out: Path, overrides: Sequence[str]) -> None:
     from facetrain.recipe import load_recipe
 
     with job() as mesh:
-        say(pipeline.run(load_recipe(config, overrides), out, mesh), mesh)
+        print_result(pipeline.run(load_recipe(config, overrides), out, mesh), mesh)
 
 
 @click.command(short_help="Data set -> backbone.")
@@ -53,7 +53,7 @@ def train(config: Path, out: Path, overrides: Sequence[str]) -> None:
 
     with job() as mesh:
         artifact = pipeline.train_stage(load_recipe(config, overrides), out, mesh)
-        say(value_lines(artifact.metrics), mesh)
+        print_result(value_lines(artifact.metrics), mesh)
 
 
 @click.command(short_help="Trained backbone -> margins learned across variations.")
@@ -78,4 +78,4 @@ def finetune(config: Path, out: Path, overrides: Sequence[str], trained: Path | 
     with job() as mesh:
         recipe = load_recipe(config, overrides)
         folder = trained or pipeline.finished_stage(out, None, "train", "--from")
-        say(value_lines(pipeline.finetune_stage(recipe, folder, out, mesh).metrics), mesh)
+        print_result(value_lines(pipeline.finetune_stage(recipe, folder, out, mesh).metrics), mesh)

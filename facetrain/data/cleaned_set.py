@@ -79,14 +79,14 @@ class CleanedSet:
                 f"of {data.where}, but has {len(overlay.label)} rows; clean again"
             )
         kept = overlay.kept[dataset.row]
-        said = class_place(dataset.class_ids, np.where(kept, overlay.label[dataset.row], -1))
+        after = class_place(dataset.class_ids, np.where(kept, overlay.label[dataset.row], -1))
         return cls(
             dataset,
             result,
             places["suggested_label"],
             merge,
             threshold,
-            np.where(said >= 0, said, dataset.label),
+            np.where(after >= 0, after, dataset.label),
             kept,
             read_true_label(dataset, data.overlay),
             dataset.names,

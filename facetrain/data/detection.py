@@ -69,10 +69,10 @@ class FaceDetector:
             self._image, self._view = self._load(), self._load()
             self._search(np.zeros((_LEAST_SIDE, _LEAST_SIDE, 3), np.uint8), _LEAST_SIDE)
         except (cv2.error, ValueError, IndexError) as error:
-            said = str(error).strip().splitlines()[-1:] or [""]
+            why = str(error).strip().splitlines()[-1:] or [""]
             raise DataError(
                 f"{path}: must be YuNet, face_detection_yunet_*.onnx of OpenCV's model zoo, but "
-                f"OpenCV {cv2.__version__} cannot run it as that ({said[0]:.200})"
+                f"OpenCV {cv2.__version__} cannot run it as that ({why[0]:.200})"
             ) from None
 
     def _load(self) -> Any:

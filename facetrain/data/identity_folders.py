@@ -61,8 +61,8 @@ def arrange(source: Path, found: Found, digest: str | None = None) -> Listing:
     holders = {image.folder for image in found.images}
     empty = _empty(found.folders, holders)
     around = _folder_around(holders | empty, holders)
-    beside = {holder for holder in holders if holder == around[: len(holder)]}
-    people = holders - beside
+    above = {holder for holder in holders if holder == around[: len(holder)]}
+    people = holders - above
     if found.images and not people:
         raise DataError(
             f"{source}: must hold a folder of images for each person, but its {len(found.images)} "
@@ -79,7 +79,7 @@ def arrange(source: Path, found: Found, digest: str | None = None) -> Listing:
     refused: list[Named] = [(name(parts), reason) for parts, reason in found.refused]
     images = []
     for image in sorted(found.images, key=lambda image: (image.folder, image.parts)):
-        if image.folder in beside:
+        if image.folder in above:
             refused.append((name(image.parts), "lies beside the identity folders, not in one"))
             continue
         label = (float(number[image.folder]),)

@@ -34,9 +34,9 @@ def decode_with_warnings(encoded: bytes, where: str) -> tuple[Image, str]:
         raise DataError(f"{where}: must be a whole image, but the JPEG is cut short")
     image, warnings = with_warnings(lambda: _decode(encoded))
     if image is None:
-        said = f" ({warnings})" if warnings else ""
+        why = f" ({warnings})" if warnings else ""
         raise DataError(
-            f"{where}: must be an image, but its {len(encoded)} bytes do not decode{said}"
+            f"{where}: must be an image, but its {len(encoded)} bytes do not decode{why}"
         )
     return _upright(image, header.orientation), warnings
 

@@ -65,15 +65,15 @@ def inspect(path: Path, workers: int | None = None, show_progress: bool = True) 
         state = _decode_all(shard, positions, workers, show_progress)
         good = table.readable
         good[positions] &= state != _UNREADABLE
-        doubtful = positions[state == _SUSPECT]
-        doubtful = np.union1d(doubtful, positions[_suspect_when_packed(one)])
+        flagged = positions[state == _SUSPECT]
+        flagged = np.union1d(flagged, positions[_suspect_when_packed(one)])
         images = positions[good[positions]]
         label = table.label[images]
         valid = valid_labels(label)
         labels.append(label[valid].astype(np.int64))
         for listed, bad in (
             (unreadable, np.flatnonzero(~good)),
-            (suspect, doubtful[good[doubtful]]),
+            (suspect, flagged[good[flagged]]),
             (invalid_label, images[~valid]),
             (merged_label, images[merged_labels(label)]),
         ):

@@ -116,6 +116,11 @@ def gather_objects(value: Any, mesh: Mesh) -> list[Any]:
     return [json.loads(row[:size].numpy().tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
+def first_of_ranks(text: str | None, mesh: Mesh) -> str | None:
+    """What the first rank that has a text says, the same on every rank; None where none has."""
+    return next((one for one in gather_objects(text, mesh) if one), None)
+
+
 def any_rank(flag: bool, mesh: Mesh) -> bool:
     """Whether `flag` holds on at least one rank; waits for the device."""
     if mesh.group is None:

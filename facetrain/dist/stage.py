@@ -19,7 +19,7 @@ from facetrain.core.errors import UserError
 from facetrain.core.lock import folder_lock
 from facetrain.core.log import logger
 from facetrain.core.text import printable
-from facetrain.dist.collectives import any_rank, gather_objects
+from facetrain.dist.collectives import any_rank, first_of_ranks
 from facetrain.dist.mesh import Mesh
 
 
@@ -37,9 +37,9 @@ def job_lock(folder: Path, mesh: Mesh) -> Iterator[None]:
                 stack.enter_context(folder_lock(folder))
             except UserError as error:
                 problem = error
-        told = [text for text in gather_objects(str(problem) if problem else None, mesh) if text]
-        if told:
-            raise problem or UserError(told[0])
+        found = first_of_ranks(str(problem) if problem else None, mesh)
+        if found:
+            raise problem or UserError(found)
         yield
 
 

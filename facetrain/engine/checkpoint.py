@@ -18,7 +18,7 @@ from facetrain.core.digest import file_digest
 from facetrain.core.errors import CheckpointError, DataError
 from facetrain.core.log import logger
 from facetrain.core.text import printable
-from facetrain.dist.collectives import gather_objects
+from facetrain.dist.collectives import first_of_ranks, gather_objects
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.sharded_rows import ShardedRows
 
@@ -148,8 +148,7 @@ def _damage(checkpoint: Path, mesh: Mesh) -> str | None:
             f"{printable(checkpoint / bad[0])}: must be as it was written, but is missing or has "
             "changed since"
         )
-    told = [text for text in gather_objects(problem, mesh) if text]
-    return told[0] if told else None
+    return first_of_ranks(problem, mesh)
 
 
 def _digests(folder: Path, names: Sequence[str], mesh: Mesh) -> dict[str, str]:

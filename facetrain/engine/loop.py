@@ -20,7 +20,7 @@ from facetrain.core.rng import derive_seed
 from facetrain.core.run_folder import CHECKPOINTS
 from facetrain.data.augment import augment, draw
 from facetrain.data.loader import Batch
-from facetrain.dist.collectives import all_reduce_sum, gather_objects
+from facetrain.dist.collectives import all_reduce_sum, first_of_ranks
 from facetrain.dist.mesh import named_errors
 from facetrain.dist.parallel import average_buffers, no_gradient_sync, wrap_ddp
 from facetrain.dist.sharded_rows import ShardedRows, first_not_finite
@@ -88,12 +88,12 @@ class Trainer:
             self._embed = compiled_backbone(self._model, mesh)
             self._augment = torch.compile(augment, dynamic=False)
 
-    def fit(self, make_batches: MakeBatches, told: Termination) -> dict[str, Any]:
+    def fit(self, make_batches: MakeBatches, termination: Termination) -> dict[str, Any]:
         """Train to `num_steps`, from the newest checkpoint in `out_dir` if there is one.
 
         Args:
             make_batches: start step -> this rank's batches from that step on, without end.
-            told: to end early; it does after a step, with a checkpoint of it and `SystemExit`.
+            termination: the job's; it ends after a step, saves it, and raises `SystemExit`.
 
         Returns:
             `loss` (mean of the last window), `images_per_second` (of the same window) and
@@ -125,7 +125,7 @@ class Trainer:
             last = self.step == self.num_steps
             save = last or self.step % checkpoint_every == 0
             at_log = save or self.step % self.loop.log_every == 0
-            ends = told.due(self.mesh, at_log=at_log)
+            ends = termination.due(self.mesh, at_log=at_log)
             save |= ends
             if save or at_log:
                 self._look(losses, time.perf_counter() - started, log)
@@ -143,7 +143,7 @@ class Trainer:
             if last:
                 break
             if ends:
-                told.end(self.step, self.num_steps)
+                termination.end(self.step, self.num_steps)
         if log:
             log.close()
         return self._metrics
@@ -295,9 +295,9 @@ class Trainer:
             self._model.train()
             if not bool((norm.isfinite() & (norm > 0)).all()):
                 problem = "images have embeddings that are zero or not finite"
-        told = [text for text in gather_objects(problem, self.mesh) if text]
-        if told:
-            raise self._divergence(f"after step {self.step - 1} {told[0]}")
+        found = first_of_ranks(problem, self.mesh)
+        if found:
+            raise self._divergence(f"after step {self.step - 1} {found}")
 
     def _verify(self, log: RunLog | None) -> None:
         if self.evaluate is None:

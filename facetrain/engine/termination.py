@@ -43,12 +43,12 @@ def termination() -> Iterator[Termination]:
 
     Outside the main thread nothing changes.
     """
-    told = Termination()
+    state = Termination()
     if threading.current_thread() is not threading.main_thread():
-        yield told
+        yield state
         return
-    former = signal.signal(signal.SIGTERM, told.take)
+    former = signal.signal(signal.SIGTERM, state.take)
     try:
-        yield told
+        yield state
     finally:
         signal.signal(signal.SIGTERM, former)

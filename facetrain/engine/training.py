@@ -86,8 +86,8 @@ def train_backbone(
         identity=identity,
         evaluate=evaluate,
     )
-    with termination() as told:
-        metrics = trainer.fit(batches, told)
+    with termination() as asked:
+        metrics = trainer.fit(batches, asked)
     if mesh.is_main:
         save_backbone(backbone, config.model.network(), out_dir / BACKBONE_FILE)
     return metrics | {

@@ -251,7 +251,7 @@ class _Writer:
     def _write_csv(self) -> None:
         labels = np.unique(np.concatenate([self.decided.given, self.decided.label]))
         named = dict(zip(labels.tolist(), self.decided.names(labels), strict=True))
-        rows = (self._told(row, named) for row in range(len(self.decided.kept)))
+        rows = (self._image_row(row, named) for row in range(len(self.decided.kept)))
         path, first = self.folder / IMAGES_FILE, next(rows)
         with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             table = csv.DictWriter(file, list(first), lineterminator="\n")
@@ -259,7 +259,7 @@ class _Writer:
             table.writerow(first)
             table.writerows(rows)
 
-    def _told(self, row: int, named: Mapping[int, str]) -> dict[str, object]:
+    def _image_row(self, row: int, named: Mapping[int, str]) -> dict[str, object]:
         """Column -> what was given, decided and found of an image."""
         decided, dataset = self.decided, self.dataset
         given, label, kept = int(decided.given[row]), int(decided.label[row]), decided.kept[row]

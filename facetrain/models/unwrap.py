@@ -67,10 +67,10 @@ def strip_prefixes(state: dict[str, Tensor], done: list[str]) -> dict[str, Tenso
     while True:
         prefix = next((p for p in _PREFIXES if all(n.startswith(p) for n in state)), None)
         if prefix is None:  # a classifier beside the backbone
-            beside = [p for p in _PREFIXES if any(n.startswith(p) for n in state)]
-            if len(beside) != 1:
+            some = [p for p in _PREFIXES if any(n.startswith(p) for n in state)]
+            if len(some) != 1:
                 return state
-            prefix = beside[0]
+            prefix = some[0]
             left = [name for name in state if not name.startswith(prefix)]
             done.append(f"left out {len(left)} tensors beside {prefix}* ({left[0]}, ...)")
         state = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}

@@ -95,6 +95,6 @@ def _set_centres(head: MarginHead, sums: Tensor) -> None:
     if drawn.ndim == 2:
         head.weight.copy_(own * length)
         return
-    beside = F.normalize(drawn, dim=-1) * 0.1  # (C, K, D)
-    beside[:, 0] = 0
-    head.weight.copy_(F.normalize(own[:, None] + beside, dim=-1) * length)
+    offset = F.normalize(drawn, dim=-1) * 0.1  # (C, K, D)
+    offset[:, 0] = 0
+    head.weight.copy_(F.normalize(own[:, None] + offset, dim=-1) * length)

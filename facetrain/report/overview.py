@@ -34,14 +34,16 @@ def _noise(run: Run) -> dict[str, Any] | None:
 
 def findings(run: Run) -> list[str]:
     """What a reader should know first, in sentences."""
-    said = []
+    found = []
     if (split := _split(run)) is not None:
         kept, moved, gone = split
         moves = f"{moved:,} got another one, " if moved else ""
-        said.append(f"{kept:,} of {sum(split):,} images keep their label, {moves}{gone:,} are out.")
+        found.append(
+            f"{kept:,} of {sum(split):,} images keep their label, {moves}{gone:,} are out."
+        )
     noise = _noise(run)
     if noise is not None and noise["precision"] is not None and noise["recall"] is not None:
-        said.append(
+        found.append(
             f"{100 * noise['recall']:.1f} % of the known noise was found, and "
             f"{100 * noise['precision']:.1f} % of what fell below the threshold is noise."
         )
@@ -49,11 +51,11 @@ def findings(run: Run) -> list[str]:
     true = _numbers(run, EVALUATE_TRUE)
     for name in before:
         if name in after and before[name]["accuracy"] and after[name]["accuracy"]:
-            said.append(_compared(name, before[name], after[name], true.get(name)))
+            found.append(_compared(name, before[name], after[name], true.get(name)))
     waiting = [stage.name for stage in run.stages if stage.artifact is None]
     if waiting:
-        said.append(f"Not finished: {', '.join(waiting)}. Start the run again to go on.")
-    return said
+        found.append(f"Not finished: {', '.join(waiting)}. Start the run again to go on.")
+    return found
 
 
 def _compared(

@@ -139,16 +139,16 @@ class _Training:
 
 
 def _read_variations(
-    given: str | None, beside: Path, dataset: FaceDataset | None
+    given: str | None, shards: Path, dataset: FaceDataset | None
 ) -> Variations | None:
     """The variation labels of a training set's images, or None where there are none.
 
     Args:
         given: `finetune.variation` of its config.
-        beside: the folder of its shards.
+        shards: the folder of its shards.
         dataset: the set, where it is here.
     """
-    file = Path(given) if given else beside / VARIATION_FILE
+    file = Path(given) if given else shards / VARIATION_FILE
     if dataset is None or not file.is_file():
         return None
     return load_variations(file, dataset.num_rows).take(dataset.row)

@@ -16,7 +16,7 @@ from facetrain.review.review_overlay import refresh
 from facetrain.review.server import ReviewServer
 from facetrain.review.session import Session
 
-_DOOR = "open.html"
+_REDIRECT = "open.html"
 
 
 @contextlib.contextmanager
@@ -48,22 +48,22 @@ def serving(run_dir: Path, port: int) -> Iterator[ReviewServer]:
             refresh(folder / OVERLAY_FILE)
 
 
-def review(run_dir: Path, port: int, *, open_browser: bool, say: Callable[[str], None]) -> None:
-    """Serve the review until SIGINT or SIGTERM; `say` tells its address, and at last what next."""
+def review(run_dir: Path, port: int, *, open_browser: bool, show: Callable[[str], None]) -> None:
+    """Serve the review until SIGINT or SIGTERM; `show` gets its address, and at last what next."""
     with _until_interrupted() as interrupted, serving(run_dir, port) as server:
-        say(f"review of {run_dir}: {server.address}")
-        say("Ctrl-C ends it; every decision is saved at once")
-        door = run_dir / REVIEW / _DOOR
+        show(f"review of {run_dir}: {server.address}")
+        show("Ctrl-C ends it; every decision is saved at once")
+        redirect = run_dir / REVIEW / _REDIRECT
         try:
             if open_browser:
-                write_door(door, server.address)
-                webbrowser.open(door.resolve().as_uri())
+                write_redirect(redirect, server.address)
+                webbrowser.open(redirect.resolve().as_uri())
             interrupted.wait()
         finally:
-            door.unlink(missing_ok=True)
+            redirect.unlink(missing_ok=True)
         number = server.session.progress()["decisions"]
     taken = "; `facetrain write` takes them up, and a recipe's `facetrain run` trains on them"
-    say(f"\n{number} decisions in {run_dir / REVIEW / OVERLAY_FILE}{taken if number else ''}")
+    show(f"\n{number} decisions in {run_dir / REVIEW / OVERLAY_FILE}{taken if number else ''}")
 
 
 @contextlib.contextmanager
@@ -81,11 +81,11 @@ def _until_interrupted() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def write_door(door: Path, address: str) -> None:
+def write_redirect(redirect: Path, address: str) -> None:
     """A file that leads to the page, for its owner only.
 
     The browser is given this one: other users of the machine see the arguments it is started with.
     """
-    door.unlink(missing_ok=True)
-    with open(os.open(door, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+    redirect.unlink(missing_ok=True)
+    with open(os.open(redirect, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
         file.write(f'<!doctype html><meta http-equiv="refresh" content="0;url={address}">')

@@ -142,10 +142,10 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1  # head and body leave together
 
     def do_GET(self) -> None:
-        self._answer(self._get)
+        self._respond(self._get)
 
     def do_POST(self) -> None:
-        self._answer(self._post)
+        self._respond(self._post)
 
     def finish(self) -> None:
         """Read what was sent in vain: closed over it, the connection would lose the answer."""
@@ -160,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *arguments: Any) -> None:
         """Nothing: a request line has the token."""
 
-    def _answer(self, work: Callable[[str], tuple[str, bytes, str]]) -> None:
+    def _respond(self, work: Callable[[str], tuple[str, bytes, str]]) -> None:
         try:
             kind, content, cache = work(self._inside())
             self._send(HTTPStatus.OK, kind, content, cache)

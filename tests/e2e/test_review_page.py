@@ -9,7 +9,7 @@ import pytest
 from helpers.reviews import Client, write_run
 
 from facetrain.data.review_journal import Decision, read_journal
-from facetrain.review.review import serving, write_door
+from facetrain.review.review import serving, write_redirect
 from facetrain.review.server import ReviewServer
 from tools.benchmarks import headless_browser
 
@@ -94,7 +94,7 @@ def test_it_opens_without_a_complaint(page: Any, server: ReviewServer) -> None:
 def test_the_file_that_opens_the_browser_leads_there(
     browser: Any, server: ReviewServer, tmp_path: Path
 ) -> None:
-    write_door(tmp_path / "open.html", server.address)
+    write_redirect(tmp_path / "open.html", server.address)
     browser.open((tmp_path / "open.html").as_uri())
     browser.wait("location.protocol === 'http:' && document.querySelector('.face')")
 

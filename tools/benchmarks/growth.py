@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tools.benchmarks.common import ROOT, command_of, memory_mib
+from tools.benchmarks.common import ROOT, command_of, markdown_table, memory_mib
 
 STAGES = ("pack", "embed", "graph", "clean", "clean without the GCN", "review", "report", "write")
 CLEANINGS = ("clean", "clean without the GCN")
@@ -169,16 +169,16 @@ def opened(process: subprocess.Popen[str]) -> float:
     address = urlsplit(process.stdout.readline().split()[-1])
     connection = http.client.HTTPConnection(address.netloc, timeout=60)
 
-    def ask(path: str) -> bytes:
+    def content(path: str) -> bytes:
         connection.request("GET", address.path + path)
         response = connection.getresponse()
-        content = response.read()
-        assert response.status == 200, content
-        return content
+        found = response.read()
+        assert response.status == 200, found
+        return found
 
-    identities = json.loads(ask("api/identities?anew=1"))["identities"]
-    for face in json.loads(ask(f"api/identity/{identities[0]['id']}"))["faces"]:
-        ask(f"face/{face['row']}")
+    identities = json.loads(content("api/identities?anew=1"))["identities"]
+    for face in json.loads(content(f"api/identity/{identities[0]['id']}"))["faces"]:
+        content(f"face/{face['row']}")
     return time.perf_counter() - started
 
 
@@ -194,9 +194,9 @@ def f1_of_noise(folder: Path, cleaned: Path) -> float | None:
     from facetrain.data.cleaning_result import CleaningResult
     from facetrain.metrics.noise import noise_detection
 
-    answer = CleaningResult.load(cleaned / "clean.npz")
+    result = CleaningResult.load(cleaned / "clean.npz")
     is_clean = np.load(folder / "is_clean.npy")
-    return noise_detection(answer.clean_probability, answer.kept, is_clean).f1
+    return noise_detection(result.clean_probability, result.kept, is_clean).f1
 
 
 def measure(stage: str, folder: Path, log: Path) -> dict[str, Any]:
@@ -228,11 +228,9 @@ def measure(stage: str, folder: Path, log: Path) -> dict[str, Any]:
 
 def table(found: dict[str, dict[str, Any]], sizes: Sequence[int]) -> str:
     """Markdown: a row a stage and size; growth is of processor seconds an image, to the smaller."""
-    lines = [
-        "| stage | images | seconds | processor s | own memory, MiB | resident, MiB | disk, MiB "
-        "| an image, of the smaller set's |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    header = ["stage", "images", "seconds", "processor s", "own memory, MiB", "resident, MiB"]
+    header += ["disk, MiB", "an image, of the smaller set's"]
+    rows = []
     for stage in STAGES:
         before = None
         for size in sizes:
@@ -242,13 +240,15 @@ def table(found: dict[str, dict[str, Any]], sizes: Sequence[int]) -> str:
             cost = numbers["processor_seconds"] / size
             growth = "" if before is None else f"{cost / before:.2f}"
             disk = "" if numbers["disk_mib"] is None else f"{numbers['disk_mib']:,.0f}"
-            lines.append(
-                f"| {stage} | {size:,} | {numbers['seconds']:,.1f} "
-                f"| {numbers['processor_seconds']:,.1f} | {numbers['own_mib']:,} "
-                f"| {numbers['resident_mib']:,} | {disk} | {growth} |"
-            )
+            rows.append(
+                [
+                    stage, f"{size:,}", f"{numbers['seconds']:,.1f}",
+                    f"{numbers['processor_seconds']:,.1f}", f"{numbers['own_mib']:,}",
+                    f"{numbers['resident_mib']:,}", disk, growth,
+                ]
+            )  # fmt: skip
             before = cost
-    return "\n".join(lines)
+    return markdown_table(header, rows)
 
 
 def main() -> None:

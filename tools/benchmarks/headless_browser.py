@@ -44,12 +44,12 @@ class Page:
             message["sessionId"] = self._session
         os.write(self._to, json.dumps(message).encode() + b"\0")
         while True:
-            answer = self._receive()
-            if answer.get("id") == number:
-                assert "error" not in answer, answer
-                result: dict[str, Any] = answer["result"]
+            reply = self._receive()
+            if reply.get("id") == number:
+                assert "error" not in reply, reply
+                result: dict[str, Any] = reply["result"]
                 return result
-            self.events.append(answer)
+            self.events.append(reply)
 
     def _receive(self, seconds: float = 60) -> dict[str, Any]:
         end = time.monotonic() + seconds
@@ -60,8 +60,8 @@ class Page:
             assert data, "the browser ended"
             self._rest += data
         message, _, self._rest = self._rest.partition(b"\0")
-        answer: dict[str, Any] = json.loads(message)
-        return answer
+        reply: dict[str, Any] = json.loads(message)
+        return reply
 
     def open(self, address: str) -> None:
         """Go to an address; returns before it is loaded."""
@@ -69,11 +69,11 @@ class Page:
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression; a promise is awaited."""
-        answer = self._call(
+        reply = self._call(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )
-        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
-        return answer["result"].get("value")
+        assert "exceptionDetails" not in reply, reply["exceptionDetails"]
+        return reply["result"].get("value")
 
     def wait(self, condition: str, seconds: float = 20) -> None:
         """Until a JavaScript expression is true."""

@@ -63,11 +63,11 @@ class Review:
         self.base, self.origin = parts.path, f"http://{parts.netloc}"
         self.connection = http.client.HTTPConnection(parts.netloc)
 
-    def ask(self, path: str, said: dict[str, Any] | None = None) -> Any:
-        """The answer to a GET, or to a POST of `said`."""
-        headers = {"Content-Type": "application/json", "Origin": self.origin} if said else {}
-        body = json.dumps(said) if said else None
-        self.connection.request("POST" if said else "GET", self.base + path, body, headers)
+    def request(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The answer to a GET, or to a POST of `body`."""
+        headers = {"Content-Type": "application/json", "Origin": self.origin} if body else {}
+        encoded = json.dumps(body) if body else None
+        self.connection.request("POST" if body else "GET", self.base + path, encoded, headers)
         response = self.connection.getresponse()
         content = response.read()
         assert response.status == 200, content
@@ -97,13 +97,13 @@ def main() -> None:
     review = Review(run)
     rows = {"start, until the address is printed": f"{review.start_seconds:.2f} s"}
     started = time.perf_counter()
-    review.ask("")
+    review.request("")
     for file in (*PAGE.glob("*.css"), *PAGE.glob("*.js")):
-        review.ask(file.name)
-    listed = review.ask("api/identities?anew=1")
+        review.request(file.name)
+    listed = review.request("api/identities?anew=1")
     ids = [one["id"] for one in listed["identities"]]
-    for face in review.ask(f"api/identity/{ids[0]}")["faces"]:
-        review.ask(f"face/{face['row']}")
+    for face in review.request(f"api/identity/{ids[0]}")["faces"]:
+        review.request(f"face/{face['row']}")
     rows["first page over HTTP, all its faces"] = f"{time.perf_counter() - started:.3f} s"
     far = listed["total"] * 3 // 4
     for what, path in {
@@ -111,19 +111,19 @@ def main() -> None:
         "another filter": "api/identities?filter=unseen&anew=1",
         "a search": "api/identities?search=123&anew=1",
     }.items():
-        rows[what] = f"{1000 * seconds_of(functools.partial(review.ask, path))[0]:.1f} ms"
+        rows[what] = f"{1000 * seconds_of(functools.partial(review.request, path))[0]:.1f} ms"
     rows["memory of its own"] = f"{review.anonymous_mib():.0f} MiB"
     before, times = listed["progress"]["decisions"], []
     for number in range(NUM_DECISIONS):
         one = ids[number % len(ids)]
-        faces = review.ask(f"api/identity/{one}")["faces"]
-        said = {"action": ("keep", "drop", "move")[number % 3], "identity": one, "to": ids[0],
+        faces = review.request(f"api/identity/{one}")["faces"]
+        body = {"action": ("keep", "drop", "move")[number % 3], "identity": one, "to": ids[0],
                 "rows": [faces[number % len(faces)]["row"]]}  # fmt: skip
-        times.append(1000 * seconds_of(functools.partial(review.ask, "api/decide", said))[0])
+        times.append(1000 * seconds_of(functools.partial(review.request, "api/decide", body))[0])
     rows[f"a decision, journalled and fsynced ({NUM_DECISIONS})"] = spread(times)
     review.end(signal.SIGKILL)
     review = Review(run)
-    lost = before + NUM_DECISIONS - review.ask("api/identities")["progress"]["decisions"]
+    lost = before + NUM_DECISIONS - review.request("api/identities")["progress"]["decisions"]
     rows["of these lost by SIGKILL right after"] = str(lost)
     browser = find_browser()
     if browser:

@@ -401,10 +401,10 @@ def test_the_browser_learns_the_address_from_a_file_only_its_owner_reads(tmp_pat
     while not seen.exists():
         assert time.monotonic() < end
         time.sleep(0.02)
-    door = folder / "review" / "open.html"
-    assert seen.read_text().strip() == door.resolve().as_uri()
-    assert address in door.read_text()
-    assert door.stat().st_mode & 0o077 == 0
+    redirect = folder / "review" / "open.html"
+    assert seen.read_text().strip() == redirect.resolve().as_uri()
+    assert address in redirect.read_text()
+    assert redirect.stat().st_mode & 0o077 == 0
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 0

@@ -44,7 +44,7 @@ from facetrain.graph.knn import KnnConfig, KnnGraph, knn_graph
 from facetrain.metrics.noise import noise_detection
 from tools.benchmarks.clean import baselines
 from tools.benchmarks.clean.hindsight import best_f1, threshold_error
-from tools.benchmarks.common import mean_and_spread
+from tools.benchmarks.common import markdown_table, mean_and_spread
 
 MESH = Mesh.single()
 Row = tuple[str, float]
@@ -285,14 +285,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Mean and standard deviation over seeds, a line a method and a column a target."""
     targets = list(dict.fromkeys(row["target"] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    lines = ["| method | " + " | ".join(targets) + " |", "|---" * (len(targets) + 1) + "|"]
+    lines = []
     for method in methods:
         cells = []
         for target in targets:
             values = [r["value"] for r in rows if (r["method"], r["target"]) == (method, target)]
             cells.append(mean_and_spread(values) or "-")
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append([method, *cells])
+    return markdown_table(["method", *targets], lines)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ table: what each part changes, paired by seed, as mean and each seed's differenc
 """
 
 import argparse
-import re
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
 from facetrain.core.artifact import read_json
-from tools.benchmarks.common import mean_and_spread
+from tools.benchmarks.common import markdown_table, mean_and_spread
 
 PAIRS = (
     ("target statistics + adapter", "target statistics"),
@@ -43,14 +42,11 @@ def main() -> None:
             value[row["method"], target][split] = row["value"]
     methods = list(dict.fromkeys(method for method, _ in value))
     targets = list(dict.fromkeys(target for _, target in value))
-    print("| | " + " | ".join(re.sub("_", " ", target) for target in targets) + " |")
-    print("|---" * (len(targets) + 1) + "|")
+    rows = []
     for method in methods:
-        cells = []
-        for target in targets:
-            found = list(value[method, target].values())
-            cells.append(mean_and_spread(found))
-        print(f"| {method} | " + " | ".join(cells) + " |")
+        found = [list(value[method, target].values()) for target in targets]
+        rows.append([method, *map(mean_and_spread, found)])
+    print(markdown_table(["", *(target.replace("_", " ") for target in targets)], rows))
     print()
     for better, worse in PAIRS:
         for target in targets:

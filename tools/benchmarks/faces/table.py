@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from facetrain.report.tables import format_table
-from tools.benchmarks.common import mean_and_spread
+from tools.benchmarks.common import markdown_table, mean_and_spread
 from tools.benchmarks.faces.rows import DROP, ROWS
 
 Numbers = dict[str, float]
@@ -39,7 +39,4 @@ def table(runs: Sequence[Rows], markdown: bool) -> str:
     if "true labels" in order:
         order.append(order.pop(order.index("true labels")))
     lines = [[row, *(cell(row, *column) for column in COLUMNS.items())] for row in order]
-    if not markdown:
-        return format_table(head, lines)
-    rule = ["---"] * len(head)
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
+    return (markdown_table if markdown else format_table)(head, lines)
