@@ -23,7 +23,7 @@ def test_every_row_is_trained_and_told(
     assert ended.value.code == 0
     run = json.loads(file.read_text())["flip=0.2"]["3"]
     rows = ["plain", "l2b", "sub-centres", "sub-centres, drop", "clean, 1 round", "clean + nal"]
-    rows += ["posterior alone, 1 round", "control", "true labels"]
+    rows += ["posterior alone, 1 round", "clean + sub-centres, drop", "control", "true labels"]
     assert set(run) == set(rows)
     assert run["plain"]["recovered_auc"] == 0
     assert run["true labels"]["recovered_auc"] == 1
@@ -31,6 +31,10 @@ def test_every_row_is_trained_and_told(
     dropped = run["sub-centres, drop"]
     assert dropped["right"] + dropped["wrong"] <= 192
     assert dropped["seconds"] > run["sub-centres"]["seconds"] > 0
+    cleaned, again = run["clean, 1 round"], run["clean + sub-centres, drop"]
+    assert again["right"] <= cleaned["right"]
+    assert again["wrong"] <= cleaned["wrong"]
+    assert again["right"] + again["wrong"] < cleaned["right"] + cleaned["wrong"]
     shown = capsys.readouterr().out
     assert all(row in shown for row in rows)
     assert all(f"| {row} |" in page.read_text() for row in rows)

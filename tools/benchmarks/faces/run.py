@@ -18,7 +18,7 @@ with gradients clipped alike, trains from scratch. Rows:
   correction                  labels move to the nearest class while training
   clean, n rounds             on what each round of cleaning left
   posterior alone, ...        the same without the GCN, `clean.gcn=false`
-  clean + ...                 on what the last round left, by another head or loss
+  clean + ...                 on what the last round left, by another head, loss or drop
   control                     the given labels of as many images as the last round kept, at random
   true labels                 of all images
 
@@ -178,11 +178,15 @@ class Setting:
 
     def sub_centres(self) -> Rows:
         """Three centres a class; then without what is far from the dominant one."""
-        rows = {"sub-centres": self.train("sub_centres", *CENTRES)}
-        folder, recipe = self.own / "sub_centres", self.recipe(*CENTRES)
+        alone, dropped = self._drop(LabelOverlay.load(self._noise), "sub_centres")
+        return {"sub-centres": alone, DROP: dropped}
+
+    def _drop(self, given: LabelOverlay, name: str, *more: str) -> tuple[Numbers, Numbers]:
+        """Train on `given`, which the overrides `more` name, with three centres; then as above."""
+        alone = self.train(name, *CENTRES, *more)
+        folder, recipe = self.own / name, self.recipe(*CENTRES, *more)
         embedded = folder / "embed"
         pipeline.embed_stage(recipe, folder / "train", embedded, self.mesh())
-        given = LabelOverlay.load(self._noise)
         class_ids, label = np.unique(given.label[given.kept], return_inverse=True)
         shape = len(class_ids), recipe.head.num_centres, recipe.model.embedding_size
         centre = torch.zeros(shape)
@@ -195,10 +199,10 @@ class Setting:
         kept[given.kept] = answer.kept.numpy()
         score[given.kept] = (answer.cosine.numpy() + 1) / 2
         found = self._judged(given.label, kept, score)
-        more = [*self._only(kept, folder / "kept"), *self._longer(len(label) / kept.sum())]
-        again = self.train("sub_centres_drop", *more)
-        again["seconds"] += rows["sub-centres"]["seconds"] + seconds(embedded)
-        return {**rows, DROP: again | found}
+        only = self._only(given, kept, folder / "kept")
+        again = self.train(f"{name}_drop", *only, *self._longer(kept))
+        again["seconds"] += alone["seconds"] + seconds(embedded)
+        return alone, again | found
 
     def cleaning(self, name: str = "clean", into: str = "run", *more: str) -> Rows:
         """The rounds of cleaning that begin with plain training."""
@@ -239,22 +243,25 @@ class Setting:
             rows[name] = self.train(name.replace(" ", "_"), both, *length, *more)
             rows[name]["seconds"] += spent - seconds(run / "retrain")
         given, answer = LabelOverlay.load(self._noise), LabelOverlay.load(run / "clean")
+        _, dropped = self._drop(answer, "clean_sub_centres", both, *length)
+        dropped["seconds"] += spent - seconds(run / "retrain")
+        rows[f"clean + {DROP}"] = dropped
         order = numpy_generator(self.seed, "control").permutation(len(answer.kept))
-        only = self._only(given.kept & answer.kept[order], self.own / "control")
+        only = self._only(given, given.kept & answer.kept[order], self.own / "control")
         rows["control"] = self.train("control", *only, *length)
         return rows
 
-    def _only(self, kept: np.ndarray[Any, Any], folder: Path) -> list[str]:
-        """Overrides that train on the given labels of these images alone."""
-        given = LabelOverlay.load(self._noise)
+    def _only(self, given: LabelOverlay, kept: np.ndarray[Any, Any], folder: Path) -> list[str]:
+        """Overrides that train on the labels of `given` of these images alone."""
         path = folder / OVERLAY_FILE
         path.parent.mkdir(exist_ok=True, parents=True)
         dataclasses.replace(given, kept=kept, source=np.ones_like(given.source)).save(path)
         return [f"data.overlay=[{path}]"]
 
-    def _longer(self, factor: float) -> list[str]:
+    def _longer(self, kept: np.ndarray[Any, Any]) -> list[str]:
         """Overrides that make up for shorter epochs, as the pipeline does after a cleaning."""
         recipe = self.recipe()
+        factor = LabelOverlay.load(self._noise).kept.sum() / kept.sum()
         return [
             f"train.epochs={round(recipe.train.epochs * factor)}",
             f"train.margin_warmup_epochs={recipe.train.margin_warmup_epochs * factor}",
