@@ -84,10 +84,10 @@ def sections(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in get_args(annotation) for model in sections(part)]
 
 
-def _valid_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """Field names at `location` (the last part being the offending key) inside `model`."""
+def _models_at(model: type[BaseModel], location: Sequence[str | int]) -> list[type[BaseModel]]:
+    """The classes that the section at `location` inside `model` may be of."""
     models = [model]
-    for part in location[:-1]:
+    for part in location:
         fields = [one.model_fields[str(part)] for one in models if str(part) in one.model_fields]
         if fields:
             models = [inner for field in fields for inner in sections(field.annotation)]
@@ -99,25 +99,32 @@ def _valid_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[s
                 and part in get_args(one.model_fields["name"].annotation)
             ]
             models = named or models
-    return list(dict.fromkeys(name for one in models for name in one.model_fields))
+    return models
 
 
 def _explain(error: ValidationError, model: type[BaseModel], source: str) -> str:
     lines = []
     for item in error.errors():
         location = item["loc"]
-        key = ".".join(str(part) for part in location) or "(top level)"
+        key = ".".join(str(part) for part in location)
         if item["type"] == "extra_forbidden":
-            known = _valid_keys(model, location)
+            models = _models_at(model, location[:-1])
+            known = list(dict.fromkeys(name for one in models for name in one.model_fields))
             near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
             lines.append(f"{source}: unknown key {key!r}; {hint}")
         elif item["type"] == "missing":
             lines.append(f"{source}: {key!r} is required and has no default; set it")
+        elif item["type"] == "union_tag_not_found":
+            fields = [one.model_fields["name"] for one in _models_at(model, location)]
+            names = [str(name) for field in fields for name in get_args(field.annotation)]
+            lines.append(f"{source}: {key} needs a name, one of {', '.join(names)}; set {key}.name")
         else:
             came = item.get("input")
             message = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{source}: {key}={came!r:.80}: {message}")
+            # What is wrong with a whole section names its keys by itself.
+            where = key if isinstance(came, dict) else f"{key}={came!r:.80}"
+            lines.append(": ".join(part for part in (source, where, message) if part))
     return "\n".join(lines)
 
 

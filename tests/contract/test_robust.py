@@ -74,6 +74,10 @@ def test_a_robust_training_leaves_a_backbone_and_its_weights_by_image(
             "there is no nowhere.npz",
         ),
         (["robust.name=superloss", "robust.boost=3"], "boost"),
+        (
+            ["robust.boost=3"],
+            "robust needs a name, one of superloss, nal, l2b, correction; set robust.name",
+        ),
         (["robust.name=superloss", "robust.dominant=true"], "num_centres"),
     ],
 )

@@ -37,13 +37,13 @@ def test_what_counts_is_taken(given: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"sigma": 1.5}, "sigma=1.5 does nothing without share; set share, or remove sigma"),
+        ({"sigma": 1.5}, "^r: sigma=1.5 does nothing without share; set share, or remove sigma"),
         ({"seed": 3}, "seed belongs to fill=random or fill=noise, not to fill=mean; remove seed"),
         ({"fill": "noise", "order": [1]}, "order belongs to fill=random, not to fill=noise"),
     ],
 )
 def test_what_nothing_would_come_of_is_refused(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=f"^r: .*{message}"):
+    with pytest.raises(ConfigError, match=message):
         parse_config(Blur, given, "r")
 
 
