@@ -25,12 +25,13 @@ Seconds = dict[str, list[float]]
 """Of each way that took turns with others, a number a round."""
 
 
-def make_parser(doc: str | None) -> argparse.ArgumentParser:
-    """A tool's parser: its module's text is the help, and `--json FILE` takes the numbers."""
+def make_parser(doc: str | None, *, numbers: bool = True) -> argparse.ArgumentParser:
+    """A tool's parser: its module's text is the help, and `--json FILE` takes its `numbers`."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    if numbers:
+        parser.add_argument("--json", type=Path, help="where to write the numbers")
     return parser
 
 

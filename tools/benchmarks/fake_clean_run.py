@@ -5,7 +5,6 @@ For what must hold many identities (the review page, the report) without trainin
     python -m tools.benchmarks.fake_clean_run OUT --identities 84000 --images 20
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from facetrain.data.face_shard import FaceShardWriter
 from facetrain.data.overlay import LabelOverlay
 from facetrain.data.stage_data import write_stage_data
 from facetrain.data.synthetic import SyntheticConfig, write_synthetic
+from tools.benchmarks.common import make_parser
 
 MERGED, UNDECIDED, COPIED = 0.02, 0.02, 0.005  # shares of identities, identities, images
 WRONG, FOUND_HOME, MOVED = 0.2, 0.5, 0.4  # images of others; with a suggestion; moved there
@@ -133,7 +133,7 @@ def write_run(out: Path, num_identities: int, num_images: int, people: list[list
 
 def main() -> None:
     """Write the run that the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__, numbers=False)
     parser.add_argument("out", type=Path)
     parser.add_argument("--identities", type=int, default=300)
     parser.add_argument("--images", type=int, default=20)

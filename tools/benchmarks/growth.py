@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tools.benchmarks.common import ROOT, command_of, markdown_table, memory_mib
+from tools.benchmarks.common import ROOT, command_of, make_parser, markdown_table, memory_mib
 
 STAGES = ("pack", "embed", "graph", "clean", "clean without the GCN", "review", "report", "write")
 CLEANINGS = ("clean", "clean without the GCN")
@@ -253,14 +253,11 @@ def table(found: dict[str, dict[str, Any]], sizes: Sequence[int]) -> str:
 
 def main() -> None:
     """Parse, run, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = make_parser(__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--identity-images", type=int, default=20, help="in the mean")
     parser.add_argument("--folder", type=Path, required=True, help="for the sets and what is left")
-    parser.add_argument(
-        "--json", type=Path, help="where to write the numbers, beside what is there"
-    )
     parser.add_argument(CHILD, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     folder: Path = options.folder.resolve()

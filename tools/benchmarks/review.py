@@ -6,7 +6,6 @@
 Prints a Markdown table. It leaves its decisions in OUT/run/review; each run of it adds to them.
 """
 
-import argparse
 import functools
 import http.client
 import json
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tools.benchmarks.common import ROOT, markdown_table, memory_mib, seconds_of
+from tools.benchmarks.common import ROOT, make_parser, markdown_table, memory_mib, seconds_of
 from tools.benchmarks.headless_browser import browsing, find_browser
 
 PAGE = ROOT / "facetrain" / "review" / "page"
@@ -91,7 +90,7 @@ def spread(milliseconds: list[float]) -> str:
 
 def main() -> None:
     """Measure the run that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__, numbers=False)
     parser.add_argument("run", type=Path)
     run = parser.parse_args().run
     review = Review(run)

@@ -9,7 +9,6 @@ Losses must agree; the exit status is 1 where one does not. ArcFace's gradient i
 of ours: the exact one, which older versions have, and the straight-through one of newer versions.
 """
 
-import argparse
 import importlib.util
 import sys
 from pathlib import Path
@@ -24,6 +23,7 @@ from facetrain.dist.mesh import Mesh
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
 from facetrain.report.tables import format_table
+from tools.benchmarks.common import make_parser
 
 NUM_CLASSES, SIZE, BATCH, SCALE = 61, 16, 48, 64.0
 TOLERANCE = 1e-6
@@ -97,9 +97,7 @@ def compare(losses: ModuleType) -> list[tuple[str, float, float]]:
 
 def main() -> None:
     """Import, compare, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, numbers=False)
     parser.add_argument("folder", type=Path, help="arcface_torch, with losses.py")
     path: Path = parser.parse_args().folder / "losses.py"
     if not path.is_file():

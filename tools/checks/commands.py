@@ -27,6 +27,7 @@ import numpy as np
 
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.overlay import LabelOverlay
+from tools.benchmarks.common import make_parser
 
 COMMAND = [sys.executable, "-m", "facetrain"]
 MINE = """\
@@ -123,9 +124,7 @@ def reviewed(out: Path, words: list[str]) -> tuple[int, str]:
 
 def main() -> int:
     """Prepare, run, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, numbers=False)
     parser.add_argument("pages", type=Path, nargs="+")
     for name in ("photographs", "landmarks", "bin", "detector", "backbone", "weights", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)

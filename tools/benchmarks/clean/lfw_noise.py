@@ -18,7 +18,6 @@ at least five images become the target, all others the source. The target's nois
 The source gets 10 % flips, 10 % outliers and 5 % structured noise, planted once.
 """
 
-import argparse
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from facetrain.core.rng import numpy_generator
 from facetrain.data.features import Features, load_features, save_features
 from facetrain.data.noise import NoiseConfig, plant
+from tools.benchmarks.common import make_parser
 
 NUM_TARGET, LEAST_IMAGES = 125, 5
 
@@ -75,10 +75,7 @@ def add_uniform(
 
 def main() -> None:
     """Parse, split, plant, write."""
-    assert __doc__
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, numbers=False)
     parser.add_argument("features", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

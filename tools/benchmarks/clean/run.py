@@ -19,7 +19,6 @@ where a row says "hindsight": its threshold is the best one for that target. Row
   literal, canonical                    other inputs of the GCN, pre-trained, at 0.5
 """
 
-import argparse
 import copy
 import tempfile
 from collections.abc import Iterator
@@ -44,7 +43,7 @@ from facetrain.graph.knn import KnnConfig, KnnGraph, knn_graph
 from facetrain.metrics.noise import noise_detection
 from tools.benchmarks.clean import baselines
 from tools.benchmarks.clean.hindsight import best_f1, threshold_error
-from tools.benchmarks.common import markdown_table, mean_and_spread
+from tools.benchmarks.common import make_parser, markdown_table, mean_and_spread
 
 MESH = Mesh.single()
 Row = tuple[str, float]
@@ -228,10 +227,7 @@ class Cleaners:
 
 def main() -> None:
     """Parse, run, print."""
-    assert __doc__
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, numbers=False)
     parser.add_argument("--source", type=Path, required=True)
     parser.add_argument("--target", type=Path, nargs="+", required=True)
     parser.add_argument("--truth", type=Path, help="npz with is_clean of the one target")

@@ -8,7 +8,6 @@ three or more images one image stands alone under a name of its own. OUT holds `
 and the truth: `person` (N,), and `swapped` (N,) the label of the class it was exchanged with, -1.
 """
 
-import argparse
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from facetrain.core.rng import numpy_generator
 from facetrain.data.features import load_features
+from tools.benchmarks.common import make_parser
 
 Ints = NDArray[np.int64]
 
@@ -58,10 +58,7 @@ def plant_small(person: Ints, seed: int) -> Planted:
 
 def main() -> None:
     """Parse, plant, write."""
-    assert __doc__
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, numbers=False)
     parser.add_argument("features", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)

@@ -6,14 +6,13 @@ Targets that differ in their last `_<seed>` only are one column; sources are one
 table: what each part changes, paired by seed, as mean and each seed's difference.
 """
 
-import argparse
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
 from facetrain.core.artifact import read_json
-from tools.benchmarks.common import markdown_table, mean_and_spread
+from tools.benchmarks.common import make_parser, markdown_table, mean_and_spread
 
 PAIRS = (
     ("target statistics + adapter", "target statistics"),
@@ -30,10 +29,7 @@ PAIRS = (
 
 def main() -> None:
     """Parse, gather, print."""
-    assert __doc__
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, numbers=False)
     parser.add_argument("runs", type=Path, nargs="+")
     value: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for path in parser.parse_args().runs:

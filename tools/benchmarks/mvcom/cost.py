@@ -6,7 +6,6 @@ One variant a process, so that the peak of its memory is its own; prints JSON. m
 calls it for each.
 """
 
-import argparse
 import itertools
 import json
 import tempfile
@@ -32,7 +31,7 @@ from facetrain.finetune.variation_heads import VariationHeads
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
 from facetrain.models.backbone import ModelConfig, build_backbone
-from tools.benchmarks.common import memory_mib, training_config
+from tools.benchmarks.common import make_parser, memory_mib, training_config
 
 VARIANTS = ("plain", "mvcom", "mvcom_no_pseudo_update", "double_backward")
 CLASSES, LEVELS = 1000, (7, 5, 4, 4)
@@ -134,7 +133,7 @@ def measure(variant: str, model: ModelConfig, batch_size: int, steps: int) -> di
 
 def main() -> None:
     """Measure one variant."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__, numbers=False)
     parser.add_argument("--variant", choices=VARIANTS, required=True)
     parser.add_argument("--model", default="small")
     parser.add_argument("--image-size", type=int, default=48)

@@ -8,7 +8,6 @@ before any step with them) are averaged by level. `rho` is Spearman's correlatio
 mean residuals with the rarity of its levels: 1 is the paper's claim.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from facetrain.finetune.variation_heads import VariationHeads, fit_heads
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
 from facetrain.models.weights import load_module
+from tools.benchmarks.common import make_parser
 from tools.benchmarks.mvcom.run import COMMON, MESH, PRETRAIN
 from tools.benchmarks.mvcom.sets import level_shares
 
@@ -100,12 +100,9 @@ def residuals(folder: Path, factors: tuple[str, ...], steps: int) -> np.ndarray[
 
 def main() -> None:
     """Print and write every factor's residuals by level."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=10**6, help="batches; the whole set without")
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     keep_freed_memory()
     train = FaceDataset.open(given.folder / "sets/train")

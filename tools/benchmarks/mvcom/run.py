@@ -26,7 +26,6 @@ batches. The test set has other people and every level equally often; all its pa
 `--set KEY=VALUE` changes the fine-tuning (`--set finetune.residual.size=0.2`).
 """
 
-import argparse
 import copy
 import itertools
 import json
@@ -57,7 +56,7 @@ from facetrain.finetune.settings import FinetuneStageConfig
 from facetrain.pretrain import train
 from facetrain.pretrain.train import TrainConfig
 from facetrain.report.tables import format_table
-from tools.benchmarks.common import ROOT, command_of, mean_and_spread
+from tools.benchmarks.common import ROOT, command_of, make_parser, mean_and_spread
 from tools.benchmarks.mvcom.cost import VARIANTS
 from tools.benchmarks.mvcom.score import margin_rank_test, paired_line, score_test_set
 from tools.benchmarks.mvcom.sets import level_shares, lfw_sets, synthetic_sets, tail_levels
@@ -217,11 +216,8 @@ def costs() -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Run the seeds, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--out", type=Path, help="keep sets and models here, and reuse them")
     parser.add_argument("--data", type=Path, help="folder of train.rec with real faces")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=[*METHODS, *CONTROLS])
