@@ -21,9 +21,9 @@ from facetrain.data.ijb_metadata import IjbMetadata
 from facetrain.data.npz_file import write_npz
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import run_stage
+from facetrain.evaluate.ijb_embedding import feature_chunks, image_chunks, pool_templates
 from facetrain.evaluate.ijb_scores import ScoredPairs, identify_templates, one_to_one, score_pairs
 from facetrain.evaluate.numbers import confidence_intervals, subgroup_numbers
-from facetrain.evaluate.template_embedding import feature_chunks, image_chunks, pool_templates
 from facetrain.metrics.verification import Floats, roc
 from facetrain.models.weights import EmbeddingModel
 

@@ -16,7 +16,7 @@ from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
 from facetrain.metrics.identification import Searches, identification, mean_identification, search
 from facetrain.metrics.tar_conventions import tar_by_convention
-from facetrain.metrics.templates import pair_similarity
+from facetrain.metrics.template_pooling import pair_similarity
 from facetrain.metrics.verification import (
     Bools,
     Floats,

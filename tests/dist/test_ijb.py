@@ -11,7 +11,7 @@ from helpers.ranks import Ranks
 from facetrain.core.errors import DataError
 from facetrain.data.template_benchmark import write_template_benchmark
 from facetrain.dist.mesh import Mesh
-from facetrain.evaluate import ijb, template_embedding
+from facetrain.evaluate import ijb, ijb_embedding
 from facetrain.evaluate.ijb import IjbConfig
 
 
@@ -26,7 +26,7 @@ def evaluate(mesh: Mesh, root: Path, out: Path, stop_at: int | None = None) -> A
     config = IjbConfig(path=root, protocol="ijbb", batch_size=7, workers=0, bootstrap=10)
     backbone: Any = Linear(stop_at)
     try:
-        with patch.object(template_embedding, "CHUNK", 16):
+        with patch.object(ijb_embedding, "CHUNK", 16):
             done = ijb.run(config, backbone, out, mesh, inputs={})
     except DataError as error:
         return str(error)

@@ -24,10 +24,10 @@ from facetrain.core.log import configure_logging
 from facetrain.core.rng import numpy_generator
 from facetrain.data.ijb_metadata import IjbMetadata
 from facetrain.dist.mesh import Mesh
+from facetrain.evaluate.ijb_embedding import feature_chunks, pool_templates
 from facetrain.evaluate.ijb_scores import identify_templates, one_to_one, score_pairs
 from facetrain.evaluate.numbers import confidence_intervals
-from facetrain.evaluate.template_embedding import feature_chunks, pool_templates
-from facetrain.metrics.templates import pair_similarity
+from facetrain.metrics.template_pooling import pair_similarity
 from facetrain.report.tables import format_table
 from tools.benchmarks.common import make_parser, memory_mib, seconds_of, write_report
 

@@ -23,7 +23,7 @@ from facetrain.data.features import load_features
 from facetrain.data.synthetic import SyntheticConfig
 from facetrain.data.template_benchmark import LooseFace, write_template_benchmark
 from facetrain.dist.mesh import Mesh
-from facetrain.evaluate import ijb, template_embedding
+from facetrain.evaluate import ijb, ijb_embedding
 from facetrain.evaluate.ijb import IjbConfig, evaluate_ijb
 
 WEIGHTINGS = [(True, True), (True, False), (False, True), (False, False)]
@@ -142,7 +142,7 @@ def test_real_features(lfw, tmp_path):
 
 
 def test_kill_and_resume_embed_each_image_once(noise, tmp_path, monkeypatch):
-    monkeypatch.setattr(template_embedding, "CHUNK", 40)
+    monkeypatch.setattr(ijb_embedding, "CHUNK", 40)
     config = IjbConfig(path=noise, protocol="ijbb", batch_size=16, workers=0, bootstrap=20)
     whole = ijb.run(config, Linear(), tmp_path / "whole", Mesh.single(), inputs={"backbone": "b"})
     stopped = Linear(stop_at=300)  # both views of some 150 images: three chunks of 40 are finished
@@ -168,7 +168,7 @@ def test_kill_and_resume_embed_each_image_once(noise, tmp_path, monkeypatch):
 
 
 def test_damaged_pieces_are_embedded_again(noise, tmp_path, monkeypatch):
-    monkeypatch.setattr(template_embedding, "CHUNK", 40)
+    monkeypatch.setattr(ijb_embedding, "CHUNK", 40)
     config = IjbConfig(path=noise, protocol="ijbb", batch_size=16, workers=0, bootstrap=20)
     whole = ijb.run(config, Linear(), tmp_path, Mesh.single(), inputs={"backbone": "b"})
     bit, empty, good, flat, *_ = sorted((tmp_path / "embeddings").rglob("*.npz"))

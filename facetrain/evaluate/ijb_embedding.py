@@ -23,7 +23,7 @@ from facetrain.dist.collectives import all_reduce_sum, data_errors_on_all
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
 from facetrain.engine.inference import BatchConfig, embed_rows
-from facetrain.metrics.templates import add_images, media_weight
+from facetrain.metrics.template_pooling import add_images, media_weight
 from facetrain.metrics.verification import Floats
 from facetrain.models.weights import EmbeddingModel
 

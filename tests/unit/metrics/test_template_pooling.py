@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from facetrain.metrics import templates as templates_module
+from facetrain.metrics import template_pooling
 from facetrain.metrics.identification import identification, mean_identification, search
 from facetrain.metrics.tar_conventions import tar_by_convention
-from facetrain.metrics.templates import add_images, media_weight, pair_similarity
+from facetrain.metrics.template_pooling import add_images, media_weight, pair_similarity
 from facetrain.metrics.verification import roc_counts
 
 
@@ -37,8 +37,8 @@ def test_sums_do_not_depend_on_order_or_chunks():
 @pytest.mark.parametrize("block", [7, 1000])
 def test_pair_similarity_is_the_dot_product(monkeypatch, ratio, block):
     # Ratio 0 gathers row by row, 32 multiplies matrices here.
-    monkeypatch.setattr(templates_module, "_DENSE_RATIO", ratio)
-    monkeypatch.setattr(templates_module, "_PAIRS_AT_ONCE", block)
+    monkeypatch.setattr(template_pooling, "_DENSE_RATIO", ratio)
+    monkeypatch.setattr(template_pooling, "_PAIRS_AT_ONCE", block)
     generator = np.random.default_rng(1)
     unit = generator.normal(size=(30, 8))
     first, second = generator.integers(0, 30, (2, 300))
