@@ -12,6 +12,7 @@ _INTERRUPTED = 130  # as in core/errors.py, which may be what was being imported
 def run(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, and leave with its exit status wherever Ctrl-C falls."""
     sys.unraisablehook = _interrupt_again
+    _open_streams()
     try:
         from facetrain.cli import main
 
@@ -30,6 +31,18 @@ def run(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(_INTERRUPTED)
+
+
+def _open_streams() -> None:
+    """Open the standard streams that are closed: the next file would take the number of one.
+
+    What libraries say would then be written into that file.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            os.set_inheritable(handle, True)
+            setattr(sys, name, os.fdopen(handle, "w" if number else "r", closefd=False))
 
 
 def _interrupt_again(ignored: "sys.UnraisableHookArgs") -> None:

@@ -2,10 +2,11 @@
 
 import contextlib
 import os
+import select
 import signal
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn, TextIO
 
 import click
 
@@ -19,10 +20,23 @@ from facetrain.commands import (
     review,
     stages,
 )
-from facetrain.core.errors import BAD_INPUT, INTERRUPTED, UserError
+from facetrain.core.errors import BAD_INPUT, INTERRUPTED, UNREAD, UserError
 from facetrain.core.system_error import as_user_error
 from facetrain.core.text import printable_lines
 from facetrain.core.threads import wait_asleep
+
+
+class _PastClickError(Exception):
+    """Carries an error past click, which would take it for something else."""
+
+
+@contextlib.contextmanager
+def _past_click() -> Iterator[None]:
+    """For click an EOFError is Ctrl-C, and a broken pipe, of whomever, ends without a word."""
+    try:
+        yield
+    except (EOFError, BrokenPipeError) as error:
+        raise _PastClickError from error
 
 
 class _Commands(click.Group):
@@ -30,6 +44,14 @@ class _Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _past_click():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _past_click():
+            return super().invoke(ctx)
 
 
 _EPILOG = """\b
@@ -39,6 +61,7 @@ Exit status:
     3  training diverged
     4  output cannot be written: no space, no permission
   130  interrupted (Ctrl-C); the same command continues
+  141  nobody reads the output any more (a pipe was closed)
   143  told to end (SIGTERM); a training saves its step first
 """
 
@@ -86,19 +109,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wait_asleep(os.environ)
     interrupts = _noted_interrupts()
     try:
+        _need_folder()
         status = cli.main(args=arguments, prog_name="facetrain", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError):
+            error.show()
         sys.exit(BAD_INPUT)
-    except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, click.Abort) and isinstance(error.__cause__, EOFError):
-            raise error.__cause__ from None  # click takes one for the end of a terminal
+    except (Exception, KeyboardInterrupt) as raised:
+        error = raised.__cause__ if isinstance(raised, _PastClickError) else raised
         if interrupts or isinstance(error, click.Abort | KeyboardInterrupt):
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would only cut this short
             _end("interrupted; the same command continues from what is finished", INTERRUPTED)
+        if isinstance(error, BrokenPipeError) and _unread(sys.stdout):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still to be said at the end
+            sys.exit(UNREAD)
         known = error if isinstance(error, UserError) else as_user_error(error)
         if known is None:
-            raise
+            raise error from None
         _end(str(known), known.exit_status)
     sys.exit(status if isinstance(status, int) else 0)  # --help and --version give a number
 
@@ -117,6 +144,24 @@ def _noted_interrupts() -> list[int]:
     return came
 
 
+def _need_folder() -> None:
+    """Raises UserError where the working directory was deleted: libraries say odder things."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError(
+            f"the working directory must exist, but {error.strerror}; cd to another"
+        ) from None
+
+
+def _unread(stream: TextIO) -> bool:
+    """Whether this is a pipe that nobody reads."""
+    polled = select.poll()
+    polled.register(stream, 0)
+    return any(event & select.POLLERR for _, event in polled.poll(0))
+
+
 def _end(message: str, status: int) -> NoReturn:
-    click.echo(f"facetrain: {printable_lines(message)}", err=True)
+    with contextlib.suppress(OSError):  # the status tells as much
+        click.echo(f"facetrain: {printable_lines(message)}", err=True)
     sys.exit(status)

@@ -6,12 +6,15 @@ The text says what must hold, what came, and what to change. Broken invariants o
 
 import errno
 
-BAD_INPUT, DIVERGED, NOT_WRITABLE, INTERRUPTED, TERMINATED = 2, 3, 4, 130, 143
-"""Exit statuses; 0 is success, and the last two what a shell gives a command that Ctrl-C or SIGTERM
-ended."""
+BAD_INPUT, DIVERGED, NOT_WRITABLE, INTERRUPTED, UNREAD, TERMINATED = 2, 3, 4, 130, 141, 143
+"""Exit statuses; 0 is success, and the last three what a shell gives a command that Ctrl-C, SIGPIPE
+or SIGTERM ended."""
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 """What the machine is short of for the moment: nothing is wrong with the file at hand."""
+
+CLOSED = (errno.EACCES, errno.EPERM)
+"""What a file is that its owner has not opened to this user: nothing is wrong with it either."""
 
 
 class UserError(ValueError):

@@ -96,9 +96,8 @@ class RowBlocks:
         for path, (shape, dtype) in self.arrays.items():
             size = _num_bytes(shape, dtype)
             try:
-                if not path.is_file():  # a pipe would be waited for
-                    path.unlink(missing_ok=True)
-                with open(path, "wb") as file:
+                path.unlink(missing_ok=True)  # a pipe would be waited for, a link written through
+                with open(path, "xb") as file:
                     file.write(_header(shape, dtype))
                     file.truncate(size)
                     file.flush()
@@ -228,10 +227,10 @@ def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
 
 
 def _is_of(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
-    """Whether the file has the length and the beginning of such an array."""
+    """Whether it is a file of our own with the length and the beginning of such an array."""
     header = _header(shape, dtype)
     try:
-        if not path.is_file():
+        if path.is_symlink() or not path.is_file():
             return False
         with open(path, "rb") as file:
             return (

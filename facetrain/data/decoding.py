@@ -15,7 +15,7 @@ import mmap
 import signal
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from facetrain.core.errors import DataError
+from facetrain.core.errors import DataError, UserError
 from facetrain.data.decoder_warnings import with_warnings
 from facetrain.data.recordio import ShardChangedError
 from facetrain.data.sampler import NO_ROW
@@ -74,16 +74,22 @@ def _decode_rows(source: ImageSource, rows: Rows, planes: NDArray[np.uint8]) -> 
     return failures
 
 
-class _RingFiller(Dataset[Failures]):
-    """A worker's side: (slot, rows) in, the slot filled, its failures out."""
+class _RingFiller(Dataset[Failures | Exception]):
+    """A worker's side: (slot, rows) in, the slot filled, its failures out, or what ends the run.
+
+    Raised here, that would reach the trainer as a text with a traceback, without its type.
+    """
 
     def __init__(self, source: ImageSource, ring: NDArray[np.uint8]) -> None:
         self.source = source
         self.ring = ring  # (slots, B, 3, H, W), shared
 
-    def __getitem__(self, item: tuple[int, Rows]) -> Failures:
+    def __getitem__(self, item: tuple[int, Rows]) -> Failures | Exception:
         slot, rows = item
-        return _fill(self.source, rows, self.ring[slot])
+        try:
+            return _fill(self.source, rows, self.ring[slot])
+        except (UserError, OSError, MemoryError) as error:
+            return error
 
 
 def _empty(count: int, size: int, pin_memory: bool) -> torch.Tensor:
@@ -107,6 +113,16 @@ def _outlive_sigterm(worker: int) -> None:
     """
     if callable(signal.getsignal(signal.SIGTERM)):  # torch has put its own in this one's place
         signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+def _end_workers(results: Any) -> None:
+    """End a loader's workers now: a traceback may hold it until Python ends, which then waits.
+
+    That end sends one SIGTERM, which a worker outlives, and so does the loader's own.
+    """
+    results._shutdown_workers()  # it has no public way
+    for worker in results._workers:
+        worker.kill()
 
 
 def fill_in_workers(
@@ -146,10 +162,12 @@ def fill_in_workers(
         prefetch_factor=_PREFETCH,
         generator=torch.Generator(),  # else it would draw from the trainer's global generator
     )
-    results: Iterator[Failures] | None = None
+    results: Any = None
     try:
         results = iter(loader)
         for failures in results:
+            if isinstance(failures, Exception):
+                raise failures
             slot, rows = pending.popleft()
             image = _empty(len(rows), size, pin_memory)
             # NumPy's copy is one thread; torch's would wait for the cores the workers are using.
@@ -163,4 +181,5 @@ def fill_in_workers(
             "when it was killed for memory, lower data.workers"
         ) from None
     finally:
-        results = None  # ends the workers now, even where a traceback still holds this frame
+        if results is not None:
+            _end_workers(results)

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from facetrain.core.errors import DataError
+from facetrain.core.errors import SHORTAGES, DataError
 from facetrain.core.plain_file import read_plain
 from facetrain.data.align import align
 from facetrain.data.csv_file import csv_rows
@@ -127,6 +127,8 @@ class IjbMetadata:
         try:
             encoded = read_plain(path)
         except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
             raise DataError(f"{path}: must be an image of the protocol; {error.strerror}") from None
         try:
             image = decode_image(encoded, str(path))

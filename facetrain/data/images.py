@@ -14,7 +14,8 @@ from facetrain.data.image_header import FORMATS, ImageHeader, read_header
 
 Image = NDArray[np.uint8]  # built once: in a cast it would be built for every image
 MAX_PIXELS = 1 << 27
-"""134 million: the largest cameras stay below; decoding takes up to six bytes for each."""
+"""134 million: the largest cameras stay below."""
+_BYTES_A_PIXEL = 6  # that decoding takes, at most
 _JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
 # Orientation is applied here: which formats OpenCV turns depends on its version.
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -28,12 +29,15 @@ def decode_with_warnings(encoded: bytes, where: str) -> tuple[Image, str]:
 
     Raises:
         DataError: naming `where`; more than MAX_PIXELS before they are decoded.
+        MemoryError: there is none to decode it in.
     """
     header = image_header(encoded, where)
     if header.format == "JPEG" and encoded.rfind(_JPEG_END) < encoded.rfind(_JPEG_SCAN):
         raise DataError(f"{where}: must be a whole image, but the JPEG is cut short")
     image, warnings = with_warnings(lambda: _decode(encoded))
     if image is None:
+        # What failed for want of memory fails here again: nothing is wrong with the image then.
+        np.empty(header.width * header.height * _BYTES_A_PIXEL, np.uint8)
         why = f" ({warnings})" if warnings else ""
         raise DataError(
             f"{where}: must be an image, but its {len(encoded)} bytes do not decode{why}"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.config import Config
-from facetrain.core.errors import DataError
+from facetrain.core.errors import SHORTAGES, DataError
 from facetrain.core.log import logger
 from facetrain.core.plain_file import read_plain
 from facetrain.data.align import align
@@ -148,6 +148,8 @@ class PairedFaces:
         try:
             return read_plain(path)
         except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
             raise DataError(f"{path}: must be readable; {error.strerror}") from None
 
     def decode(self, index: int, size: int) -> NDArray[np.uint8]:

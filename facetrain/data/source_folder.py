@@ -13,6 +13,7 @@ from facetrain.core.errors import DataError
 from facetrain.core.text import printable
 from facetrain.data.identity_folders import Found, FoundImage, Parts, may_be_image
 from facetrain.data.image_header import HEAD_BYTES
+from facetrain.data.source_image import unreadable
 
 _MOST_WAYS = 64  # to one folder: links to links multiply
 
@@ -50,7 +51,7 @@ def find_in_folder(source: Path, out: Path) -> Found:
             try:
                 status = entry.stat()
             except OSError as error:
-                _refuse(found, parts, hidden, f"cannot be read: {error.strerror}")
+                _refuse_unread(found, entry, parts, hidden, error)
                 continue
             if not stat.S_ISDIR(status.st_mode):
                 _add_file(found, entry, parts, folder.owner, hidden, status)
@@ -100,7 +101,7 @@ def _add_file(
     try:
         is_image = may_be_image(entry.name) or may_be_image(entry.name, _head(entry.path))
     except OSError as error:
-        _refuse(found, parts, hidden, f"cannot be read: {error.strerror}")
+        _refuse_unread(found, entry, parts, hidden, error)
         return
     if is_image:
         found.images.append(FoundImage(parts, owner, entry.path))
@@ -113,6 +114,16 @@ def _refuse(found: Found, parts: Parts, hidden: bool, reason: str) -> None:
         found.ignored.append((parts, "is hidden"))
     else:
         found.refused.append((parts, reason))
+
+
+def _refuse_unread(
+    found: Found, entry: os.DirEntry[str], parts: Parts, hidden: bool, error: OSError
+) -> None:
+    """Refuse the file if it is at fault; raise what is."""
+    known = unreadable(entry.path, error)
+    if not isinstance(known, DataError):
+        raise known
+    _refuse(found, parts, hidden, str(known))
 
 
 def _head(path: str) -> bytes:

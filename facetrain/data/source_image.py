@@ -6,7 +6,8 @@ import os
 import stat
 from collections.abc import Iterable
 
-from facetrain.core.errors import DataError
+from facetrain.core.errors import CLOSED, SHORTAGES, DataError, UserError
+from facetrain.core.text import printable
 
 MAX_BYTES = 1 << 29
 """A RecordIO record is shorter; so must an image file be."""
@@ -27,6 +28,8 @@ class SourceImage:
 
         Raises:
             DataError: the file is missing, shorter than it was, or longer than a record may be.
+            UserError: it is closed to this user. Passed over, it would be left out for good: once
+                it is opened, the source looks as it did when it was packed.
         """
         try:
             with open(self.path, "rb", opener=_without_waiting) as file:
@@ -35,12 +38,24 @@ class SourceImage:
                 file.seek(self.offset)
                 data = file.read(MAX_BYTES if self.length < 0 else min(self.length, MAX_BYTES))
         except OSError as error:
-            raise DataError(f"cannot be read: {error.strerror}") from None
+            raise unreadable(self.path, error) from None
         if len(data) == MAX_BYTES:
             raise DataError("must be under 512 MiB")
         if self.length > len(data):
             raise DataError(f"is cut short: {len(data)} of {self.length} bytes")
         return data
+
+
+def unreadable(path: str, error: OSError) -> Exception:
+    """A DataError, its file to be named, where the file is at fault; else another error."""
+    if error.errno in SHORTAGES:
+        return error
+    if error.errno in CLOSED:
+        return UserError(
+            f"{printable(path)}: must be readable, but {error.strerror}; make it readable, or move "
+            "it out of the source"
+        )
+    return DataError(f"cannot be read: {error.strerror}")
 
 
 def _without_waiting(path: str, flags: int) -> int:

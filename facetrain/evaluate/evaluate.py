@@ -16,6 +16,7 @@ from pydantic import Field
 
 from facetrain.core.artifact import Artifact, fingerprint, write_json
 from facetrain.core.config import Config, Paths
+from facetrain.core.digest import bytes_digest
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.log import logger
 from facetrain.core.run_folder import DISTANCES, VERIFICATION_FILE
@@ -188,15 +189,19 @@ def _content(source: Source) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _saved_distances(path: Path, digest: str) -> PairDistances | None:
-    """What an interrupted run left, when it came from the same weights, images and options."""
+def _digest(origin: str, pairs: PairDistances) -> str:
+    """Of distances, and of the weights, images and options that they came from."""
+    return bytes_digest(origin.encode() + pairs.distance.tobytes() + pairs.same.tobytes())
+
+
+def _saved_distances(path: Path, origin: str) -> PairDistances | None:
+    """What an interrupted run left, when it came from there and is as it was left."""
     if not path.is_file():
         return None
-    try:  # an .npz holds a checksum of each array, which reading it verifies
+    try:
         arrays = read_npz(path, "distances of pairs")
-        if str(arrays["digest"]) != digest:
-            return None
-        return PairDistances(arrays["distance"], arrays["same"])
+        pairs = PairDistances(arrays["distance"], arrays["same"])
+        return pairs if str(arrays["digest"]) == _digest(origin, pairs) else None
     except (DataError, KeyError) as error:
         logger.warning("%s; embedding this set again", error)
         return None
@@ -232,15 +237,15 @@ def run(
     def work() -> dict[str, dict[str, Any]]:
         numbers = {}
         for name, source in named.items():
-            text = f"{sorted(inputs.items())} {content[name]} flip={config.flip}"
-            digest = hashlib.sha256(text.encode()).hexdigest()
+            origin = f"{sorted(inputs.items())} {content[name]} flip={config.flip}"
             saved = out_dir / DISTANCES / f"{name}.npz"
-            pairs = _saved_distances(saved, digest)
+            pairs = _saved_distances(saved, origin)
             if any_rank(pairs is None, mesh) or pairs is None:
                 pairs = pair_distances(
                     backbone, source, mesh, image_size=backbone.image_size, config=config
                 )
                 if mesh.is_main:
+                    digest = _digest(origin, pairs)
                     write_npz(
                         saved, {"distance": pairs.distance, "same": pairs.same, "digest": digest}
                     )

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from facetrain.core.digest import bytes_digest
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
 from facetrain.data.ijb_metadata import IjbMetadata
@@ -72,6 +73,28 @@ def _embed_run(
             start, waiting = start + len(waiting[:CHUNK]), waiting[CHUNK:]
 
 
+def _write_chunk(path: Path, embedding: Embeddings) -> None:
+    write_npz(path, {"embedding": embedding, "digest": _digest(path, embedding)})
+
+
+def _read_chunk(path: Path, expected: tuple[int, int]) -> Embeddings:
+    """A finished chunk. Raises DataError or KeyError: it is not as it was left, or not there."""
+    arrays = read_npz(path, "embeddings")
+    kept: Embeddings = arrays["embedding"]
+    if kept.shape != expected or kept.dtype.kind != "f":
+        raise DataError(
+            f"{path}: must hold {expected} floats, but holds {kept.shape} of {kept.dtype}"
+        )
+    if str(arrays["digest"]) != _digest(path, kept):
+        raise DataError(f"{path}: must hold what was written there, but holds something else")
+    return kept
+
+
+def _digest(path: Path, embedding: Embeddings) -> str:
+    """Of a chunk and its place; its folder is named for the backbone, the faces and the options."""
+    return bytes_digest(f"{path.parent.name}/{path.name}".encode() + embedding.tobytes())
+
+
 def image_chunks(
     backbone: EmbeddingModel,
     faces: IjbMetadata,
@@ -100,14 +123,9 @@ def image_chunks(
     damaged = []
     for n in _share(done, mesh):
         assert cache is not None
-        try:  # an .npz holds a checksum of each array, which reading it verifies
-            kept = read_npz(cache / f"{n:05d}.npz", "embeddings")["embedding"]
+        try:
             expected = min(CHUNK, faces.num_images - n * CHUNK), backbone.embedding_size
-            if kept.shape != expected or kept.dtype.kind != "f":
-                raise DataError(
-                    f"{cache / f'{n:05d}.npz'}: must hold {expected} floats, but holds "
-                    f"{kept.shape} of {kept.dtype}"
-                )
+            kept = _read_chunk(cache / f"{n:05d}.npz", expected)
         except (DataError, KeyError) as error:
             logger.warning("%s; embedding these images again", error)
             damaged.append(n)
@@ -116,7 +134,7 @@ def image_chunks(
     for run in _runs(sorted([*_share(remaining, mesh), *damaged])):
         for start, embedding in _embed_run(backbone, faces, run, mesh, config):
             if cache is not None:
-                write_npz(cache / f"{start // CHUNK:05d}.npz", {"embedding": embedding})
+                _write_chunk(cache / f"{start // CHUNK:05d}.npz", embedding)
             yield start, embedding
 
 

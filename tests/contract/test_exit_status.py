@@ -25,7 +25,15 @@ def small_files() -> Iterator[None]:
 def test_help_documents_every_status(call: Call) -> None:
     stdout = call.done("--help")
     listed = stdout.partition("Exit status:")[2]
-    assert re.findall(r"^ +(\d+) ", listed, re.MULTILINE) == ["0", "2", "3", "4", "130", "143"]
+    assert re.findall(r"^ +(\d+) ", listed, re.MULTILINE) == [
+        "0",
+        "2",
+        "3",
+        "4",
+        "130",
+        "141",
+        "143",
+    ]
     assert call("--version")[0] == 0
 
 
@@ -82,3 +90,37 @@ def test_ended_by_a_signal(recipe: Path, tmp_path: Path, number: int) -> None:
     assert "the same command continues" in rest.splitlines()[-1]
     checkpoints = list((tmp_path / "checkpoints").glob("step_*"))
     assert len(checkpoints) == (number == signal.SIGTERM)  # an epoch is far away
+
+
+def shell(text: str) -> tuple[int, str]:
+    """Status and output of a shell's line, in which $F is facetrain; stdout and stderr together."""
+    line = f'set -o pipefail; F="{sys.executable} -m facetrain"; {text}'
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "said"),
+    [
+        ("$F --help | head -c 0", 141, ""),
+        ("$F config | head -c 0", 141, ""),
+        ("$F --help >&-", 0, ""),
+        ("$F --help >/dev/full", 4, "output: must be writable, but No space left"),
+        ("$F inspect nothing 2>/dev/full", 2, ""),
+        ("$F inspect nothing 2>&-", 2, ""),
+        ("$F inspect --nothing 2>&1 | head -c 0", 2, ""),
+        ("mkdir $T/gone; cd $T/gone; rmdir $T/gone; $F config", 2, "directory must exist, but No"),
+    ],
+)
+def test_streams_that_lead_nowhere(tmp_path: Path, text: str, status: int, said: str) -> None:
+    """A status of the contract wherever the output goes, and nothing said of our own doing."""
+    found, output = shell(f"T={tmp_path}; {text}")
+    assert (found, said in output, "Traceback" in output) == (status, True, False), output
+    assert said or not output
+
+
+def test_closed_streams_are_not_taken_by_files(faces: Path, tmp_path: Path) -> None:
+    """Else what a library says to stderr would be written into the first file that is open."""
+    assert shell(f"$F inspect {faces} --json {tmp_path}/a.json")[0] == 0
+    assert shell(f"$F inspect {faces} --json {tmp_path}/b.json <&- >&- 2>&-") == (0, "")
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()

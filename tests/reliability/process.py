@@ -52,9 +52,12 @@ class Process:
         # A pipe, since a limit on the length of files would silence a file.
         self._pipe, theirs = os.pipe()
         os.set_blocking(self._pipe, False)
+        # Python's own work after a fork would print one that falls into it, and go on.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self.pid = os.fork()
         if self.pid == 0:
             _run(argv, folder, theirs, limit)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         os.close(theirs)
 
     @property
@@ -105,6 +108,7 @@ def _run(argv: Sequence[str], folder: Path, pipe: int, limit: Callable[[], None]
         sys.stdout = os.fdopen(1, "w", closefd=False)
         sys.stderr = os.fdopen(2, "w", closefd=False)
         torch.set_num_threads(1)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         if limit is not None:
             limit()
         run(list(argv))

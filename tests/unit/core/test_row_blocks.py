@@ -113,3 +113,19 @@ def test_a_pipe_in_an_arrays_place_is_not_waited_for(tmp_path: Path) -> None:
     assert blocks(tmp_path).interrupted({"of": "a"}) is None
     write(started(tmp_path), [0, 1, 2, 3, 4, 5])
     assert np.array_equal(np.load(tmp_path / "norms.npy"), NORMS)
+
+
+def test_a_link_in_an_arrays_place_is_not_written_through(tmp_path: Path) -> None:
+    """Of whatever kind: the file that it leads to is another's, as in a copy made of links."""
+    (tmp_path / "run").mkdir()
+    for number, link in enumerate((os.symlink, os.link)):
+        made = started(tmp_path / "run")
+        other = tmp_path / f"other-{number}"
+        (tmp_path / "run" / "norms.npy").rename(other)
+        link(other, tmp_path / "run" / "norms.npy")
+        before = other.read_bytes()
+        if link is os.symlink:
+            assert made.interrupted({"of": "a"}) is None
+        write(started(tmp_path / "run"), [0, 1, 2, 3, 4, 5])
+        assert other.read_bytes() == before
+        assert np.array_equal(np.load(tmp_path / "run" / "norms.npy"), NORMS)

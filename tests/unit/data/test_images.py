@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 
@@ -153,3 +155,22 @@ def test_what_is_no_image_is_named_so() -> None:
         assert image_format(head) is None
         with pytest.raises(DataError, match=r"must be an image \(JPEG, PNG.*do not decode"):
             decode_image(head, "image")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="its limit on memory")
+def test_a_lack_of_memory_is_no_fault_of_the_image() -> None:
+    """OpenCV tells the two apart in neither; a good image would be left out of a set for it."""
+    code = """
+import resource, cv2, numpy as np
+from facetrain.data.images import decode_image
+encoded = cv2.imencode(".png", np.zeros((4000, 4000, 3), np.uint8))[1].tobytes()
+assert decode_image(encoded, "a.png").shape == (4000, 4000, 3)
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (20 << 20),) * 2)
+try:
+    decode_image(encoded, "a.png")
+except MemoryError:
+    print("no memory")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "no memory\n", done.stderr

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import itertools
 import multiprocessing
 import os
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from facetrain.core.errors import DataError
+from facetrain.core.errors import DataError, UserError
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.loader import OrderedLoader, TrainLoader
 from facetrain.data.sampler import TrainSampler
@@ -154,6 +155,40 @@ def test_a_dead_worker_is_an_error_and_not_a_hang():
     source = MemorySource(deadly=range(23))
     with pytest.raises(DataError, match=r"one died: DataLoader worker .*; .*lower data\.workers"):
         take(training(source, workers=1), 1)
+
+
+def test_no_worker_is_left_while_the_error_of_one_that_died_is_held(others):
+    """Where SIGTERM saves a step, workers outlive a first one; Python's end would wait for them."""
+    former = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with pytest.raises(DataError, match="one died") as held:
+            take(training(MemorySource(deadly=range(5)), workers=2))
+        assert held.value.__context__ is not None  # whose frames hold the loader
+        assert set(multiprocessing.active_children()) <= others
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no room"),
+        OSError(errno.EMFILE, "Too many open files", "train.rec"),
+        PermissionError(errno.EACCES, "Permission denied", "train.rec"),
+        UserError("0.jpg: must be readable"),
+    ],
+)
+def test_what_a_worker_is_short_of_arrives_as_it_is(error):
+    """Not as torch's text with a traceback in it, which no message can be made of."""
+
+    class Short(MemorySource):
+        def decode(self, index, size):
+            raise error
+
+    with pytest.raises(type(error)) as found:
+        take(training(Short(), workers=2))
+    assert found.value.args == error.args
+    assert getattr(found.value, "filename", None) == getattr(error, "filename", None)
 
 
 def test_workers_live_across_epochs_and_end_when_the_consumer_fails(others):

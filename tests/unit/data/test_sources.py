@@ -1,11 +1,13 @@
 """Sources: who is in a folder, what becomes of every file, and archives that end too early."""
 
 import base64
+import errno
 import gzip
 import io
 import itertools
 import json
 import os
+import re
 import shutil
 import socket
 import tarfile
@@ -16,8 +18,8 @@ import numpy as np
 import pytest
 
 from facetrain import cli
-from facetrain.core.errors import DataError
-from facetrain.data import source_folder, source_tar
+from facetrain.core.errors import DataError, UserError
+from facetrain.data import source_folder, source_image, source_tar
 from facetrain.data.images import encode_jpeg
 from facetrain.data.pack import pack
 from facetrain.data.source_image import Listing
@@ -180,6 +182,40 @@ def test_a_closed_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(source_folder.os, "scandir", closed)
     with pytest.raises(DataError, match=r"s/bob: must be a folder that can be read.*denied"):
         listed(source)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "message"),
+    [
+        (errno.EACCES, UserError, "0.jpg: must be readable, but Permission denied; make it"),
+        (errno.EMFILE, OSError, "Too many open files"),
+        (errno.EIO, None, "0.jpg\tcannot be read: Input/output error"),
+    ],
+)
+def test_an_image_is_passed_over_only_for_its_own_fault(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    kind: type[Exception] | None,
+    message: str,
+) -> None:
+    """Opened again, or read with more descriptors, it would be missing from a finished set."""
+    people = tree(tmp_path / "people", "ann/0.jpg", "ann/1.jpg", "bob/2.jpg")
+    real = os.open
+
+    def refuse(path: str, flags: int) -> int:
+        if path.endswith("0.jpg"):
+            raise OSError(number, os.strerror(number), path)
+        return real(path, flags)
+
+    monkeypatch.setattr(source_image, "_without_waiting", refuse)
+    if kind is None:
+        pack(people, tmp_path / "out", size=24, show_progress=False)
+        assert message in (tmp_path / "out/skipped.txt").read_text()
+        return
+    with pytest.raises(kind, match=re.escape(message)):
+        pack(people, tmp_path / "out", size=24, show_progress=False)
+    assert not (tmp_path / "out/manifest.json").exists()
 
 
 def test_a_tar_cut_anywhere_is_an_error(tmp_path: Path) -> None:

@@ -133,6 +133,22 @@ def test_finished_sets_are_not_embedded_again(tmp_path):
     assert third.num_images == 96
 
 
+def test_distances_are_believed_only_as_they_were_left(tmp_path):
+    """Whole and of the right shape, but another number in them: an archive's checksums hold."""
+    write_set(tmp_path / "a.bin", num_pairs=12)
+    config = EvaluateConfig(bins=(tmp_path / "a.bin",), batch_size=8, workers=0)
+    inputs, out = {"backbone": "b"}, tmp_path / "out"
+    whole = evaluate.run(config, Linear(), out, Mesh.single(), inputs=inputs)
+    for name in ("distance", "same"):
+        saved = dict(np.load(out / "distances/a.npz"))
+        np.savez(out / "distances/a.npz", **saved | {name: saved[name][::-1]})
+        (out / "manifest.json").unlink()
+        again = Linear()
+        done = evaluate.run(config, again, out, Mesh.single(), inputs=inputs)
+        assert again.num_images == 48
+        assert done.metrics == whole.metrics
+
+
 def test_two_sets_of_one_name_are_refused(tmp_path):
     bins = [tmp_path / "a" / "lfw.bin", tmp_path / "b" / "lfw.bin"]
     with pytest.raises(ConfigError, match=r"a/lfw.bin and .*b/lfw.bin are both 'lfw'; rename one"):
