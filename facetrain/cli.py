@@ -111,9 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _need_folder()
         status = cli.main(args=arguments, prog_name="facetrain", standalone_mode=False)
-    except click.ClickException as error:
+    except click.ClickException as wrong:
         with contextlib.suppress(OSError):
-            error.show()
+            wrong.show()
         sys.exit(BAD_INPUT)
     except (Exception, KeyboardInterrupt) as raised:
         error = raised.__cause__ if isinstance(raised, _PastClickError) else raised
