@@ -27,7 +27,10 @@ from facetrain.core.threads import wait_asleep
 
 
 class _PastClickError(Exception):
-    """Carries an error past click, which would take it for something else."""
+    """Carries `error` past click, which would take it for something else."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
 
 @contextlib.contextmanager
@@ -36,7 +39,7 @@ def _past_click() -> Iterator[None]:
     try:
         yield
     except (EOFError, BrokenPipeError) as error:
-        raise _PastClickError from error
+        raise _PastClickError(error) from None
 
 
 class _Commands(click.Group):
@@ -116,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             wrong.show()
         sys.exit(BAD_INPUT)
     except (Exception, KeyboardInterrupt) as raised:
-        error = raised.__cause__ if isinstance(raised, _PastClickError) else raised
+        error = raised.error if isinstance(raised, _PastClickError) else raised
         if interrupts or isinstance(error, click.Abort | KeyboardInterrupt):
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would only cut this short
             _end("interrupted; the same command continues from what is finished", INTERRUPTED)
