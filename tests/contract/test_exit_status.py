@@ -97,7 +97,7 @@ def test_ended_by_a_signal(recipe: Path, tmp_path: Path, number: int) -> None:
 
 def shell(text: str) -> tuple[int, str]:
     """Status and output of a shell's line, in which $F is facetrain; stdout and stderr together."""
-    line = f'set -o pipefail; F="{sys.executable} -m facetrain"; {text}'
+    line = f'F="{sys.executable} -m facetrain"; {text}'
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
     return done.returncode, done.stdout + done.stderr
 
@@ -105,13 +105,10 @@ def shell(text: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("text", "status", "said"),
     [
-        ("$F --help | head -c 0", 141, ""),
-        ("$F config | head -c 0", 141, ""),
         ("$F --help >&-", 0, ""),
         ("$F --help >/dev/full", 4, "output: must be writable, but No space left"),
         ("$F inspect nothing 2>/dev/full", 2, ""),
         ("$F inspect nothing 2>&-", 2, ""),
-        ("$F inspect --nothing 2>&1 | head -c 0", 2, ""),
         ("mkdir $T/gone; cd $T/gone; rmdir $T/gone; $F config", 2, "directory must exist, but No"),
     ],
 )
@@ -120,6 +117,22 @@ def test_streams_that_lead_nowhere(tmp_path: Path, text: str, status: int, said:
     found, output = shell(f"T={tmp_path}; {text}")
     assert (found, said in output, "Traceback" in output) == (status, True, False), output
     assert said or not output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(["--help"], 141), (["config"], 141), (["inspect", "nothing"], 2)]
+)
+def test_a_pipe_that_nobody_reads(arguments: list[str], status: int) -> None:
+    """As of `| head`: what is not wanted any more is not said; an error keeps its status."""
+    theirs, ours = os.pipe()
+    os.close(theirs)
+    command = [sys.executable, "-m", "facetrain", *arguments]
+    try:
+        done = subprocess.run(command, stdout=ours, stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stderr.count("\n")) == (status, status == 2)
+        assert subprocess.run(command, stdout=ours, stderr=ours).returncode == status
+    finally:
+        os.close(ours)
 
 
 def test_closed_streams_are_not_taken_by_files(faces: Path, tmp_path: Path) -> None:
