@@ -139,6 +139,7 @@ def draw(config: AugmentConfig, batch_size: int, seed: int, step: int) -> Augmen
     """
     generator = torch_generator(seed, "augment", step)
     u = torch.rand(batch_size, _NUM_UNIFORMS, generator=generator).unbind(1)
+    # Geometry: one affine map, or the mirror alone.
     flip = u[0] < config.flip_probability
     result: dict[str, Tensor] = {}
     if (
@@ -149,6 +150,7 @@ def draw(config: AugmentConfig, batch_size: int, seed: int, step: int) -> Augmen
         result["affine"] = _affine(config, flip, u[1:6])
     elif config.flip_probability:
         result["flip"] = flip
+    # Sharpness.
     if config.blur_probability:
         low, high = config.blur_sigma
         sigma = low + u[7] * (high - low)
@@ -157,6 +159,7 @@ def draw(config: AugmentConfig, batch_size: int, seed: int, step: int) -> Augmen
         low = config.low_resolution_min_scale
         is_low = u[8] < config.low_resolution_probability
         result["low_resolution"] = torch.where(is_low, low + u[9] * (1 - low), 1.0)
+    # Light and colour.
     if config.gamma:
         result["gamma"] = ((2 * u[10] - 1) * config.gamma).exp()
     if config.brightness or config.contrast or config.saturation or config.grey_probability:
@@ -164,6 +167,7 @@ def draw(config: AugmentConfig, batch_size: int, seed: int, step: int) -> Augmen
         colour = 1 + (2 * torch.stack(u[11:14], dim=1) - 1) * half_width
         colour[:, 2] = torch.where(u[14] < config.grey_probability, 0.0, colour[:, 2])
         result["colour"] = colour
+    # A box of some area and shape, somewhere inside.
     if config.erase_probability:
         low, high = config.erase_area
         area = low + u[16] * (high - low)

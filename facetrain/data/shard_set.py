@@ -204,6 +204,7 @@ def check_one_set(folder: Path, shards: list[ShardImages]) -> None:
     """
     if len(shards) == 1:
         return
+    # Labels that several shards have must be those where one shard ends and the next begins.
     present = [one.label[one.label >= 0] for one in shards]
     distinct = [np.unique(label) for label in present]
     label, count = np.unique(np.concatenate(distinct), return_counts=True)
@@ -217,6 +218,7 @@ def check_one_set(folder: Path, shards: list[ShardImages]) -> None:
         for one, holders in zip(common.tolist(), count[count > 1].tolist(), strict=True)
     ):
         return
+    # Chunks of one shuffled set share labels, but no record.
     ids = np.concatenate([one.id for one in shards])
     if alike and len(np.unique(ids)) == len(ids):
         return

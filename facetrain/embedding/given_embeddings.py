@@ -94,6 +94,7 @@ def _places(file: Path, num_rows: int, dataset: FaceDataset) -> NDArray[np.int64
         raise DataError(
             f"{file}: must say which image each row is of, by {_ADVICE}, but holds {found}"
         )
+    # The column that tells images apart, as text.
     column = arrays[kind]
     kinds = {"path": "US", "key": "USiu", "row": "iu"}[kind]
     if column.shape != (num_rows,) or column.dtype.kind not in kinds:
@@ -104,6 +105,7 @@ def _places(file: Path, num_rows: int, dataset: FaceDataset) -> NDArray[np.int64
     if column.dtype.kind == "S":
         column = np.char.decode(column, "utf-8", "surrogateescape")
     words = [str(one) for one in column.tolist()]
+    # The same of the data set, and who is who.
     names = list(_names(dataset, kind, short=column.dtype.kind in "iu"))
     known = _once(
         [name for name in names if name], f"{file}: {kind} must tell the images of the data apart"

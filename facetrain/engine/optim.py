@@ -71,6 +71,7 @@ class Optimizers:
         }
         self._replicated = list(self._names)
         self._names[head.weight] = "head.weight"
+        # Biases and norms have no weight decay; sampled class centres an optimizer of their own.
         plain = [p for p in self._replicated if p.ndim < 2 and not config.decay_norms]
         decayed = [p for p in self._replicated if not any(p is other for other in plain)]
         groups: list[dict[str, Any]] = [

@@ -164,6 +164,7 @@ def _method(
         return PriorMargin(head, prior, tuned.max_margin), {}
     assert tuned.meta is not None
     assert meta_images is not None
+    # The meta set, less the people who are trained already.
     meta, train_level = _open_meta(config, dataset, meta_images, mesh)
     workers = min(config.data.workers, 1)
     backbone.eval()
@@ -177,6 +178,7 @@ def _method(
         embedding, level = embedding[stays], level[stays]
         logger.info("meta set: left out %d people who look like a trained class", len(found))
     log_contents(meta)
+    # The variation heads, fitted before the first step.
     heads = VariationHeads([len(names) for names in meta.names.values()], embedding.shape[1])
     heads.to(mesh.device)
     fit_heads(
@@ -185,6 +187,7 @@ def _method(
     )  # fmt: skip
     accuracy = dict(zip(meta.names, heads.accuracy(embedding, level), strict=True))
     logger.info("variation heads, accuracy on what they were fitted to: %s", accuracy)
+    # What each step sees of the meta set.
     sign = signs(tuned.residual, tuple(meta.names))
     sampler = make_sampler(config, dataset)
     chosen = MetaSampler(

@@ -93,6 +93,7 @@ class MetaSet:
         """
         number = self.source.num_images
         rng = numpy_generator(self.seed, "meta sample")
+        # The same rows on every rank, each of which embeds its part.
         rows = np.sort(rng.permutation(number)[:_FIT_IMAGES])
         sample = Subset(self.source.dataset, self.source.images[rows])
         start, stop = shard_range(len(rows), self.mesh.rank, self.mesh.world_size)
@@ -110,6 +111,7 @@ class MetaSet:
             for batch in shown:
                 image = self._on_device(batch, table[batch.index])
                 found.append(backbone(image).float())
+        # Parts of equal length, so that they can be gathered.
         mine = torch.cat(found)  # (m, D)
         size = -(-len(rows) // self.mesh.world_size)
         padded = mine.new_zeros(size, mine.shape[1])

@@ -151,6 +151,7 @@ def knn_graph(
     """
     if config.index == "ivf" or config.backend == "faiss":
         load_faiss()  # missing, it is missed by every rank before any waits for another
+    # What is written, and by which search.
     check_rows(embedding, mesh, allow_zero=allow_zero)
     rows = UnitRows(embedding, mesh.device)
     num_neighbours = min(config.num_neighbours, len(rows) - 1)
@@ -161,6 +162,7 @@ def knn_graph(
     ivf = Ivf(rows, num_neighbours, config.recall_target, config.num_recall_queries, blocks.folder)
     plan = _prepare(rows, num_neighbours, config, ivf, blocks, mesh)
     by_ivf = plan["index"] == "ivf"
+    # What is left to do; rank 0 looks, so that all ranks do the same.
     own = blocks.remaining() if num_neighbours and mesh.is_main else []
     remaining = gather_objects(own, mesh)[0]
     num_remaining = sum(len(range(*blocks.rows(block))) for block in remaining)

@@ -115,12 +115,14 @@ class _ShardedCosines(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             x_gemm = x.to(gemm_dtype)
             for start, stop in chunks(num_classes, chunk_size):
+                # Cosines of a run of classes; of each class its nearest sub-centre's.
                 w = _rows(centre, sampled, start, stop)  # (c K, D)
                 inverse = inverse_norm[start * centres : stop * centres]
                 norm = torch.linalg.vector_norm(w, dim=1).clamp_min_(LEAST_NORM)
                 torch.reciprocal(norm, out=inverse)
                 cosine = matmul(x_gemm, w.t(), x.dtype).mul_(inverse)  # (G, c K)
                 cosine, which = nearest_centre(cosine, centres)  # (G, c)
+                # The target's is taken out: its logit is the margin's affair.
                 column, inside = _columns(local_target, start, stop)
                 target_cosine.add_(cosine.gather(1, column).mul_(inside))
                 if kept_cosine is not None:
@@ -131,10 +133,12 @@ class _ShardedCosines(torch.autograd.Function):
                     cosine.masked_fill_(cosine > filter_above, 0.0)
                 logits = cosine.mul_(scale)
                 _exclude(logits, column, inside)
+                # A running log-sum-exp: what was summed moves to the new maximum.
                 new_peak = torch.maximum(peak, logits.amax(1))
                 total.mul_((peak - new_peak).exp_())
                 total.add_(logits.sub_(new_peak[:, None]).exp_().sum(1))
                 peak = new_peak
+        # The same over ranks.
         top = all_reduce_max(peak.clone(), mesh)
         # One more collective for both sums: (G, 1 + T).
         shared = torch.cat([(total * (peak - top).exp())[:, None], target_cosine], dim=1)
@@ -176,12 +180,14 @@ class _ShardedCosines(torch.autograd.Function):
                 else:
                     cosine = kept_cosine[:, start:stop]
                     which = None if kept_which is None else kept_which[:, start:stop]
+                # dL/dcosine: softmax over the rest, and what the targets' cosines got.
                 grad_cosine = torch.add(-rest[:, None], cosine, alpha=scale)
                 if filter_above is not None:
                     grad_cosine.masked_fill_(cosine > filter_above, -torch.inf)
                 _exclude(grad_cosine, column, inside)
                 grad_cosine.exp_().mul_(grad_rest * scale)  # softmax over the rest
                 grad_cosine.scatter_add_(1, column, grad_target * inside)
+                # To the centres, b_k first, while the cosines are there; and to the embeddings.
                 rows = None if grad_centre is None else grad_centre[start:stop].flatten(0, -2)
                 if rows is not None:
                     along = _of_centres(grad_cosine * cosine, which, centres).sum(0)  # b_k

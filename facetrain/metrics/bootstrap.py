@@ -118,6 +118,7 @@ def identity_draws(
     Returns:
         accuracy (num_draws,), and FAR -> TAR (num_draws,); NaN where a draw has no value.
     """
+    # What no draw changes: pairs by distance, and the cell of each pair in the folds' histograms.
     order = np.argsort(distance, kind="stable")
     genuine_order, impostor_order = order[same[order]], order[~same[order]]
     genuine, impostor = distance[genuine_order], distance[impostor_order]

@@ -237,6 +237,7 @@ class Session:
                 if to is None:
                     raise RequestError(f"{action} needs the identity to go to")
                 goal = labels.now(self._number(to))
+            # A merge takes everything here, a swap its partner, all else the rows named.
             if action == "merge":
                 if goal == here:
                     raise RequestError(f"{class_id} and {to} are one identity already")

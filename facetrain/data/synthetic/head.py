@@ -192,6 +192,7 @@ def _rows(who: Identity) -> tuple[Doubles, Doubles]:
 
 def build_head(who: Identity) -> Head:
     """The grid of an identity; a few milliseconds."""
+    # Outlines at some heights, interpolated: half width, front and back.
     y_row, dome = _rows(who)
     chin = who.chin_y
     at = [-0.30, 0.0, 0.36, 0.66, chin - 0.17, chin - 0.04, chin + 0.05, _END_Y]
@@ -207,6 +208,7 @@ def build_head(who: Identity) -> Head:
     back = np.interp(y_row, at, [0.95, 0.93, 0.84, 0.66, 0.60, 0.58, 0.58, 0.60])
     width, front, back = (_smooth(table, 3.0) * dome for table in (width, front, back))
 
+    # The smooth head, then eyes, nose and mouth in relief on its front.
     x = width[:, None] * _SIN
     y = y_row[:, None] - _jaw_lift(y_row[:, None], _COS)
     z = np.where(_COS > 0, front[:, None], back[:, None]) * _COS
@@ -217,6 +219,7 @@ def build_head(who: Identity) -> Head:
     depth[:, _FACE] *= smoothstep(_COS[_FACE] / 0.3).astype(np.float32)
     z = z + depth
     blurred = cv2.GaussianBlur(depth, (0, 0), 5)
+    # Hollows are darker.
     cavity = 1 - np.clip(4.0 * (blurred - depth), 0, 0.25)
     cavity[y_row > chin] *= 0.72
 
@@ -228,6 +231,7 @@ def build_head(who: Identity) -> Head:
     x = x + np.sign(_SIN) * out
     z = z - 0.35 * out
 
+    # Hair lies above the skin; the jaw is what an open mouth moves.
     hair = _hair_mask(who, y)
     position = np.stack([x, y, z], axis=-1)
     position += _hair_weight(who, hair)[..., None] * (_hair_surface(who) - position)

@@ -131,6 +131,7 @@ def draw_identity(seed: int, identity: int, group: int) -> Identity:
     def normal(mean: float, spread: float, shift: float = 0.0) -> float:
         return float(mean + spread * np.clip(rng.standard_normal() + shift, -2.4, 2.4))
 
+    # Skin, age, hair and beard depend on one another.
     melanin = float(np.clip(rng.normal(melanin_mean, 0.11), 0.0, 1.0))
     skin = _mix(_LIGHT_SKIN, _DARK_SKIN, melanin) + rng.normal(0, 6) + rng.normal(0, [3, 2, 4])
     age = float(rng.beta(1.3, 2.0))
@@ -152,6 +153,7 @@ def draw_identity(seed: int, identity: int, group: int) -> Identity:
         hair = _mix(_HAIR_COLOURS[rng.integers(1, 6)], _HAIR_COLOURS[2], 0.5 * rng.random())
     brown = rng.random() < dark
     iris = _IRIS_COLOURS[rng.integers(0, 2) if brown else rng.integers(2, 6)]
+    # What is left is independent, but for the head's width and the chin's height.
     moles = tuple(
         (float(rng.uniform(-0.5, 0.5)), float(rng.uniform(-0.5, 0.95)), float(rng.uniform(0.4, 1)))
         for _ in range(rng.poisson(0.9))
