@@ -210,7 +210,7 @@ class Artifact:
         return metrics
 
     def verify(self, *names: str) -> None:
-        """Return if the files of these names (of all names without any) are as they were left.
+        """Return if these files, or all where none is named, are as the stage left them.
 
         Each is read whole, once a process: see `file_digest` for the cost.
 

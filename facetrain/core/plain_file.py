@@ -1,4 +1,4 @@
-"""Files that others brought, which may be none: a pipe is waited for, a device read for ever."""
+"""Reading files that others brought: no pipes, which would block, and no endless devices."""
 
 import errno
 import stat

@@ -1,4 +1,4 @@
-"""A recipe's text as plain data: YAML without what YAML 1.1 takes for something else in silence.
+"""A recipe's text as plain data: YAML, without the silent conversions of YAML 1.1.
 
 Numbers are decimal: `1e-3` is one, `1:2:3` (sixty seconds to a minute), `0x10` and `010` are none.
 Dates are text, `<<` merges nothing. A key that comes twice, aliases that unfold without end and

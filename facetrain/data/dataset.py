@@ -251,6 +251,6 @@ class FaceDataset:
             image, warnings = decode_with_warnings(encoded, "image")
         except DataError:
             warnings = "it does not decode"
-        if warnings:  # again, by its name: to make that up for every image costs a thirtieth
+        if warnings:  # again, with its name, which costs 3 % if it is made up for every image
             image = decode_image(encoded, f"record {self.key(index)}")
         return fit_square(image, size)

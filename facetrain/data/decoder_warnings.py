@@ -59,7 +59,7 @@ _captures: dict[int, _Capture] = {}  # by process: forked workers must not share
 def with_warnings(function: Callable[[], ResultT]) -> tuple[ResultT, str]:
     """The result of `function`, and what image libraries printed meanwhile: one line, or "".
 
-    Inside another call of this, the outer one hears it and the inner one nothing. What another
+    Of nested calls only the outer one gets the text. What another
     thread wrote to stderr at that moment is written there after all. Where stderr is closed, or no
     file can be made, the function is only called.
     """

@@ -106,10 +106,10 @@ def fill_here(
 
 
 def _outlive_sigterm(worker: int) -> None:
-    """Where the training takes note of SIGTERM to save its step, be there until it has.
+    """Ignore a first SIGTERM where the training saves its step on it; end at the second.
 
-    `timeout` and Slurm tell every process of a job. A second SIGTERM, as from a training that waits
-    for its workers in vain, ends this one.
+    `timeout` and Slurm signal every process of a job, and the training still needs its workers. A
+    training that waits for them in vain sends the second.
     """
     if callable(signal.getsignal(signal.SIGTERM)):  # torch has put its own in this one's place
         signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

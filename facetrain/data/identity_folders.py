@@ -1,7 +1,8 @@
 """Which folder of a source is a person: an identity is the folder that holds images.
 
-The same rules for a folder and a tar. A folder around all identities is none; images beside them
-are nobody's; and where a folder of images lies in another, nobody can know who is in which.
+The same rules hold for a folder and a tar. A folder that encloses all identities is not one of
+them; images beside the identities' folders belong to nobody; and a folder of images inside another
+one is refused, since either could be the person's.
 """
 
 import dataclasses

@@ -137,7 +137,7 @@ class LabelOverlay:
         kept: NDArray[np.bool_],
         base_label: NDArray[np.int64],
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Labels and kept flags after this overlay has spoken on top of earlier ones.
+        """Labels and kept flags after this overlay is applied on top of earlier ones.
 
         It decides the rows it touches: those with a source, those it drops, and those it labels
         otherwise than the shards do; never those it keeps under label -1. All other rows stay as

@@ -70,7 +70,7 @@ class Checkpoints:
         return None
 
     def save(self, tensors: Mapping[str, Tensor | ShardedRows], progress: Progress) -> Path:
-        """Write the state that `progress` tells of; called by every rank. Returns its folder."""
+        """Write the state at `progress`; called by every rank. Returns its folder."""
         final = self.folder / f"step_{progress.step:010d}"
         temporary = self.folder / f".{final.name}"
         if final.exists():  # resumed exactly here
@@ -139,7 +139,7 @@ def _damage(checkpoint: Path, mesh: Mesh) -> str | None:
         problem = None if files else f"{printable(checkpoint)}: names no files"
     except CheckpointError as error:
         files, problem = {}, str(error)
-    # Whether the ranks see the same file or not, they go on together.
+    # Rank 0's list: all ranks verify the same files, whatever each of them sees.
     names = gather_objects(sorted(files), mesh)[0]
     found = _digests(checkpoint, names, mesh)
     bad = [name for name in names if found[name] != files.get(name)]

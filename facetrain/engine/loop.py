@@ -182,7 +182,7 @@ class Trainer:
     def _augmented(self, image: Tensor) -> Tensor:
         """Augment this rank's uint8 images; the numbers are drawn for the whole global batch.
 
-        Floats are what the backbone takes already.
+        Images that are floats already are taken as they are.
         """
         rows, rank, device = len(image), self.mesh.rank, self.mesh.device
         if image.is_floating_point():

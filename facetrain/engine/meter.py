@@ -1,4 +1,4 @@
-"""What a training run says while it runs: log lines, `log.jsonl`, TensorBoard, loss checks."""
+"""The log of a training: lines, `log.jsonl`, TensorBoard and other trackers."""
 
 import json
 from collections.abc import Mapping, Sequence

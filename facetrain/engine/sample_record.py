@@ -26,7 +26,7 @@ class SampleRecord:
         self._seen = torch.zeros(num_images + 1, device=mesh.device)
 
     def add(self, index: Tensor, values: Mapping[str, Tensor]) -> None:
-        """Note values (B,) of images at `index` (B,), of which -1 is nobody."""
+        """Note values (B,) of images at `index` (B,), of which -1 is padding."""
         if not values:
             return
         place = torch.where(index >= 0, index, self.num_images)

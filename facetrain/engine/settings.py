@@ -1,4 +1,4 @@
-"""What every stage that trains a backbone is told: the sections that its weights depend on."""
+"""The settings of a training: the sections of a recipe that its weights depend on."""
 
 from typing import Literal
 

@@ -12,13 +12,13 @@ from facetrain.dist.mesh import Mesh
 
 
 class Termination:
-    """Whether this job was told to end."""
+    """Whether this job was asked to end."""
 
     def __init__(self) -> None:
         self._came = False
 
     def take(self, *_: object) -> None:
-        """Be told; what a signal's handler is called with does not matter."""
+        """Note that the job is to end; the handler of the signal."""
         self._came = True
 
     def due(self, mesh: Mesh, *, at_log: bool) -> bool:

@@ -156,7 +156,7 @@ class DecidedSet:
         return {label: root(label) for label in parent}
 
     def leave_out(self, row: int) -> None:
-        """A row whose image turns out to be none."""
+        """Drop a row whose record turns out to hold no image."""
         self.kept[row], self.label[row], self.reason[row] = False, self.given[row], UNREADABLE
 
     @property

@@ -123,7 +123,7 @@ def _finished(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         raise DataError(f"{out}: must be a folder to write to, but is a file; give another --out")
     if not any(out.iterdir()):
         return None
-    with contextlib.suppress(DataError):  # no mark, or a damaged one: whose set it is, who knows
+    with contextlib.suppress(DataError):  # no mark, or a damaged one: it may be another set
         mark = read_sealed(out / _MARK, _Mark)
         if mark.identity == identity:
             found = _digests(out)

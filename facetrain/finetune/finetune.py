@@ -155,7 +155,7 @@ def _method(
     head: MarginHead,
     mesh: Mesh,
 ) -> tuple[Method, dict[str, Any]]:
-    """The method, and what is to be said about its beginning."""
+    """The method, and numbers about its start for the manifest."""
     tuned = config.finetune
     if tuned.method == "cosface":
         return Method(head), {}

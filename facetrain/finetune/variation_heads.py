@@ -53,7 +53,7 @@ class VariationHeads(nn.Module):
 
     @torch.no_grad()
     def accuracy(self, embedding: Tensor, level: Tensor) -> list[float]:
-        """Share of the known levels of each factor that are told rightly; nan without any."""
+        """Share of the known levels of each factor that are predicted rightly; nan without any."""
         found = []
         for factor, one in enumerate(self.logits(embedding)):
             known = level[:, factor] >= 0

@@ -150,7 +150,7 @@ def knn_graph(
         ConfigError: faiss is asked for and not installed.
     """
     if config.index == "ivf" or config.backend == "faiss":
-        load_faiss()  # missing, it is missed by every rank before any waits for another
+        load_faiss()  # here, so that every rank fails before any waits for another
     # What is written, and by which search.
     check_rows(embedding, mesh, allow_zero=allow_zero)
     rows = UnitRows(embedding, mesh.device)

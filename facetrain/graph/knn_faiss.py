@@ -46,7 +46,7 @@ def has_faiss() -> bool:
 
 
 def load_faiss() -> Any:
-    """faiss, told to use as many threads as torch: each counts its own.
+    """The module faiss, set to as many threads as torch, since each counts its own.
 
     Raises:
         ConfigError: it is not installed.

@@ -109,7 +109,7 @@ class MarginHead(nn.Module):
         return f"num_classes={self.num_classes}, own={self.stop - self.start}, {self.config}"
 
     def begin_step(self, step: int) -> None:
-        """Say which training step comes; the sampled negatives are a function of it."""
+        """Set the training step, of which the sampled negatives are a function."""
         self._step = step
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Whether a probability is one: of the images at 0.8, are 80 % clean?
+"""Whether probabilities are calibrated: of the images at 0.8, are 80 % clean?
 
 Reliability diagram and expected calibration error as in Guo, Pleiss, Sun, Weinberger, "On
 Calibration of Modern Neural Networks", ICML 2017, over bins of equal width.

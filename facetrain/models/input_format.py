@@ -1,4 +1,4 @@
-"""What a network wants to be fed, where that is not RGB in [-1, 1]; and a backbone with it."""
+"""The images that a network expects, where they are not RGB in [-1, 1]."""
 
 import dataclasses
 from pathlib import Path

@@ -49,7 +49,7 @@ class TrainConfig(TrainingConfig):
 
 
 def _without_files(robust: RobustConfig) -> RobustConfig:
-    """Where the trusted images are named does not matter, but which they are."""
+    """Without the path of the trusted images: which they are matters (see `_trusted`)."""
     if isinstance(robust, L2bConfig):
         return robust.model_copy(update={"trusted": Path()})
     return robust
@@ -62,7 +62,7 @@ def _trusted(config: TrainConfig) -> dict[str, str]:
 
 
 def _beginning(config: TrainConfig) -> str:
-    """Of the weights that a training begins with, not where they are named."""
+    """The weights that a training begins with, by their content rather than their path."""
     model = config.model
     if model.weights is None:
         return ",".join(model.freeze)

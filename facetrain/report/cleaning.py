@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a training after the cleaning makes of each image, (N,) each; together all of them."""
+    """What a training after the cleaning does with each image: one of three flags (N,) is set."""
 
     kept: Bools  # under the given label
     moved: Bools  # under another one
@@ -81,7 +81,7 @@ def reason_rows(result: CleaningResult, cleaned: CleanedSet | None) -> list[Row]
 
 
 def finding_rows(result: CleaningResult, cleaned: CleanedSet | None) -> list[Row]:
-    """What was noticed besides, on which nothing acts by itself; nothing that was not."""
+    """Further findings, on which only a person acts; those without an image are left out."""
     rows = [
         Row("copies", "of an image earlier in the set", _count(result.duplicate_of >= 0)),
         Row(

@@ -1,6 +1,6 @@
 """The journal of a review as a label overlay, composed after the cleaner's.
 
-It speaks of the images that a person decided and of no others.
+It holds the images that a person decided, and no others.
 """
 
 import tempfile
@@ -59,7 +59,7 @@ def refresh(path: Path) -> None:
 
 
 def decides(overlay: Path) -> bool:
-    """Whether a review's overlay is there and speaks of any image."""
+    """Whether a review's overlay is there and decides any image."""
     return overlay.is_file() and bool(LabelOverlay.load(overlay).source.any())
 
 

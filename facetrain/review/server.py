@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._respond(self._post)
 
     def finish(self) -> None:
-        """Read what was sent in vain: closed over it, the connection would lose the answer."""
+        """Read the rest of a refused request: closing first would lose the reply."""
         super().finish()
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)

@@ -32,7 +32,7 @@ def _rank(search: str, label: str, name: str) -> int:
 
 
 class RequestError(UserError):
-    """The page asked for what there is not."""
+    """The page asked for something that does not exist."""
 
 
 class Session:
