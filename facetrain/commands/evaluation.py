@@ -224,6 +224,8 @@ def evaluate_settings(
         raise ConfigError(
             "evaluate needs at least one verification set; add --bin F.bin, --lfw DIR or --ijb DIR"
         )
+    if folds and not sources:
+        raise ConfigError("--folds is of pairs, which IJB is not judged by; leave it out")
     if config.attributes is not None and sources and ijb.path is not None:
         raise ConfigError("--attributes describes the images of one set; evaluate IJB by itself")
     return config

@@ -85,11 +85,20 @@ def backbone_options(show_default: str | None = None) -> Callable[[Any], Any]:
 def backbone_source(
     backbone: Path | None, input_range: str | None, channel_order: str
 ) -> "BackboneSource | None":
-    """The backbone that the options of `backbone_options` name, if any."""
+    """The backbone that the options of `backbone_options` name, if any.
+
+    Raises:
+        ConfigError: how a backbone is fed, but none.
+    """
+    from facetrain.core.errors import ConfigError
     from facetrain.models.input_format import RANGES, BackboneFile, InputFormat
 
-    if backbone is None or (input_range is None and channel_order == "rgb"):
+    if input_range is None and channel_order == "rgb":
         return backbone
+    if backbone is None:
+        raise ConfigError(
+            "--input-range and --channel-order say how a backbone is fed; give --backbone B too"
+        )
     given = InputFormat(RANGES[input_range] if input_range else None, channel_order)  # type: ignore[arg-type]
     return BackboneFile(backbone, given)
 

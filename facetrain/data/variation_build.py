@@ -45,9 +45,13 @@ def build_variations(
         blur: judge how blurred each image is by its sharpness; decodes every image.
 
     Raises:
-        ConfigError: nothing to make labels from.
+        ConfigError: nothing to make labels from, or names for no CSV.
         DataError: a file that does not fit the data set.
     """
+    if listing is not None and landmarks is None and attributes is None:
+        raise ConfigError(
+            "--list names the images of --landmarks CSV or --attributes CSV; give one"
+        )
     dataset = FaceDataset.open(data, on_corrupt="skip")
     folder = data if data.is_dir() else data.parent
     names = None if listing is None else _listed_names(listing, dataset.num_rows)

@@ -121,6 +121,7 @@ def test_lfw_from_its_official_files(call: Call, backbone: Path, tmp_path: Path)
         (("--pairs", "{tmp}/p"), "exactly one of --lfw"),
         ((), "--lfw DIR or --ijb DIR"),
         (("--ijb", "{tmp}"), "must hold ijbc_face_tid_mid.txt"),
+        (("--ijb", "{tmp}", "--folds", "5"), "--folds is of pairs"),
         (
             ("--bin", "{tmp}/a.bin", "--protocol", "ijbb", "--no-norm-weighting"),
             "--protocol, --norm-weighting: of --ijb, which is not given; add --ijb DIR",
@@ -333,6 +334,11 @@ def test_another_input_is_another_embedding(
     image = torch.from_numpy(pixels * 2 - 1).permute(0, 3, 1, 2).float()
     expected = model(torch.from_numpy(pixels[..., ::-1].copy()).permute(0, 3, 1, 2).float())
     torch.testing.assert_close(given(image), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_how_a_backbone_is_fed_needs_a_backbone(call: Call) -> None:
+    for words in (("--input-range", "0,1"), ("--channel-order", "bgr")):
+        assert "give --backbone B too" in call.refused("evaluate", "--bin", "a.bin", *words)
 
 
 def test_a_backbone_is_needed(call: Call, protocol: Path) -> None:

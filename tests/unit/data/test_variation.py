@@ -178,6 +178,8 @@ def test_a_data_sets_file_is_made_of_what_is_known(faces: Path, tmp_path: Path) 
     (faces / "labels.npz").rename(tmp_path / "hidden.npz")
     with pytest.raises(ConfigError, match="give --landmarks CSV, --attributes CSV or --blur"):
         build_variations(faces, out)
+    with pytest.raises(ConfigError, match="--list names the images of --landmarks CSV"):
+        build_variations(faces, out, listing=table, blur=True)
     (tmp_path / "hidden.npz").rename(faces / "labels.npz")
 
 
