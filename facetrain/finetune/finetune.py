@@ -264,15 +264,7 @@ def _open_meta(
         variations = _variations(tuned.meta.variation, tuned.meta, images)
         if tuned.factors:
             variations = variations.only(tuned.factors, f"{tuned.meta.path}: its variation file")
-    meta = MetaSet(
-        images,
-        variations,
-        tuned.plant,
-        mesh,
-        image_size=config.model.image_size,
-        seed=config.seed,
-        channels_last=config.train.channels_last,
-    )
+    meta = MetaSet(config, images, variations, mesh)
     table = np.full((dataset.num_images, len(meta.names)), -1, np.int64)
     if tuned.sampling == "histogram" or tuned.residual.of == "level":
         own = _variations(tuned.variation, config.data, dataset)

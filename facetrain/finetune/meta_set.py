@@ -21,13 +21,13 @@ from facetrain.data.variation import Variations
 from facetrain.data.variation_plant import (
     PLANTED_BLURS,
     PLANTED_OCCLUSIONS,
-    PlantConfig,
     draw_planted,
 )
 from facetrain.data.variation_plant import planted as plant_parameters
 from facetrain.dist.collectives import all_gather_no_grad
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
+from facetrain.finetune.settings import FinetuneStageConfig
 
 _PLANTED = ("blur", "occlusion")
 _FIT_IMAGES = 100_000
@@ -49,24 +49,19 @@ class MetaSet:
 
     Args:
         variations: their levels, one row for each image of `dataset`.
-        plant: levels of blur and occlusion to plant on the fly.
-        image_size: H = W.
     """
 
     def __init__(
         self,
+        config: FinetuneStageConfig,
         dataset: FaceDataset,
         variations: Variations | None,
-        plant: PlantConfig | None,
         mesh: Mesh,
-        *,
-        image_size: int,
-        seed: int,
-        channels_last: bool,
     ) -> None:
         self.source = Subset(dataset, np.arange(dataset.num_images))
-        self.plant, self.mesh, self.seed = plant, mesh, seed
-        self.image_size, self.channels_last = image_size, channels_last
+        self.plant, self.mesh, self.seed = config.finetune.plant, mesh, config.seed
+        self.image_size, self.channels_last = config.model.image_size, config.train.channels_last
+        plant = self.plant
         stored = variations or Variations({}, {})
         names = {n: stored.names[n] for n in stored.factors if not (plant and n in _PLANTED)}
         self._stored = Variations({n: stored.level[n] for n in names}, names)

@@ -57,7 +57,15 @@ def residuals(folder: Path, factors: tuple[str, ...], steps: int) -> np.ndarray[
         for name, data in (("train", train), ("meta", images))
     ]
     size = model.image_size
-    meta = MetaSet(images, levels[1], None, MESH, image_size=size, seed=0, channels_last=True)
+    residual = {"pseudo_update": False, "head_learning_rate": 0.0}
+    settings = FinetuneStageConfig.model_validate(
+        {
+            **COMMON, **PRETRAIN, "model": model.model_dump(),
+            "data": {"path": str(sets / "train")},
+            "finetune": {"residual": residual, "meta": {"path": str(sets / "meta")}},
+        }
+    )  # fmt: skip
+    meta = MetaSet(settings, images, levels[1], MESH)
     embedding, level, _ = meta.fit_sample(backbone, 0)
     heads = VariationHeads([len(names) for names in meta.names.values()], embedding.shape[1])
     fit_heads(heads, embedding, level, epochs=10, learning_rate=0.01, seed=0)
@@ -65,18 +73,8 @@ def residuals(folder: Path, factors: tuple[str, ...], steps: int) -> np.ndarray[
     chosen = MetaSampler(
         meta.source.label, meta.level(), levels[0].table(), sampler, BATCH // 2, 0, "histogram", 2
     )
-    residual = {"pseudo_update": False, "head_learning_rate": 0.0}
-    settings = (
-        COMMON
-        | PRETRAIN
-        | {
-            "data": {"path": str(sets / "train")},
-            "train": PRETRAIN["train"] | {"precision": "bfloat16"},
-            "finetune": {"residual": residual, "meta": {"path": str(sets / "meta")}},
-        }
-    )
     method = Mvcom(
-        FinetuneStageConfig.model_validate(settings),
+        settings,
         head,
         backbone,
         torch.full((train.num_images,), config.base_margin),
