@@ -58,15 +58,17 @@ def _graph(path, steps, *, dtype=FLOAT, layout="NCHW", constants_as="initializer
     for number, (operator, given) in enumerate(steps):
         inputs, attributes = [last], {}
         if isinstance(given, dict):
-            attributes = given
-        elif given is not None:
-            array = np.asarray(given, np.float32)
-            inputs.append(f"c{number}")
+            attributes, given = given, None
+        constants = given if isinstance(given, tuple) else (given,)
+        for place, constant in enumerate(constants):
+            if constant is None:
+                continue
+            inputs.append(f"c{number}_{place}")
+            tensor = onnx.numpy_helper.from_array(np.asarray(constant, np.float32), inputs[-1])
             if constants_as == "node":
-                tensor = onnx.numpy_helper.from_array(array, f"c{number}")
-                nodes.append(helper.make_node("Constant", [], [f"c{number}"], value=tensor))
+                nodes.append(helper.make_node("Constant", [], [inputs[-1]], value=tensor))
             else:
-                tensors.append(onnx.numpy_helper.from_array(array, f"c{number}"))
+                tensors.append(tensor)
         last = f"step{number}"
         nodes.append(helper.make_node(operator, inputs, [last], **attributes))
     nodes.append(helper.make_node("Flatten", [last], ["flat"], axis=1))
@@ -87,6 +89,13 @@ def _graph(path, steps, *, dtype=FLOAT, layout="NCHW", constants_as="initializer
 MEAN, STD = (np.array(v).reshape(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
 TO_FLOAT = ("Cast", {"to": FLOAT})
 NCHW = ("Transpose", {"perm": [0, 3, 1, 2]})
+
+
+def _bn(*parameters):
+    """Scale, shift, mean and variance, alike for the three colours."""
+    return tuple(np.full(3, one, np.float32) for one in parameters)
+
+
 # name -> what the graph does, and the range of pixels that makes sense before it
 PROLOGUES = {
     "none": ([], (-1, 1)),
@@ -104,6 +113,13 @@ PROLOGUES = {
     "to pixels from unit pixels": ([("Mul", 255.0)], (0, 1)),
     "a mean only": ([("Sub", np.array([131.1, 103.9, 91.5]).reshape(3, 1, 1))], (0, 255)),
     "casts": ([TO_FLOAT, ("Sub", 127.5), TO_FLOAT, ("Div", 128.0)], (0, 255)),
+    "Mul, Sum": ([("Mul", 1 / 127.5), ("Sum", -1.0)], (0, 255)),
+    "within bounds": ([("Max", 0.0), ("Min", 255.0), ("Sub", 127.5), ("Div", 128.0)], (0, 255)),
+    "BatchNormalization of pixels": ([("BatchNormalization", _bn(1, 0, 127.5, 128**2))], (0, 255)),
+    "of unit pixels, learned": ([("BatchNormalization", _bn(0.3, 1.1, 0.46, 0.07))], (0, 1)),
+    "of [-1, 1], learned": ([("BatchNormalization", _bn(0.1, -2, -0.1, 0.3))], (-1, 1)),
+    "as scale and shift": ([("BatchNormalization", _bn(1 / 127.5, -1, 0, 1))], (0, 255)),
+    "Conv of the colours": ([("Conv", (np.eye(3).reshape(3, 3, 1, 1) * 2, [-1.0] * 3))], (0, 1)),
     "transposed twice": (
         [("Transpose", {"perm": [0, 2, 3, 1]}), ("Sub", [[[127.5] * 3]]), ("Div", 128.0), NCHW],
         (0, 255),
@@ -119,7 +135,17 @@ def _after(steps, pixels):
         if operator == "Transpose":
             pixels = pixels.transpose(constant["perm"])
             continue
-        function = {"Sub": np.subtract, "Add": np.add, "Mul": np.multiply, "Div": np.divide}
+        if operator == "BatchNormalization":
+            scale, shift, mean, variance = (one.reshape(3, 1, 1) for one in constant)
+            pixels = (pixels - mean) / np.sqrt(variance + 1e-5) * scale + shift
+            continue
+        if operator == "Conv":  # of each colour by itself
+            pixels = pixels * constant[0][0, 0] + constant[1][0]
+            continue
+        function = {
+            "Sub": np.subtract, "Add": np.add, "Sum": np.add, "Mul": np.multiply, "Div": np.divide,
+            "Max": np.maximum, "Min": np.minimum,
+        }  # fmt: skip
         pixels = function[operator](pixels, constant)
     return pixels.mean(axis=(2, 3))
 
@@ -162,6 +188,19 @@ def test_a_range_that_is_not_clear_must_be_given(tmp_path):
     image = _images(2)
     expected = (image + 1).mean(dim=(2, 3)) * 1.275
     torch.testing.assert_close(load_backbone(given)(image), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes"),
+    [("Softplus", {}), ("LpNormalization", {"axis": 1}), ("Einsum", {"equation": "bchw->bchw"})],
+)
+def test_a_beginning_that_is_no_layer_must_be_explained(operator, attributes, tmp_path):
+    """What is not understood may normalise: it is not taken for the first layer."""
+    _graph(tmp_path / "m.onnx", [("Sub", 0.0), (operator, attributes)])
+    with pytest.raises(CheckpointError, match=rf"m.onnx: the range .* {operator}, .*--input-range"):
+        load_backbone(tmp_path / "m.onnx")
+    given = BackboneFile(tmp_path / "m.onnx", InputFormat(range=(-1.0, 1.0)))
+    assert load_backbone(given)(_images(2)).shape == (2, 3)
 
 
 def test_ten_faces_of_one_embedding_are_refused(tmp_path):
@@ -234,7 +273,7 @@ def _loop(path, turns):
 def test_a_graph_that_does_not_end_is_stopped(tmp_path, monkeypatch):
     _loop(tmp_path / "short.onnx", 3)
     image = _images(1)
-    found = load_backbone(tmp_path / "short.onnx")(image)
+    found = load_backbone(BackboneFile(tmp_path / "short.onnx", InputFormat((-1.0, 1.0))))(image)
     torch.testing.assert_close(found, image.mean(dim=(2, 3)) + 3, rtol=0, atol=1e-5)
     monkeypatch.setattr("facetrain.models.onnx_model.FIRST_RUN_SECONDS", 0.3)
     _loop(tmp_path / "long.onnx", 2**62)
