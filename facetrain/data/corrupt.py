@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facetrain.core.errors import ConfigError, DataError
+from facetrain.core.errors import ConfigError, DataError, OutputError
 from facetrain.core.lock import file_lock
 from facetrain.core.run_folder import TRUTH_FILE
 from facetrain.data.dataset import FaceDataset
@@ -33,6 +33,7 @@ def corrupt(source: Path, out: Path, config: NoiseConfig) -> dict[str, int]:
 
     Raises:
         ConfigError: a rate the classes cannot bear; `out` would overwrite what it must not.
+        OutputError: `out` cannot be written.
         DataError: a source that cannot be read, or features that have noise already.
     """
     source, out = Path(source), Path(out)
@@ -41,7 +42,10 @@ def corrupt(source: Path, out: Path, config: NoiseConfig) -> dict[str, int]:
     if out.suffix != ".npz":
         target = out / ("features.npz" if of_features else "overlay.npz")
     if target.is_dir() or any(parent.is_file() for parent in target.parents):
-        raise ConfigError(f"--out {out}: must be an .npz or a folder; something else stands there")
+        raise OutputError(
+            f"--out {out}: must be writable as an .npz or a folder, but something else stands "
+            "there; choose another"
+        )
     if of_features:
         if target.exists() and source.exists() and target.samefile(source):
             raise ConfigError(f"--out {target}: must not be the source; choose another file")

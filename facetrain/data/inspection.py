@@ -51,7 +51,7 @@ def inspect(path: Path, workers: int | None = None, show_progress: bool = True) 
         "shard:key" when there are several shards.
 
     Raises:
-        DataError: no shards at `path`, or those of several data sets.
+        DataError: no shards at `path`, a file that is none, or those of several data sets.
     """
     found = [_headers(shard) for shard in shard_paths(Path(path))]
     check_one_set(Path(path), [images for images, _ in found])
@@ -99,6 +99,11 @@ def _headers(path: Path) -> tuple[ShardImages, RecordTable]:
     """A shard as it is, damage and all: a label that is none counts as -1."""
     shard = ShardReader(path)
     table = shard.table()
+    if shard.index_rebuilt and not table.framed.any():
+        raise DataError(
+            f"{path}: must be a .rec of RecordIO, but in its {path.stat().st_size} bytes no record "
+            "begins; give another file, or get it again"
+        )
     layout, positions = image_positions(shard, table)
     label = table.label[positions]
     known = table.readable[positions] & valid_labels(label)

@@ -30,7 +30,10 @@ _FILE_RESIDUAL, _FACE_RESIDUAL, _PLAIN_RESIDUAL = 14.0, 16.0, 8.0
 _MOST_SCALE = 16.0  # template pixels a pixel: the eyes would be 2 pixels apart
 _LOOKED_AT, _LEAST_LOOKED_AT = 128, 8  # images whose size is read, of a source
 _MOST_ASIDE = 0.17  # of the width: 0.5 in the median of LFW, 0.25 where points are of half the size
-_MOST_TURN = 60.0  # degrees, of a file's median face: a detector finds none that lies on its side
+# Of LFW's faces none lies 0.05 of both sides off to one corner; scaled to 0.8 of the size, 97 % do.
+_LEAST_OFF, _MOST_IN_CORNER = 0.05, 0.95
+MOST_TURN = 60.0
+"""Degrees that a file's median face may be turned: a detector finds none that lies on its side."""
 
 _EXCHANGED = [1, 0, 2, 4, 3]  # left and right
 _PARTS = {
@@ -112,7 +115,7 @@ def _other_layout(points: Points) -> tuple[str, str] | None:
     for seen, header, undo in _OTHERS:
         fit = _fit(undo(points))
         residual, turn = np.nanmedian(fit.residual), np.nanmedian(fit.turn)
-        if residual <= min(now, _PLAIN_RESIDUAL) and turn < _MOST_TURN / 2:
+        if residual <= min(now, _PLAIN_RESIDUAL) and turn < MOST_TURN / 2:
             return seen, header
     return None
 
@@ -168,27 +171,49 @@ def read_landmarks(path: Path) -> Landmarks:
     )
 
 
-def warn_of_places(faces: Sequence[tuple[Points, Callable[[], bytes]]]) -> None:
-    """Say so where the faces lie far from the middle of their images, left or right, in the median.
+def check_places(faces: Sequence[tuple[Points, Callable[[], bytes]]]) -> None:
+    """Hold the faces to lie where faces do in their images: some left of the middle, some right.
 
     Points in pixels of an image half as large have the shape of a face, and crop something else.
+    Faces that lie aside only to the left or right are told of.
 
     Args:
         faces: the points of each, and what reads its image.
+
+    Raises:
+        DataError: almost all faces lie in one corner of their images.
     """
-    places = []
+    found = []
     for points, read in faces[:: max(1, len(faces) // _LOOKED_AT)]:
         with contextlib.suppress(DataError):  # told where the image is used
             if (header := read_header(read())) is not None:
-                width = header.height if header.orientation >= 5 else header.width
-                places.append(float(points[:, 0].mean()) / width)
-    place = float(np.median(places)) if len(places) >= _LEAST_LOOKED_AT else 0.5
-    if abs(place - 0.5) > _MOST_ASIDE:
+                turned = header.orientation >= 5
+                size = (header.width, header.height)[:: -1 if turned else 1]
+                found.append(points.mean(axis=0) / size)
+    if len(found) < _LEAST_LOOKED_AT:
+        return
+    places = np.stack(found)
+    across, down = np.median(places, axis=0)
+    off = places - 0.5
+    corner = max((off < -_LEAST_OFF).all(axis=1).mean(), (off > _LEAST_OFF).all(axis=1).mean())
+    if corner >= _MOST_IN_CORNER:
+        raise DataError(
+            f"landmarks must be in pixels of their image, but {100 * corner:.0f} % of the faces "
+            f"lie in one corner (at {across:.2f} of the width and {down:.2f} of the height in the "
+            "median), as where they are in pixels of images of another size, shares of a hundred, "
+            "or of cropped images; give them for the images as they are"
+        )
+    if abs(across - 0.5) > _MOST_ASIDE:
         logger.warning(
             "landmarks: the faces lie at %.2f of the width of their images in the median, not "
             "in the middle; if they do not, the points are in pixels of images of another size",
-            place,
+            across,
         )
+
+
+def turn_of(points: Points) -> float:
+    """Degrees, 0 to 180, by which one face's (5, 2) points are turned from upright."""
+    return float(_fit(points[None]).turn[0])
 
 
 def image_key(name: str) -> str:
@@ -269,10 +294,10 @@ def _check_file(path: Path, points: Points) -> None:
             f"apart in the median, with coordinates from {np.nanmin(points):.3g} to "
             f"{np.nanmax(points):.3g}{advice}"
         )
-    if residual <= _PLAIN_RESIDUAL and turn <= _MOST_TURN:
+    if residual <= _PLAIN_RESIDUAL and turn <= MOST_TURN:
         return
     other = _other_layout(points)
-    if other or residual > _FILE_RESIDUAL or turn > _MOST_TURN:
+    if other or residual > _FILE_RESIDUAL or turn > MOST_TURN:
         advice = f"{other[0]}; if so, begin with the header {other[1]}" if other else (
             "check the order of the points and columns, and name them in a header"
         )  # fmt: skip

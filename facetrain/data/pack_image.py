@@ -22,10 +22,12 @@ from facetrain.data.images import Image, encode_jpeg, fit_square
 from facetrain.data.landmarks import (
     COORDINATES,
     FURTHER,
+    MOST_TURN,
     Landmarks,
+    check_places,
     misfits,
     read_landmarks,
-    warn_of_places,
+    turn_of,
 )
 from facetrain.data.source_image import SourceImage
 from facetrain.data.suspect import decode_checked
@@ -104,7 +106,7 @@ def tasks_for(images: Sequence[SourceImage], around: str, aligned: Aligned) -> l
     if aligned.landmarks is None:
         return [Task(image, detector=aligned.detector) for image in images]
     tasks = [_marked(image, around, aligned.landmarks) for image in images]
-    warn_of_places([(task.points[0], task.image.read) for task in tasks if task.points])
+    check_places([(task.points[0], task.image.read) for task in tasks if task.points])
     return tasks
 
 
@@ -160,7 +162,7 @@ def _prepare(task: Task, config: PackConfig) -> list[PackedFace]:
     name, encoded = task.image.name, task.image.read()
     image, suspect = decode_checked(encoded, "image")
     if task.points or task.detector is not None:
-        _check_inside(task, image)
+        _check_points(task, image, encoded)
         faces = [None] * len(task.points) if task.detector is None else _find(image, task, config)
         every = task.points or [face.points for face in faces if face is not None]
         return [
@@ -183,8 +185,12 @@ def _prepare(task: Task, config: PackConfig) -> list[PackedFace]:
     return [PackedFace(name, square, suspect, None)]
 
 
-def _check_inside(task: Task, image: Image) -> None:
-    """Landmarks of an image of another size would crop something else."""
+def _check_points(task: Task, image: Image, encoded: bytes) -> None:
+    """Landmarks of an image of another size, or as it lay before EXIF, would crop something else.
+
+    Raises:
+        DataError: they are such.
+    """
     height, width = image.shape[:2]
     for points in task.points:
         outside = ((points < 0) | (points > (width, height))).any(axis=1)
@@ -192,6 +198,12 @@ def _check_inside(task: Task, image: Image) -> None:
             raise DataError(
                 f"its landmarks lie outside its {width} x {height} pixels; they must be in pixels "
                 "of this image, turned upright"
+            )
+        header = read_header(encoded)
+        if header is not None and header.orientation != 1 and turn_of(points) > MOST_TURN:
+            raise DataError(
+                f"its landmarks are turned by {turn_of(points):.0f} degrees, as of the image "
+                "before its EXIF orientation turns it; they must be those of the upright image"
             )
 
 

@@ -14,7 +14,7 @@ from facetrain.core.log import logger
 from facetrain.core.plain_file import read_plain
 from facetrain.data.align import align
 from facetrain.data.images import decode_image, fit_square
-from facetrain.data.landmarks import read_landmarks, warn_of_places
+from facetrain.data.landmarks import check_places, read_landmarks
 from facetrain.data.pair_lists import KINDS, PairList
 
 # Of LFW's 250 x 250 images (original, funneled or deep-funneled), the square that the ArcFace
@@ -120,7 +120,7 @@ class PairedFaces:
                     ", ..." if len(without) > 20 else "",
                 )  # fmt: skip
             marked = [name for name in file if name in landmarks.points]
-            warn_of_places([(landmarks.points[name], file[name].read_bytes) for name in marked])
+            check_places([(landmarks.points[name], file[name].read_bytes) for name in marked])
         points = None if landmarks is None else landmarks.points
         return cls(config.images, config.kind, pairs, file, points)
 

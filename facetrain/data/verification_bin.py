@@ -178,6 +178,8 @@ class _PlainUnpickler(pickle.Unpickler):
         full_name = f"{module}.{name}"
         if full_name == "_codecs.encode":
             return self._encode
+        if full_name in ("builtins.bytearray", "__builtin__.bytearray"):
+            return self._bytearray
         if full_name not in _STAND_INS:
             raise DataError(
                 f"{self._where}: a verification .bin holds images and booleans only, but this "
@@ -197,6 +199,10 @@ class _PlainUnpickler(pickle.Unpickler):
         if self._text_left < 0:
             raise pickle.UnpicklingError("it unfolds to more than it holds")
         return text.encode("latin1")
+
+    def _bytearray(self, data: object = b"", encoding: object = "latin1") -> bytes:
+        """Stands for bytearray: of bytes, or in protocol 2 of latin1 text."""
+        return data if isinstance(data, bytes) else self._encode(data, encoding)
 
 
 _HASHING = ("DICT", "SETITEM", "SETITEMS", "ADDITEMS", "FROZENSET")

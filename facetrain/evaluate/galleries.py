@@ -12,7 +12,7 @@ from facetrain.core.errors import DataError
 from facetrain.core.log import logger
 from facetrain.data.align import align
 from facetrain.data.images import Image, decode_image, fit_square
-from facetrain.data.landmarks import read_landmarks, warn_of_places
+from facetrain.data.landmarks import check_places, read_landmarks
 from facetrain.data.source_image import SourceImage
 from facetrain.data.sources import list_images
 from facetrain.dist.collectives import data_errors_on_all, gather_rows
@@ -60,7 +60,7 @@ class PeopleFolder:
             )  # fmt: skip
         faces = cls(path, listing.images, listing.identities, landmarks)
         marked = [(faces.points(image), image.read) for image in listing.images]
-        warn_of_places([(points, read) for points, read in marked if points is not None])
+        check_places([(points, read) for points, read in marked if points is not None])
         return faces
 
     def points(self, image: SourceImage) -> NDArray[np.float64] | None:

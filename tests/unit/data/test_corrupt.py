@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers.shards import damage_magic, write_shard
 
-from facetrain.core.errors import ConfigError, DataError
+from facetrain.core.errors import ConfigError, DataError, OutputError
 from facetrain.data.corrupt import corrupt
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.features import Features, load_features, save_features
@@ -131,8 +131,8 @@ def test_what_must_not_be_overwritten(shards: Path, features: Path, tmp_path: Pa
         corrupt(features, features, MIX)
     with pytest.raises(ConfigError, match=r"truth\.npz holds the truth"):
         corrupt(shards, tmp_path / "truth.npz", MIX)
-    with pytest.raises(ConfigError, match="something else stands there"):
+    with pytest.raises(OutputError, match="something else stands there"):
         corrupt(shards, features / "o", MIX)
     (tmp_path / "folder.npz").mkdir()
-    with pytest.raises(ConfigError, match="something else stands there"):
+    with pytest.raises(OutputError, match="something else stands there"):
         corrupt(features, tmp_path / "folder.npz", MIX)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers.shards import offsets, picture, write_flat, write_shard
 
+from facetrain.core.errors import DataError
 from facetrain.data import inspection
 from facetrain.data.inspection import inspect
 
@@ -50,6 +51,17 @@ def test_every_kind_of_unreadable_record_is_listed_and_the_rest_counted(tmp_path
     assert (result["num_images"], result["num_identities"]) == (4, 3)
     assert result["layout"] == "header"
     assert result["index_rebuilt"] == []
+
+
+@pytest.mark.parametrize("content", [b"x", b"no records here, only text. " * 40, picture(1)])
+def test_a_file_of_another_kind_is_refused(content: bytes, tmp_path: Path) -> None:
+    """Not one record of it would be counted; a damaged shard still shows where one begins."""
+    (tmp_path / "a.rec").write_bytes(content)
+    with pytest.raises(DataError, match=rf"a.rec: must be a .rec .* its {len(content)} bytes no"):
+        inspect(tmp_path, show_progress=False)
+    path = write(tmp_path / "b.rec", [0], spoiled=(1,))
+    path.with_suffix(".idx").unlink()
+    assert inspect(path, show_progress=False)["unreadable"] == [1]
 
 
 def test_shards_are_named(tmp_path: Path) -> None:

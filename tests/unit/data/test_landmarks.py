@@ -1,5 +1,6 @@
 """Landmarks: headers are obeyed, and what is not a face in pixels is refused or listed."""
 
+import contextlib
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,11 @@ from facetrain.data.align import ARCFACE_POINTS, align, similarity_transform
 from facetrain.data.landmarks import (
     COORDINATES,
     Points,
+    check_places,
     misfits,
     read_landmarks,
-    warn_of_places,
 )
+from facetrain.data.pack import pack
 
 
 @pytest.fixture
@@ -193,15 +195,55 @@ def test_points_outside_the_image_are_refused() -> None:
         align(np.zeros((40, 50, 3), np.uint8), ARCFACE_POINTS + 500, 112)
 
 
-@pytest.mark.parametrize(("scale", "told"), [(1.0, ""), (0.5, "0.25 of the width"), (1.6, "0.80")])
-def test_points_of_images_of_another_size_are_told_of(
-    scale: float, told: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Faces in the middle of images of 400 x 200, which EXIF turns to 200 x 400."""
+@pytest.fixture
+def turned() -> bytes:
+    """An image of 400 x 200 that EXIF turns to 200 x 400."""
     note = b"Exif\0\0MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x112, 3, 1, 6, 0, 0)
     encoded = cv2.imencode(".jpg", np.zeros((200, 400, 3), np.uint8))[1].tobytes()
-    turned = encoded[:2] + b"\xff\xe1" + struct.pack(">H", len(note) + 2) + note + encoded[2:]
-    centred = ARCFACE_POINTS - ARCFACE_POINTS.mean(axis=0) + (100, 150)
-    warn_of_places([(centred * scale, lambda: turned)] * 20)
+    return encoded[:2] + b"\xff\xe1" + struct.pack(">H", len(note) + 2) + note + encoded[2:]
+
+
+CENTRED = ARCFACE_POINTS - ARCFACE_POINTS.mean(axis=0) + (100, 180)
+
+
+@pytest.mark.parametrize(
+    ("change", "refused", "told"),
+    [
+        (lambda points: points, "", ""),
+        (lambda points: points / 2, "at 0.25 of the width and 0.23 of the height", ""),
+        (lambda points: points * 0.8, "at 0.40 of the width and 0.36", ""),
+        (lambda points: points * (100 / 200, 100 / 400), "at 0.25 of the width", ""),  # percent
+        (lambda points: points * 1.6, "at 0.80 of the width and 0.72", ""),
+        (lambda points: points + np.array([60, 20]), "", "at 0.80 of the width"),  # to the right
+    ],
+)
+def test_points_of_images_of_another_size_are_refused(
+    change: Callable[[Points], Points],
+    refused: str,
+    told: str,
+    turned: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nearly all faces in one corner; where they are aside only, a warning."""
+    faces = [(change(CENTRED), lambda: turned)] * 39
+    faces.append((CENTRED, lambda: turned))  # one of 40
+    with pytest.raises(DataError, match=refused) if refused else contextlib.nullcontext():
+        check_places(faces)
     assert told in caplog.text
     assert bool(caplog.text) == bool(told)
+    check_places(faces[:7])  # too few to tell
+
+
+def test_points_of_an_image_before_exif_turns_it_are_listed(turned: bytes, tmp_path: Path) -> None:
+    """Landmarks of the 400 x 200 pixels as they are stored: a face on its side."""
+    (tmp_path / "people" / "p").mkdir(parents=True)
+    upright = ARCFACE_POINTS - ARCFACE_POINTS.mean(axis=0) + (100, 100)
+    stored = np.stack([upright[:, 1], 199 - upright[:, 0]], axis=1)
+    faces = np.stack([stored, *[upright] * 4])
+    for i in range(5):
+        (tmp_path / "people" / "p" / f"{i}.jpg").write_bytes(turned)
+    landmarks = write(tmp_path / "a.csv", faces)
+    metrics = pack(tmp_path / "people", tmp_path / "o", landmarks=landmarks, workers=1).metrics
+    assert (metrics["num_images"], metrics["num_skipped"]) == (4, 1)
+    skipped = (tmp_path / "o" / "skipped.txt").read_text()
+    assert skipped.startswith("p/0.jpg\tits landmarks are turned by 90 degrees")

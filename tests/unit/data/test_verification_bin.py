@@ -42,9 +42,10 @@ def test_numpy_arrays_written_by_numpy_1() -> None:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize("kind", ["bytes", "arrays", "array of flags"])
+@pytest.mark.parametrize("kind", ["bytes", "bytearrays", "arrays", "array of flags"])
 def test_every_protocol_of_this_python_and_numpy(tmp_path: Path, protocol: int, kind: str) -> None:
-    images = [np.frombuffer(b, np.uint8) for b in IMAGES] if kind != "bytes" else IMAGES
+    as_array = {"bytes": bytes, "bytearrays": bytearray}.get(kind, np.frombuffer)
+    images = [as_array(b) if "byte" in kind else as_array(b, np.uint8) for b in IMAGES]
     same = np.array(SAME) if kind == "array of flags" else SAME
     pairs = VerificationSet.open(save(tmp_path / "a.bin", (images, same), protocol))
     assert [pairs.encoded(i) for i in range(6)] == IMAGES
