@@ -71,7 +71,7 @@ def check(root, protocol, numbers, templates):
     slow = [slow_identification(root, protocol, templates, name) for name in galleries]
     for name, expected in zip(galleries, slow, strict=True):
         found = dict(numbers["identification"][name])
-        thresholds = found.pop("threshold_at_fpir")  # its values: test_contract_evaluate
+        thresholds = found.pop("threshold_at_fpir")  # its values: tests/contract/test_evaluate.py
         assert thresholds.keys() == expected["tpir_at_fpir"].keys()
         equal(found, expected)
     mean = numbers["identification"]["mean"]
