@@ -18,7 +18,7 @@ _CONVENTIONS = {
 }
 
 
-LABELS = {
+TRAINED_ON = {
     EVALUATE: "noisy labels",
     EVALUATE_RETRAIN: "cleaned labels",
     EVALUATE_TRUE: "true labels",
@@ -29,7 +29,7 @@ LABELS = {
 def trained_on(path: Path) -> str:
     """What the model of the evaluation in this folder was trained on, in words."""
     number, name = round_of(path), _folder(path)
-    return f"round {number}" if number else LABELS.get(name, name)
+    return f"round {number}" if number else TRAINED_ON.get(name, name)
 
 
 def _folder(path: Path) -> str:

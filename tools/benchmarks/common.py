@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 
 
+UNREAD: dict[str, Any] = {"data": {"path": "none"}, "model": {"name": "small"}}
+"""What a recipe must have, of a training whose images and network are there already."""
 Seconds = dict[str, list[float]]
 """Of each way that took turns with others, a number a round."""
 
@@ -39,8 +41,7 @@ def training_config(**sections: Any) -> "TrainingConfig":
     """A recipe's sections for a `Trainer` whose images and network are there already."""
     from facetrain.engine.settings import TrainingConfig
 
-    unread = {"data": {"path": "none"}, "model": {"name": "small"}}
-    return TrainingConfig.model_validate(unread | sections)
+    return TrainingConfig.model_validate(UNREAD | sections)
 
 
 def commit_of(folder: Path = ROOT) -> str | None:

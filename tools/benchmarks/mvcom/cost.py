@@ -31,7 +31,7 @@ from facetrain.finetune.variation_heads import VariationHeads
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
 from facetrain.models.backbone import ModelConfig, build_backbone
-from tools.benchmarks.common import make_parser, memory_mib, training_config
+from tools.benchmarks.common import UNREAD, make_parser, memory_mib, training_config
 
 VARIANTS = ("plain", "mvcom", "mvcom_no_pseudo_update", "double_backward")
 CLASSES, LEVELS = 1000, (7, 5, 4, 4)
@@ -65,13 +65,14 @@ def make_trainer(variant: str, model: ModelConfig, batch_size: int, folder: Path
     backbone = build_backbone(model)
     head = MarginHead(HeadConfig(), CLASSES, model.embedding_size, mesh, 0)
     method = Method(head)
-    config = training_config(
-        optimizer={"learning_rate": RATE},
-        schedule={"name": "multistep"},
-        train={
+    sections: dict[str, Any] = {
+        "optimizer": {"learning_rate": RATE},
+        "schedule": {"name": "multistep"},
+        "train": {
             "batch_size": batch_size, "epochs": 1, "precision": "bfloat16", "channels_last": True,
         },
-    )  # fmt: skip
+    }  # fmt: skip
+    config = training_config(**sections)
     if variant != "plain":
         count = batch_size // 2
         image = torch.rand(count, 3, model.image_size, model.image_size)
@@ -83,7 +84,7 @@ def make_trainer(variant: str, model: ModelConfig, batch_size: int, folder: Path
         residual = {"pseudo_update": variant != "mvcom_no_pseudo_update"}
         tuned = {"residual": residual, "meta": {"path": "none"}}
         method = kind(
-            FinetuneStageConfig.model_validate(config.model_dump() | {"finetune": tuned}),
+            FinetuneStageConfig.model_validate(UNREAD | sections | {"finetune": tuned}),
             head,
             backbone,
             torch.full((batch_size,), 0.35),
