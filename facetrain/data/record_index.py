@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from facetrain.core.errors import SHORTAGES, DataError
 from facetrain.core.log import logger
 from facetrain.data.record_table import (
     FIRST,
@@ -50,6 +51,9 @@ def read_index_file(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]] |
     """Keys and offsets as they stand in an `.idx`; None when it is missing or not such a file.
 
     A file that lists a key twice is none.
+
+    Raises:
+        DataError: it is there, and cannot be read.
     """
     if not path.is_file():
         return None
@@ -59,6 +63,13 @@ def read_index_file(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]] |
             numbers = np.fromstring(path.read_text("ascii"), dtype=np.int64, sep=" ")
     except (ValueError, DeprecationWarning):
         return None
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
+        raise DataError(
+            f"{path}: must be a readable index of the shard beside it, but {error.strerror}; make "
+            "it readable, or remove it: the shard is then scanned"
+        ) from None
     if len(numbers) == 0 or len(numbers) % 2 or len(_distinct(numbers[0::2])) < len(numbers) // 2:
         return None
     return numbers[0::2], numbers[1::2]

@@ -6,6 +6,7 @@ be right, and with what was skipped it must add up.
 """
 
 import contextlib
+import errno
 import itertools
 import logging
 import os
@@ -173,6 +174,24 @@ def test_a_shard_that_cannot_be_read_says_so(
     (tmp_path / "folder.rec").mkdir()
     with pytest.raises(DataError, match=r"folder\.rec: must be a .rec file, but is none"):
         ShardReader(tmp_path / "folder.rec")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_an_index_that_cannot_be_read_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """And not that it must be writable; nor is it none: it may tell of records that are lost."""
+    write(tmp_path / "a.rec", "flat")
+    (tmp_path / "a.idx").write_text("0\t0\n")
+
+    def closed(self: Path, *_: object) -> str:
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(Path, "read_text", closed)
+    with pytest.raises(
+        DataError, match=r"a\.idx: must be a readable index .*; make it"
+    ):
+        ShardReader(tmp_path / "a.rec")
 
 
 def test_many_shards_need_few_descriptors(tmp_path: Path) -> None:
