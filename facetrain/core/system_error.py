@@ -3,7 +3,7 @@
 import errno
 import os
 
-from facetrain.core.errors import OutputError, UserError
+from facetrain.core.errors import CLOSED, OutputError, UserError
 from facetrain.core.text import printable
 
 _OUTPUT = (
@@ -58,6 +58,10 @@ def as_user_error(error: BaseException) -> UserError | None:
             f"there must be room for one more process or file, but {os.strerror(code)}; raise "
             f"ulimit -u, free memory, or lower data.workers, {_AGAIN}"
         )
+    if isinstance(error, OSError) and code in CLOSED and _is_unread(error.filename):
+        return UserError(
+            f"{path}: must be readable, but {os.strerror(code)}; make it readable, {_AGAIN}"
+        )
     if code in _OUTPUT:
         return OutputError(
             f"{path or 'output'}: must be writable, but {os.strerror(code)}; free space or choose "
@@ -68,6 +72,11 @@ def as_user_error(error: BaseException) -> UserError | None:
             f"{path or 'a file'}: must be a readable file, but {error.strerror}; check it"
         )
     return None
+
+
+def _is_unread(path: object) -> bool:
+    """Whether a file is there, and closed to this user."""
+    return isinstance(path, str | bytes) and os.path.isfile(path) and not os.access(path, os.R_OK)
 
 
 def _path(error: OSError) -> str:

@@ -77,7 +77,8 @@ class Campaign:
     def __init__(self, seed: int, folder: Path, names: Sequence[str] = tuple(COMMANDS)) -> None:
         self.seed, self.names = seed, list(names)
         self.base, self.copy, self.other = folder / "base", folder / "copy", folder / "other"
-        build(self.base, self.names, self.other)
+        build(self.copy, self.names, self.other)  # there: some files hold the paths of others
+        self.copy.rename(self.base)
         for name in self.names:  # a name that is nothing's would be a case that nobody looks at
             for glob in COMMANDS[name].reads + COMMANDS[name].leaves:
                 assert any(self.base.glob(glob)), (name, glob)

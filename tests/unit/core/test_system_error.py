@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +53,20 @@ def test_a_real_refusal(tmp_path) -> None:  # type: ignore[no-untyped-def]
     assert f"{tmp_path}/no/file: must be a readable file, but No such" in str(
         as_user_error(caught.value)
     )
+
+
+def test_a_file_that_is_closed_to_this_user_need_not_be_writable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who only wants to read it; what is not there, or open, is refused for what is written."""
+    (tmp_path / "in").touch()
+    monkeypatch.setattr(os, "access", lambda path, _: os.path.basename(path) != "in")
+    error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "in"))
+    found = as_user_error(error)
+    assert found is not None
+    assert (found.exit_status, "in: must be readable, but Perm" in str(found)) == (BAD_INPUT, True)
+    (tmp_path / "out").touch()
+    for path in ("out", "new"):
+        found = as_user_error(PermissionError(errno.EACCES, "denied", str(tmp_path / path)))
+        assert found is not None
+        assert found.exit_status == NOT_WRITABLE

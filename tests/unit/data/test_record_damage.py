@@ -188,9 +188,7 @@ def test_an_index_that_cannot_be_read_says_so(
         raise OSError(number, os.strerror(number), str(self))
 
     monkeypatch.setattr(Path, "read_text", closed)
-    with pytest.raises(
-        DataError, match=r"a\.idx: must be a readable index .*; make it"
-    ):
+    with pytest.raises(DataError, match=r"a\.idx: must be a readable index .*; make it"):
         ShardReader(tmp_path / "a.rec")
 
 
