@@ -17,10 +17,10 @@ from facetrain.clean import clean
 from facetrain.clean.clean import CleanConfig
 from facetrain.core import run_folder
 from facetrain.core.config import parse_config
-from facetrain.core.errors import DataError
+from facetrain.core.errors import ConfigError, DataError
 from facetrain.data.cleaning_result import CleaningResult
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.features import Features, row_norms, save_features, unit_rows
+from facetrain.data.features import MOST_LABEL, Features, row_norms, save_features, unit_rows
 from facetrain.data.loader import OrderedLoader
 from facetrain.data.noise import NoiseConfig, PlantedNoise, plant
 from facetrain.dist.mesh import Mesh
@@ -57,11 +57,29 @@ def load_backbone(
     Raises:
         CheckpointError: no such file, damaged or hostile content, another network, or one that
             gives ten different faces one embedding.
+        ConfigError: a device, range or order that there is not.
     """
+    if channel_order not in ("rgb", "bgr"):
+        raise ConfigError(f"channel_order must be 'rgb' or 'bgr', got {channel_order!r:.40}")
+    if input_range is not None and not _is_range(input_range):
+        raise ConfigError(
+            "input_range must be what black and white pixels are, two numbers such as (0, 255), "
+            f"got {input_range!r:.60}"
+        )
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device={device!r:.40}: {str(error).splitlines()[0]}") from None
     given, source = InputFormat(input_range, channel_order), Path(path)
-    return inference.open_backbone(
-        source if given == RGB else BackboneFile(source, given), torch.device(device)
-    )
+    return inference.open_backbone(source if given == RGB else BackboneFile(source, given), place)
+
+
+def _is_range(value: Any) -> bool:
+    try:
+        low, high = (float(end) for end in value)
+    except (TypeError, ValueError):
+        return False
+    return -np.inf < low < high < np.inf and not isinstance(value, str)
 
 
 def embed(
@@ -81,8 +99,17 @@ def embed(
         batch_size: images at a time.
 
     Raises:
-        DataError: images of another shape or type, or a record that does not decode.
+        DataError: images of another shape or type, a record that does not decode, or what is no
+            backbone.
+        ConfigError: no image at a time.
     """
+    if not isinstance(backbone, EmbeddingModel | nn.Module):
+        raise DataError(
+            "a backbone must be what facetrain.load_backbone(file) gives or a torch.nn.Module, "
+            f"got {type(backbone).__name__}"
+        )
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     size = backbone.image_size if isinstance(backbone, EmbeddingModel) else None
     if isinstance(backbone, EmbeddingModel):
         device = backbone.device
@@ -162,7 +189,7 @@ def clean_labels(
         config = parse_config(CleanConfig, options, "clean_labels")
         save_features(out / "target.npz", _features(embedding, label))
         if isinstance(source, tuple):
-            known = _features(*source[:2], is_clean=_numpy(source[2]).astype(np.bool_))
+            known = _source(source)
             save_features(out / "source.npz", known)
             source = out / "source.npz"
         if source is not None:
@@ -219,7 +246,12 @@ def _numpy(value: Array) -> NDArray[Any]:
     if isinstance(value, Tensor):
         value = value.detach()
         return (value.float() if value.dtype == torch.bfloat16 else value).cpu().numpy()
-    return np.asarray(value)
+    if np.ma.is_masked(value):
+        raise DataError("an array must hold every value, but some are masked; leave those rows out")
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # rows of several lengths
+        raise DataError(f"an array must be one block of numbers, got a list: {error}") from None
 
 
 def _embedding(value: Array) -> NDArray[Any]:
@@ -251,11 +283,29 @@ def _features(
     return Features(rows, of_rows, is_clean)
 
 
+def _source(given: tuple[Array, ...]) -> Features:
+    if len(given) != 3:
+        raise DataError(
+            f"a source must be (embedding, label, is_clean) or a features .npz, got {len(given)} "
+            "arrays"
+        )
+    is_clean = _numpy(given[2])
+    if not np.isin(is_clean, (0, 1)).all():
+        raise DataError(f"is_clean must hold true and false (or 1 and 0), got {is_clean.dtype}")
+    return _features(given[0], given[1], is_clean=is_clean.astype(np.bool_))
+
+
 def _labels(value: Array) -> NDArray[np.int64]:
     array = _numpy(value)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise DataError(
             f"labels must be (N,) integers, got {array.shape} of {array.dtype}; number the names, "
             "e.g. by numpy.unique(names, return_inverse=True)[1]"
+        )
+    if array.size and not 0 <= array.min() <= array.max() <= MOST_LABEL:
+        raise DataError(
+            f"labels must be from 0 to {MOST_LABEL}, got {array.min()} to {array.max()}; leave out "
+            "images without a label, and number the others by "
+            "numpy.unique(label, return_inverse=True)[1]"
         )
     return array.astype(np.int64)

@@ -63,9 +63,9 @@ class CleaningResult:
     threshold: Floats  # (C,) of each class, on clean_probability
     reason_names: tuple[str, ...] = REASON_NAMES
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the `.npz`, atomically."""
-        write_npz(path, vars(self))
+        write_npz(Path(path), vars(self))
 
     def named(self, class_ids: Ints) -> "CleaningResult":
         """The same with what a set calls its classes, (C',), in place of their numbers."""
@@ -81,12 +81,13 @@ class CleaningResult:
         )
 
     @classmethod
-    def load(cls, path: Path) -> "CleaningResult":
+    def load(cls, path: Path | str) -> "CleaningResult":
         """Read an `.npz`.
 
         Raises:
             DataError: not an `.npz`, an array missing, of another type or length, out of range.
         """
+        path = Path(path)
         arrays = read_npz(path, "the result of a cleaning (.npz)")
         names = [field.name for field in dataclasses.fields(cls)]
         if missing := [name for name in names if name not in arrays]:

@@ -22,8 +22,9 @@ from facetrain.data.npz_file import ArrayHeader, check_column, read_npz, write_n
 _MOST_TEXT = 1 << 20  # bytes: 256 names and a fingerprint take less
 
 
-def overlay_file(path: Path) -> Path:
+def overlay_file(path: Path | str) -> Path:
     """The overlay that a path names: a file, or a folder's `overlay.npz`."""
+    path = Path(path)
     return path / "overlay.npz" if path.is_dir() else path
 
 
@@ -75,12 +76,12 @@ class LabelOverlay:
             overlap=column(overlap, False, np.bool_),
         )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the `.npz`, atomically."""
-        write_npz(path, vars(self), compressed=True)
+        write_npz(Path(path), vars(self), compressed=True)
 
     @classmethod
-    def load(cls, path: Path, num_rows: int | None = None) -> "LabelOverlay":
+    def load(cls, path: Path | str, num_rows: int | None = None) -> "LabelOverlay":
         """Read an `.npz`, or a folder's `overlay.npz`; only `label` and `kept` must be there.
 
         Args:

@@ -152,3 +152,41 @@ def test_bad_arrays_are_told() -> None:
         facetrain.verification(embedding, embedding, [0, 1, 2, 0, 1, 0])
     with pytest.raises(DataError, match="alike"):
         facetrain.verification(embedding, embedding[:5], label)
+    for wrong in (label - 1, label.astype(np.uint64) + 2**63, np.array([0, 1, 2, 3, 4, 2**40])):
+        with pytest.raises(DataError, match="labels must be from 0 to 134217728, got"):
+            facetrain.clean_labels(embedding, wrong)
+        with pytest.raises(DataError, match="labels must be from 0 to"):
+            facetrain.plant_noise(wrong, flip=0.1)
+    with pytest.raises(DataError, match="some are masked"):
+        facetrain.clean_labels(np.ma.array(embedding, mask=np.eye(6, 3)), label)
+    with pytest.raises(DataError, match="a source must be \\(embedding, label, is_clean\\)"):
+        facetrain.clean_labels(embedding, label, source=(embedding, label))  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="is_clean must hold true and false"):
+        facetrain.clean_labels(embedding, label, source=(embedding, label, label))
+
+
+def test_bad_backbones_and_images_are_told(tmp_path: Path) -> None:
+    config = ModelConfig(name="small", image_size=32, embedding_size=8, width=8)
+    network, file = build_backbone(config).eval(), tmp_path / "backbone.safetensors"
+    save_backbone(network, config, file)
+    with pytest.raises(ConfigError, match="channel_order must be 'rgb' or 'bgr', got 'brg'"):
+        facetrain.load_backbone(file, channel_order="brg")  # type: ignore[arg-type]
+    for wrong in ((0,), "0,255", (255, 0), (0, float("nan")), 255):
+        with pytest.raises(ConfigError, match="input_range must be what black and white"):
+            facetrain.load_backbone(file, input_range=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="device='gpu'"):
+        facetrain.load_backbone(file, "gpu")
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    with pytest.raises(DataError, match=r"a backbone must be .* got str"):
+        facetrain.embed(str(file), images)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="batch_size must be at least 1, got 0"):
+        facetrain.embed(network, images, batch_size=0)
+    with pytest.raises(DataError, match="one block of numbers"):
+        facetrain.embed(network, [images[0], images[0, :5]])
+
+
+def test_what_is_saved_is_named_by_text_or_path(tmp_path: Path) -> None:
+    overlay = facetrain.LabelOverlay.make(np.arange(3), np.ones(3, np.bool_))
+    overlay.save(str(tmp_path / "overlay.npz"))
+    for path in (str(tmp_path), tmp_path / "overlay.npz"):
+        assert facetrain.LabelOverlay.load(path).label.tolist() == [0, 1, 2]
