@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from facetrain.core.errors import ConfigError
+from facetrain.core.log import logger
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.loader import Batch, TrainLoader
 from facetrain.data.sampler import TrainSampler
@@ -23,6 +24,15 @@ def make_sampler(config: TrainingConfig, dataset: FaceDataset) -> TrainSampler:
     """The order in which a training sees the images."""
     size = config.train.batch_size
     return TrainSampler(dataset.num_images, size, config.seed, config.sampling, dataset.label)
+
+
+def warn_of_late(begins: Mapping[str, float], epochs: int) -> None:
+    """Name the keys whose effect, so many epochs in, a training of `epochs` ends before."""
+    for key, epoch in begins.items():
+        if epoch >= epochs:
+            logger.warning(
+                "%s=%g: the training ends before, at train.epochs=%d", key, epoch, epochs
+            )
 
 
 def _check_passes(config: LoopConfig, mesh: Mesh) -> None:
@@ -58,6 +68,13 @@ def train_backbone(
     """
     mesh = method.head.mesh
     _check_passes(config.train, mesh)
+    schedule, loop = config.schedule, config.train
+    begins = {
+        "schedule.warmup_epochs": schedule.warmup_epochs,
+        "schedule.milestones": max(schedule.milestones, default=0.0),
+        "train.margin_warmup_epochs": loop.margin_warmup_epochs,
+    }
+    warn_of_late(begins, loop.epochs)
     sampler = make_sampler(config, dataset)
     loader: TrainLoader | None = None
 

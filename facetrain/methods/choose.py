@@ -18,7 +18,7 @@ from facetrain.data.subset import trusted_images
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.method import Method
 from facetrain.engine.settings import LoopConfig, TrainingConfig
-from facetrain.engine.training import make_sampler
+from facetrain.engine.training import make_sampler, warn_of_late
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
 from facetrain.methods.correction import CorrectionConfig, CorrectionMethod
@@ -78,6 +78,13 @@ def make_method(
         ConfigError: fewer trusted images than one look-ahead needs, or too many to hold out.
         DataError: trusted images of none of the identities.
     """
+    if robust is not None:
+        begins = {"robust.warmup_epochs": robust.warmup_epochs}
+        targets = robust.targets if isinstance(robust, NalConfig) else None
+        if targets is not None:
+            begins["robust.targets.warmup_epochs"] = targets.warmup_epochs
+            begins["robust.targets.every_epochs"] = targets.every_epochs - 1
+        warn_of_late(begins, config.train.epochs)
     steps_per_epoch = make_sampler(config, dataset).steps_per_epoch
     label = torch.from_numpy(dataset.label)
     return method_of(

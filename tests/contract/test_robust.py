@@ -113,3 +113,15 @@ def test_another_method_does_not_continue_a_run(recipe: Path, tmp_path: Path, ca
     out = tmp_path / "train"
     assert call("train", recipe, "--out", out, "train.max_steps=4")[0] == 0
     assert "another robust" in call.refused("train", recipe, "--out", out, "robust.name=superloss")
+
+
+def test_what_a_training_ends_before_is_told(recipe: Path, tmp_path: Path, call: Call) -> None:
+    """Two epochs: a warm-up of 2 is the whole training, one of 1.9 is not; milestones as well."""
+    late = ["robust={name: nal, targets: {every_epochs: 3, warmup_epochs: 1.9}}"]
+    late += ["schedule={name: multistep, milestones: [1, 2]}", "train.margin_warmup_epochs=1.9"]
+    _, _, err = call("train", recipe, "--out", tmp_path / "a", *late, "train.max_steps=1")
+    told = [line.partition(": the training ends")[0] for line in err.splitlines()]
+    told = [line.split()[-1] for line in told if line.endswith(("=2", "=1.9"))]
+    assert told == [
+        "robust.warmup_epochs=2", "robust.targets.every_epochs=2", "schedule.milestones=2",
+    ]  # fmt: skip
