@@ -23,7 +23,8 @@ def test_every_row_is_trained_and_told(
     assert ended.value.code == 0
     run = json.loads(file.read_text())["flip=0.2"]["3"]
     rows = ["plain", "l2b", "sub-centres", "sub-centres, drop", "clean, 1 round", "clean + nal"]
-    rows += ["posterior alone, 1 round", "clean + sub-centres, drop", "control", "true labels"]
+    rows += ["posterior alone, 1 round", "clean + sub-centres, drop", "control"]
+    rows += ["clean without wrong ones", "true labels of as many", "true labels"]
     assert set(run) == set(rows)
     assert run["plain"]["recovered_auc"] == 0
     assert run["true labels"]["recovered_auc"] == 1

@@ -28,6 +28,12 @@ COMBINED = {
     "clean + correction": ROWS["correction"],
 }
 """Trained on what the last round of cleaning left."""
+BEGIN_WITH = {
+    "clean, combined": ("posterior alone", "clean", "plain"),
+    "posterior alone": ("clean", "plain"),
+    "clean": ("plain",),
+}
+"""Chains that begin with others, whose rows they have too."""
 GRID: dict[str, list[str]] = {
     f"{name} {' '.join(settings)}": [*start, *settings]
     for name, start, choices in (

@@ -20,6 +20,8 @@ with gradients clipped alike, trains from scratch. Rows:
   posterior alone, ...        the same without the GCN, `clean.gcn=false`
   clean + ...                 on what the last round left, by another head, loss or drop
   control                     the given labels of as many images as the last round kept, at random
+  clean without wrong ones    what the last round left, without its wrong labels
+  true labels of as many      of as many images as those, at random
   true labels                 of all images
 
 All take the same number of steps. Verified on pairs of 400 other identities, every image in one
@@ -64,7 +66,7 @@ from facetrain.heads.sub_centres import drop_beyond
 from facetrain.metrics.noise import noise_detection
 from facetrain.recipe import RECIPES
 from tools.benchmarks.faces.finished import numbers, seconds
-from tools.benchmarks.faces.rows import CENTRES, COMBINED, DROP, GRID, QUICK, ROWS
+from tools.benchmarks.faces.rows import BEGIN_WITH, CENTRES, COMBINED, DROP, GRID, QUICK, ROWS
 from tools.benchmarks.faces.table import Numbers, Rows, table, with_recovered
 
 TUNING_SEED, PAIRS_SEED = 5, 1000
@@ -167,10 +169,7 @@ class Setting:
 
     def plain(self) -> Rows:
         """The training that cleaning begins with."""
-        recipe, run = self.recipe(), self.own / "run"
-        pipeline.train_stage(recipe, run / "train", self.mesh())
-        pipeline.evaluate_stage(recipe.evaluate, run / "train", run / EVALUATE, self.mesh())
-        return {"plain": numbers(run / EVALUATE) | {"seconds": seconds(run / "train")}}
+        return {"plain": self.train("run")}
 
     def on_true_labels(self) -> Rows:
         """The last row."""
@@ -247,8 +246,16 @@ class Setting:
         dropped["seconds"] += spent - seconds(run / "retrain")
         rows[f"clean + {DROP}"] = dropped
         order = numpy_generator(self.seed, "control").permutation(len(answer.kept))
-        only = self._only(given, given.kept & answer.kept[order], self.own / "control")
-        rows["control"] = self.train("control", *only, *length)
+        truth = self.truth()["true_label"]
+        right = answer.kept & (answer.label == truth)
+        for name, label, kept in (
+            ("control", given.label, given.kept & answer.kept[order]),
+            ("clean without wrong ones", answer.label, right),
+            ("true labels of as many", truth, right[order]),
+        ):
+            labels = dataclasses.replace(given, label=label)
+            only = self._only(labels, kept, self.own / name.replace(" ", "_") / "kept")
+            rows[name] = self.train(name.replace(" ", "_"), *only, *self._longer(kept))
         return rows
 
     def _only(self, given: LabelOverlay, kept: np.ndarray[Any, Any], folder: Path) -> list[str]:
@@ -290,12 +297,6 @@ CHAINS: dict[str, Callable[[Setting], Rows]] = {
     "true labels": Setting.on_true_labels,
 }
 """What is done one after the other; every row of ROWS is a chain of its own."""
-BEGIN_WITH = {
-    "clean, combined": ("posterior alone", "clean", "plain"),
-    "posterior alone": ("clean", "plain"),
-    "clean": ("plain",),
-}
-"""Chains that begin with others, whose rows they have too."""
 
 
 def run_chain(setting: Setting, chain: str) -> Rows:

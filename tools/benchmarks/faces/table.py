@@ -34,7 +34,7 @@ def table(runs: Sequence[Rows], markdown: bool) -> str:
 
     head = ["", *(name.replace("_", " ").replace("tar", "TAR@1e-3") for name in COLUMNS)]
     found = list(dict.fromkeys(row for run in runs for row in run))
-    first = ["plain", "control", *ROWS, "sub-centres", DROP]
+    first = ["plain", *ROWS, "sub-centres", DROP]
     order = [*(row for row in first if row in found), *(r for r in found if r not in first)]
     if "true labels" in order:
         order.append(order.pop(order.index("true labels")))
