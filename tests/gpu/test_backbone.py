@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.engine import training_config
 from torch import Tensor
 
 from facetrain.core.rng import torch_generator
@@ -16,7 +17,6 @@ from facetrain.engine.method import Method
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
 from facetrain.models.backbone import ModelConfig, build_backbone
-from tests.helpers.engine import training_config
 
 pytestmark = pytest.mark.gpu
 
