@@ -4,7 +4,7 @@
         --landmarks F.csv --bin F.bin --detector yunet.onnx --backbone F.onnx --weights RUN \
         --out DIR
 
-A command is a line of a code block that begins with facetrain or torchrun. It runs in DIR, where
+A command is a line of a code block that begins with facetrain, torchrun or make demo. It runs in DIR, where
 the names that the pages use (people, yunet.onnx, lfw.bin, configs/mine.yaml, ...) stand for what
 is given here. Three things differ from the page: a review is ended by Ctrl-C after it has said its
 address, torchrun starts two processes, and trainings take a few steps of a small network. --weights
@@ -49,6 +49,8 @@ def commands(page: Path) -> Iterator[str]:
         for line in block.splitlines():
             if re.match(r"(\.venv/bin/)?(facetrain [a-z]|torchrun)", line):
                 yield re.sub(r"\s+#.*", "", line)
+            elif line.startswith("make demo"):
+                yield "facetrain demo --out demo"
 
 
 def prepare(out: Path, options: argparse.Namespace) -> None:
