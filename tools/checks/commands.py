@@ -4,11 +4,11 @@
         --landmarks F.csv --bin F.bin --detector yunet.onnx --backbone F.onnx --weights RUN \
         --out DIR
 
-A command is a line of a code block that begins with facetrain, torchrun or make demo. It runs in DIR, where
-the names that the pages use (people, yunet.onnx, lfw.bin, configs/mine.yaml, ...) stand for what
-is given here. Three things differ from the page: a review is ended by Ctrl-C after it has said its
-address, torchrun starts two processes, and trainings take a few steps of a small network. --weights
-is a training of configs/lfw_small.yaml and --backbone its export; --landmarks are of the
+A command is a line of a code block that begins with facetrain, torchrun or make demo. It runs in
+DIR, where the names that the pages use (people, yunet.onnx, lfw.bin, configs/mine.yaml, ...) stand
+for what is given here. Three things differ from the page: a review is ended by Ctrl-C after it has
+said its address, torchrun starts two processes, and trainings take a few steps of a small network.
+--weights is a training of configs/lfw_small.yaml and --backbone its export; --landmarks are of the
 photographs. Prints status and seconds of each command; exit status 1 where one fails.
 """
 
