@@ -159,6 +159,11 @@ def _method(
     tuned = config.finetune
     if tuned.method == "cosface":
         return Method(head), {}
+    if tuned.method == "class_margin" and tuned.prior == "none":
+        logger.warning(
+            "finetune.method=class_margin is the prior alone, but finetune.prior=none: every image "
+            "has the head's margin, as with cosface; set finetune.prior"
+        )
     prior = torch.from_numpy(_prior(config, dataset)).float().to(mesh.device)  # (N,)
     if tuned.method == "class_margin":
         return PriorMargin(head, prior, tuned.max_margin), {}

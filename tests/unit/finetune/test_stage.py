@@ -9,6 +9,7 @@ import torch
 
 from facetrain.core.config import parse_config
 from facetrain.core.errors import CheckpointError, ConfigError, DataError
+from facetrain.core.log import configure_logging
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.sample_history import read_samples
 from facetrain.data.synthetic import SyntheticConfig, write_synthetic
@@ -90,7 +91,9 @@ def test_starts_from_the_backbone_and_its_classifier(root: Path, tmp_path: Path)
     torch.testing.assert_close(centres(out), centres(root / "train"), rtol=0, atol=1e-9)
 
 
-def test_every_image_has_its_margin_and_residual(root: Path, tmp_path: Path) -> None:
+def test_every_image_has_its_margin_and_residual(
+    root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     out = run(root, tmp_path / "mvcom")
     samples = read_samples(out)
     assert samples["margin"].values.shape == samples["residual"].values.shape == (2, 36)
@@ -98,7 +101,9 @@ def test_every_image_has_its_margin_and_residual(root: Path, tmp_path: Path) -> 
     assert float(np.nanmax(np.abs(residual))) == pytest.approx(0.1)  # the largest of its batch
     # Equal classes: the prior is the head's margin, and the margin is prior plus residual.
     np.testing.assert_allclose(samples["margin"].values - residual, 0.2, atol=1e-6)
+    configure_logging()
     prior = run(root, tmp_path / "prior", finetune={"method": "class_margin"})
+    assert "the prior alone, but finetune.prior=none" in capfd.readouterr().err
     assert not torch.allclose(weights(out), weights(prior))
 
 
