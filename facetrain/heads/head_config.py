@@ -18,6 +18,11 @@ _DEFAULT_MARGINS: dict[str, dict[str, float]] = {
 }
 
 
+def _of_kinds_with(margin: str) -> Of:
+    """Beside the kinds of margin that have this number."""
+    return Of("margin", tuple(kind for kind, known in _DEFAULT_MARGINS.items() if margin in known))
+
+
 class HeadConfig(Config):
     """The margin softmax.
 
@@ -30,19 +35,21 @@ class HeadConfig(Config):
     """Which margin softmax."""
     scale: float = Field(default=64.0, gt=0)
     """s, what cosines are multiplied by to be logits."""
-    angular_factor: Annotated[float | None, Of("margin", ("combined",))] = Field(None, ge=1)
+    angular_factor: Annotated[float | None, _of_kinds_with("angular_factor")] = Field(None, ge=1)
     """m1, of the angle."""
-    angular_margin: Annotated[
-        float | None, Of("margin", ("arcface", "arcface_straight_through", "combined"))
-    ] = Field(default=None, ge=0, lt=3.14)
+    angular_margin: Annotated[float | None, _of_kinds_with("angular_margin")] = Field(
+        None, ge=0, lt=3.14
+    )
     """m2 in radians."""
-    cosine_margin: Annotated[float | None, Of("margin", ("cosface", "adaface", "combined"))] = (
-        Field(default=None, ge=0, lt=1)
+    cosine_margin: Annotated[float | None, _of_kinds_with("cosine_margin")] = Field(
+        None, ge=0, lt=1
     )
     """m3, of the cosine."""
-    norm_concentration: Annotated[float | None, Of("margin", ("adaface",))] = Field(None, gt=0)
+    norm_concentration: Annotated[float | None, _of_kinds_with("norm_concentration")] = Field(
+        None, gt=0
+    )
     """Of AdaFace, h: how far a norm's distance from the mean moves the margin; 0.333."""
-    norm_memory: Annotated[float | None, Of("margin", ("adaface",))] = Field(None, ge=0, lt=1)
+    norm_memory: Annotated[float | None, _of_kinds_with("norm_memory")] = Field(None, ge=0, lt=1)
     """Of AdaFace: how much of the norms' running mean and deviation stays at a step; 0.99."""
     num_centres: int = Field(default=1, ge=1, le=16)
     """Sub-centres of a class, of which the nearest counts; 3 for noisy labels."""
