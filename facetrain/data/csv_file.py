@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from facetrain.core.errors import DataError
+from facetrain.core.plain_file import refuse_hole
 
 
 def csv_rows(path: Path, content: str) -> Iterator[tuple[int, list[str]]]:
@@ -23,6 +24,7 @@ def csv_rows(path: Path, content: str) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path}: must be a CSV of {content}, but is no plain file")
     try:
         with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            refuse_hole(file.fileno(), path)
             rows = csv.reader(file)
             for row in rows:
                 if row:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import SHORTAGES, DataError
+from facetrain.core.plain_file import refuse_hole
 from facetrain.data.record_index import RecordIndex, index_records
 from facetrain.data.record_table import (
     FIRST,
@@ -159,6 +160,7 @@ class ShardReader:
             raise DataError(f"{self.path}: must be a .rec file, but is none")
         try:
             with open(self.path, "rb") as file:
+                refuse_hole(file.fileno(), self.path, _MOST_EXTENT)  # no record is so long
                 buffer = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except FileNotFoundError:
             raise DataError(f"{self.path}: must be a .rec file, but there is none") from None

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from facetrain.core.errors import DataError
+from facetrain.core.plain_file import refuse_hole
 from facetrain.data.record_table import FLOAT32_INTEGERS
 from facetrain.data.source_image import Listing, SourceImage, state_digest
 
@@ -20,7 +21,9 @@ def list_lst(source: Path) -> Listing:
             cannot hold; names the line.
     """
     try:
-        text = source.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        with open(source, encoding="utf-8-sig", errors="surrogateescape") as file:
+            refuse_hole(file.fileno(), source)
+            text = file.read()
     except OSError as error:
         raise DataError(f"{source}: must be a readable list, but {error.strerror}") from None
     images = []

@@ -176,6 +176,15 @@ def test_a_shard_that_cannot_be_read_says_so(
         ShardReader(tmp_path / "folder.rec")
 
 
+@pytest.mark.skipif(not hasattr(os, "SEEK_HOLE"), reason="no holes that one could ask for")
+def test_a_shard_that_was_never_written_to_its_end_says_so(tmp_path: Path) -> None:
+    """Not scanned: a terabyte of nothing would be."""
+    write(tmp_path / "a.rec", "flat")
+    os.truncate(tmp_path / "a.rec", 1 << 40)
+    with pytest.raises(DataError, match=r"a\.rec: must be a readable .* MiB from byte \d+ on were"):
+        ShardReader(tmp_path / "a.rec")
+
+
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
 def test_an_index_that_cannot_be_read_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
