@@ -15,9 +15,14 @@ from facetrain.dist.mesh import Mesh
 
 _ROUNDS = 2
 _STEPS = 50
-_OFFSET_UNIT = 10.0  # nats, the offsets' standard deviation beforehand
-_PRIOR_IMAGES = (4.0, 100.0, 4.0)
-"""Strength of the normal priors around log 0.2, no offset and a weight of 1/2."""
+_OFFSET_UNIT = 10.0  # nats
+_USUAL = Calibration(temperature=0.25, offset=10.0, cleaner_weight=0.5)
+"""Where the normal priors stand: two embeddings with thousands of people come to temperatures of
+0.23 and 0.29 and offsets of 8 and 12. In a small set only images that are easy are believed, so
+planted noise does not show how far off hard ones are: around no offset F1 is up to 0.007 less."""
+_PRIOR_IMAGES = (4.0, 10.0, 4.0)
+"""Strength of the priors. With ten times as much of the offset's, F1 on the embeddings of a network
+that learned the noise is 0.005 less: there the labels fit better than noise that is planted."""
 
 
 class Draw(NamedTuple):
@@ -64,13 +69,14 @@ class _Case(NamedTuple):
 
 def _fit(cases: Sequence[_Case], start: Calibration, with_cleaner: bool) -> Calibration:
     device = cases[0].truth.device
-    begin = [
-        math.log(start.temperature),
-        start.offset / _OFFSET_UNIT,
-        start.cleaner_weight,
-    ]
-    free = torch.tensor(begin, device=device, requires_grad=True)
-    origin = torch.tensor([math.log(0.2), 0.0, 0.5], device=device)
+    free, origin = (
+        torch.tensor(
+            [math.log(one.temperature), one.offset / _OFFSET_UNIT, one.cleaner_weight],
+            device=device,
+        )
+        for one in (start, _USUAL)
+    )
+    free.requires_grad_()
     strength = torch.tensor(_PRIOR_IMAGES, device=device)
     optimizer = torch.optim.LBFGS([free], max_iter=_STEPS, line_search_fn="strong_wolfe")
     number = sum(len(case.truth) for case in cases)

@@ -3,7 +3,7 @@
     python -m tools.benchmarks.clean.table same_dlib_0.json same_dlib_1.json same_dlib_2.json
 
 Targets that differ in their last `_<seed>` only are one column; sources are one as well. Below the
-table: what each part changes, paired by seed, as mean and each seed's difference.
+table: what each part changes, paired by seed: mean, its standard error, each seed's difference.
 """
 
 from collections import defaultdict
@@ -22,8 +22,9 @@ PAIRS = (
     ("gcn + adapter", "gcn"),
     ("gcn + meta + adapter", "gcn + meta"),
     ("gcn + meta", "gcn + meta, first order"),
-    ("facetrain clean", "gcn + meta + adapter"),
-    ("facetrain clean", "component, hindsight"),
+    ("posterior alone", "gcn"),
+    ("facetrain clean", "gcn"),
+    ("facetrain clean", "posterior alone"),
 )
 
 
@@ -50,7 +51,9 @@ def main() -> None:
             gains = [first[split] - second[split] for split in sorted(first.keys() & second.keys())]
             if gains:
                 each = ", ".join(f"{gain:+.4f}" for gain in gains)
-                print(f"{better} over {worse}, {target}: {np.mean(gains):+.4f} ({each})")
+                error = np.std(gains, ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else np.nan
+                gain = f"{np.mean(gains):+.4f} ± {error:.4f}"
+                print(f"{better} over {worse}, {target}: {gain} ({each})")
 
 
 if __name__ == "__main__":
