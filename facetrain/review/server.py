@@ -72,7 +72,7 @@ class ReviewServer(ThreadingHTTPServer):
         self.files = {
             name: (kind, (_PAGE / file).read_bytes()) for name, (file, kind) in _FILES.items()
         }
-        self._open: set[socket.socket] = set()
+        self._open: dict[socket.socket, bool] = {}  # oldest first -> whether it waits for a request
         super().__init__(("127.0.0.1", port), _Handler)
 
     def get_request(self) -> tuple[socket.socket, Any]:
@@ -85,23 +85,33 @@ class ReviewServer(ThreadingHTTPServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Give a connection a thread, or close it where too many are open."""
+        """Give a connection a thread; where too many are open, in the place of an idle one."""
         if len(self._open) >= _MOST_CONNECTIONS:
-            self.shutdown_request(request)
-            return
-        self._open.add(request)
+            idle = next((one for one, waits in list(self._open.items()) if waits), None)
+            if idle is None:
+                self.shutdown_request(request)
+                return
+            self._open.pop(idle, None)
+            with contextlib.suppress(OSError):
+                idle.shutdown(socket.SHUT_RDWR)  # its thread closes it
+        self._open[request] = True
         try:
             super().process_request(request, client_address)
         except BaseException:  # no thread could be started
-            self._open.discard(request)
+            self._open.pop(request, None)
             raise
+
+    def note(self, connection: socket.socket, *, waits: bool) -> None:
+        """Keep whether a connection waits for a request, or is in one."""
+        if connection in self._open:
+            self._open[connection] = waits
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve a connection until it ends."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._open.discard(request)
+            self._open.pop(request, None)
 
     def server_close(self) -> None:
         """End the open connections, too: a page must learn that nobody takes its decisions."""
@@ -146,6 +156,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self._respond(self._post)
+
+    def handle_one_request(self) -> None:
+        """Wait for a request and answer it; a connection that waits may have to make room."""
+        super().handle_one_request()
+        self.server.note(self.connection, waits=True)
+
+    def parse_request(self) -> bool:
+        """As ever; from its first line on, a request is answered."""
+        self.server.note(self.connection, waits=False)
+        return super().parse_request()
 
     def finish(self) -> None:
         """Read the rest of a refused request: closing first would lose the reply."""
