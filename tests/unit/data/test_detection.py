@@ -173,12 +173,19 @@ def test_landmarks_must_be_of_the_source(lfw: Path, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("\n".join([lines[0], *(f"x/{one}" for one in lines[1:])]))
     with pytest.raises(DataError, match=r"none of their 202 lines does \('x/A"):
         pack(lfw / "folder", tmp_path / "out", landmarks=tmp_path / "a.csv", show_progress=False)
-    # Of images of three times the size: all faces fit, and lie outside.
+    # Of images of three times the size: all faces fit, and lie beyond the same corner; one of them
+    # lies outside its image.
     rows = [line.split(",") for line in lines[1:]]
-    moved = [",".join([row[0], *(str(3 * float(cell)) for cell in row[1:])]) for row in rows]
-    (tmp_path / "a.csv").write_text("\n".join(moved))
-    with pytest.raises(DataError, match="lie outside its 250 x 250 pixels"):
+    moved = [[row[0], *(str(3 * float(cell)) for cell in row[1:])] for row in rows]
+    (tmp_path / "a.csv").write_text("\n".join(map(",".join, moved)))
+    with pytest.raises(DataError, match="100 % of the faces lie in one corner"):
         pack(lfw / "folder", tmp_path / "out", landmarks=tmp_path / "a.csv", show_progress=False)
+    (tmp_path / "a.csv").write_text("\n".join(map(",".join, [moved[0], *rows[1:]])))
+    pack(lfw / "folder", tmp_path / "out", landmarks=tmp_path / "a.csv", show_progress=False)
+    skipped = (tmp_path / "out/skipped.txt").read_text()
+    assert skipped.startswith(rows[0][0])
+    assert "lie outside its 250 x 250 pixels" in skipped
+    assert skipped.count("\n") == 1
 
 
 def test_pairs_become_a_bin(lfw: Path, tmp_path: Path) -> None:
