@@ -24,7 +24,7 @@ from facetrain.core.artifact import (
     write_sealed,
 )
 from facetrain.core.config import config_digest, parse_config
-from facetrain.core.digest import content_digest, file_digest
+from facetrain.core.digest import content_digest
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.lock import folder_lock
 from facetrain.core.log import logger
@@ -45,7 +45,14 @@ from facetrain.data.pack_image import (
     prepare_all,
     tasks_for,
 )
-from facetrain.data.pack_state import Mark, claim, finished_mark, remove_shards, remove_state
+from facetrain.data.pack_state import (
+    Mark,
+    claim,
+    finished_mark,
+    remove_shards,
+    remove_state,
+    shard_digests,
+)
 from facetrain.data.source_image import Listing
 from facetrain.data.sources import list_images
 from facetrain.data.suspect import SUSPECT_FILE
@@ -265,7 +272,7 @@ def _write_shard(
     if found:
         _write_csv(path.with_name(f".{path.stem}.csv"), found)
     return Mark(
-        rec_digest=file_digest(path),
+        digests=shard_digests(path.parent, path.stem),
         num_images=len(lines),
         num_files=num_files,
         skipped=skipped,

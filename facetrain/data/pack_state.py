@@ -11,6 +11,7 @@ from facetrain.core.log import logger
 
 _CLAIM = ".pack.json"
 _STATE = (_CLAIM, ".train*.json", ".train*.csv")
+_OF_SHARD = ("{}.rec", "{}.idx", "{}.lst", ".{}.csv")
 
 
 class _Claim(Sealed):
@@ -22,7 +23,7 @@ class _Claim(Sealed):
 class Mark(Sealed):
     """What a finished shard holds."""
 
-    rec_digest: str
+    digests: dict[str, str]  # of its files
     num_images: int
     num_files: int  # that the images came from
     skipped: list[tuple[str, str]]
@@ -51,17 +52,23 @@ def claim(out: Path, identity: str) -> None:
     write_sealed(path, _Claim(identity=identity))
 
 
+def shard_digests(out: Path, name: str) -> dict[str, str]:
+    """Of every file of the shard `name`."""
+    files = [pattern.format(name) for pattern in _OF_SHARD]
+    return {file: file_digest(out / file) for file in files if (out / file).is_file()}
+
+
 def finished_mark(out: Path, name: str) -> Mark | None:
     """The mark of a shard that was finished and is as it was; else None."""
     path = out / f".{name}.json"
-    if not path.is_file() or not (out / f"{name}.rec").is_file():
+    if not path.is_file():
         return None
     try:
         mark = read_sealed(path, Mark)
-        if file_digest(out / f"{name}.rec") == mark.rec_digest:
+        if shard_digests(out, name) == mark.digests:
             return mark
         logger.warning(
-            "%s: has changed since it was packed; it is packed again", out / f"{name}.rec"
+            "%s: the shard has changed since it was packed; it is packed again", out / f"{name}.rec"
         )
     except DataError as error:
         logger.warning("%s; the shard is packed again", error)

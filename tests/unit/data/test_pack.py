@@ -309,6 +309,24 @@ def test_kill_9_leaves_no_litter_after_the_next_start(folder: Path, tmp_path: Pa
     assert files(out) == files(tmp_path / "wanted")
 
 
+@pytest.mark.parametrize("suffix", ["rec", "idx", "lst"])
+def test_a_finished_shard_of_which_a_bit_has_changed_is_packed_again(
+    folder: Path, tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Under the same size and date, so that only the bytes tell."""
+    out = tmp_path / "out"
+    subprocess.run([sys.executable, "-c", KILL, str(folder), str(out)], check=False)
+    changed = out / f"train-00000.{suffix}"
+    damaged, date = bytearray(changed.read_bytes()), changed.stat().st_mtime_ns
+    damaged[-3] ^= 1
+    changed.write_bytes(damaged)
+    os.utime(changed, ns=(date, date))
+    run(folder, out, num_shards=3)
+    assert "train-00000.rec: the shard has changed since it was packed" in caplog.text
+    run(folder, tmp_path / "wanted", num_shards=3)
+    assert files(out) == files(tmp_path / "wanted")
+
+
 def test_full_disk_passes_up_and_keeps_finished_shards(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
