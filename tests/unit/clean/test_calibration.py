@@ -55,6 +55,15 @@ def judged(draw: Draw, model: IdentityModel, weights: Calibration) -> tuple[floa
     return float(-np.log(np.maximum(chances, 1e-12)).mean()), error
 
 
+def test_a_few_easy_images_leave_the_weights_where_thousands_of_people_have_them() -> None:
+    """They are right under any weights, so they say nothing of how far off hard ones are."""
+    embedding, person = people(0, 6, (3, 4), SIZE)
+    easy = Draw(labelled_as(embedding, person), torch.from_numpy(person), None)
+    found = calibrate([easy], known_model(), MESH)
+    assert 8 < found.offset < 13
+    assert 0.2 < found.temperature < 0.4
+
+
 def test_weights_fitted_on_noise_hold_on_other_noise() -> None:
     model, fresh = known_model(), drawn(7)
     fitted = calibrate([drawn(seed) for seed in range(3)], model, MESH)
