@@ -125,7 +125,7 @@ def test_keys_decide_and_undo(page: Any, folder: Path) -> None:
     page.wait(f"document.querySelector('[data-row=\"{rows[0]}\"]').textContent.includes('✓')")
     assert [one.action for one in decisions(folder)[before:]] == ["drop"]
     # A reload shows what was decided.
-    page.evaluate("location.reload()")
+    page.reload()
     page.wait(f"document.querySelector('[data-row=\"{rows[0]}\"]')?.textContent.includes('✓')")
 
 

@@ -22,6 +22,10 @@ def find_browser() -> str | None:
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
+class LeftPageError(Exception):
+    """The tab left the page that was asked, before it answered."""
+
+
 class Page:
     """One tab."""
 
@@ -46,6 +50,8 @@ class Page:
         while True:
             reply = self._receive()
             if reply.get("id") == number:
+                if "navigated" in reply.get("error", {}).get("message", ""):
+                    raise LeftPageError(reply["error"]["message"])
                 assert "error" not in reply, reply
                 result: dict[str, Any] = reply["result"]
                 return result
@@ -67,6 +73,10 @@ class Page:
         """Go to an address; returns before it is loaded."""
         self._call("Page.navigate", url=address)
 
+    def reload(self) -> None:
+        """Load the page again; returns before it is loaded."""
+        self._call("Page.reload")
+
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression; a promise is awaited."""
         reply = self._call(
@@ -76,11 +86,17 @@ class Page:
         return reply["result"].get("value")
 
     def wait(self, condition: str, seconds: float = 20) -> None:
-        """Until a JavaScript expression is true."""
+        """Until a JavaScript expression is true, on this page or on one that it leads to."""
         end = time.monotonic() + seconds
-        while not self.evaluate(f"Boolean({condition})"):
+        while not self._is_true(condition):
             assert time.monotonic() < end, f"never came true: {condition}"
             time.sleep(0.01)
+
+    def _is_true(self, condition: str) -> bool:
+        try:
+            return bool(self.evaluate(f"Boolean({condition})"))
+        except LeftPageError:
+            return False
 
     def press(self, key: str, modifiers: int = 0) -> None:
         """A key, as a person presses it; modifiers: 2 Ctrl, 8 Shift."""
