@@ -18,11 +18,11 @@ from facetrain.clean.clean import CleanConfig
 from facetrain.core import run_folder
 from facetrain.core.config import parse_config
 from facetrain.core.errors import ConfigError, DataError
+from facetrain.data.batches.loader import OrderedLoader
 from facetrain.data.cleaning_result import CleaningResult
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.features import MOST_LABEL, Features, row_norms, save_features, unit_rows
-from facetrain.data.loader import OrderedLoader
-from facetrain.data.noise import NoiseConfig, PlantedNoise, plant
+from facetrain.data.noise.plant import NoiseConfig, PlantedNoise, plant
 from facetrain.dist.mesh import Mesh
 from facetrain.engine import inference
 from facetrain.graph import knn

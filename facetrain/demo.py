@@ -9,9 +9,9 @@ from facetrain import pipeline
 from facetrain.core.artifact import Artifact
 from facetrain.core.config import load_config
 from facetrain.core.run_folder import OVERLAY_FILE
-from facetrain.data.corrupt import corrupt
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.noise import NoiseConfig
+from facetrain.data.noise.corrupt import corrupt
+from facetrain.data.noise.plant import NoiseConfig
 from facetrain.data.synthetic import SyntheticConfig, write_pairs, write_synthetic
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import job_lock, run_stage

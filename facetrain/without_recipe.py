@@ -18,11 +18,11 @@ from facetrain.core import run_folder
 from facetrain.core.artifact import Artifact, atomic_path
 from facetrain.core.config import load_config
 from facetrain.core.errors import ConfigError, DataError
-from facetrain.data.detection import Choice
 from facetrain.data.features import load_embedding
-from facetrain.data.images import decode_image
-from facetrain.data.pack import pack
-from facetrain.data.sources import list_images
+from facetrain.data.images.codec import decode_image
+from facetrain.data.images.detection import Choice
+from facetrain.data.packing.pack import pack
+from facetrain.data.sources.list_images import list_images
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import job_lock
 from facetrain.models.weights import BackboneSource, load_backbone

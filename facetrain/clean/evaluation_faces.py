@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from facetrain.core.errors import ConfigError, DataError
+from facetrain.data.evaluation.verification_bin import VerificationSet
 from facetrain.data.features import load_embedding
-from facetrain.data.verification_bin import VerificationSet
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.inference import embed_images
 from facetrain.models.weights import BackboneSource, load_backbone

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.rng import derive_seed, numpy_generator
-from facetrain.data.noise import STRUCTURED, NoiseConfig, plant_at_most
+from facetrain.data.noise.plant import STRUCTURED, NoiseConfig, plant_at_most
 
 _LEAST_OWN = 4
 

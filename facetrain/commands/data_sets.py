@@ -43,9 +43,9 @@ def pack(
     """
     from facetrain.core.errors import ConfigError
     from facetrain.core.log import configure_logging
-    from facetrain.data.pack import pack as run_pack
-    from facetrain.data.pack_pairs import pack_pairs
-    from facetrain.data.pack_templates import pack_templates
+    from facetrain.data.evaluation.pack_pairs import pack_pairs
+    from facetrain.data.evaluation.pack_templates import pack_templates
+    from facetrain.data.packing.pack import pack as run_pack
 
     configure_logging()
     options["workers"] = options["workers"] or None
@@ -102,7 +102,7 @@ def variations(
     Rendered faces carry exact labels and need no option. In a CSV, `image` is the image's number
     in DATA from 0, or its name with --list; what is not in it is unknown.
     """
-    from facetrain.data.variation_build import build_variations
+    from facetrain.data.variation.build import build_variations
 
     found = build_variations(
         data, out, landmarks=landmarks, attributes=attributes, listing=listing, blur=blur
@@ -128,7 +128,7 @@ def corrupt(data: Path, out: Path, **rates: Any) -> None:
     stays as it is.
     """
     from facetrain.core.config import parse_config
-    from facetrain.data.corrupt import corrupt as run_corrupt
-    from facetrain.data.noise import NoiseConfig
+    from facetrain.data.noise.corrupt import corrupt as run_corrupt
+    from facetrain.data.noise.plant import NoiseConfig
 
     print_result(value_lines(run_corrupt(data, out, parse_config(NoiseConfig, rates, "corrupt"))))

@@ -191,7 +191,7 @@ def evaluate_settings(
         ConfigError: no set at all, or options that do not go together.
     """
     from facetrain.core.errors import ConfigError
-    from facetrain.data.paired_faces import FolderSet, rfw_sets
+    from facetrain.data.evaluation.paired_faces import FolderSet, rfw_sets
     from facetrain.evaluate.evaluate import EvaluateConfig, name_sources
     from facetrain.recipe import load_recipe
 

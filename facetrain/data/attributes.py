@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
-from facetrain.data.csv_file import csv_rows
+from facetrain.data.files.csv_file import csv_rows
 
 UNKNOWN = -1
 

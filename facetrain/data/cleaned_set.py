@@ -13,7 +13,7 @@ from facetrain.core.config import parse_config
 from facetrain.core.errors import DataError
 from facetrain.data.cleaning_result import CleaningResult
 from facetrain.data.dataset import DataConfig, FaceDataset
-from facetrain.data.npz_file import read_npz
+from facetrain.data.files.npz_file import read_npz
 from facetrain.data.overlay import LabelOverlay
 from facetrain.data.stage_data import DATA_FILE, read_stage_data
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
-from facetrain.data.npz_file import check_column, read_npz, write_npz
+from facetrain.data.files.npz_file import check_column, read_npz, write_npz
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]

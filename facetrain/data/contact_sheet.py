@@ -10,7 +10,7 @@ from facetrain.core.artifact import atomic_path
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.lock import file_lock
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.images import Image
+from facetrain.data.images.codec import Image
 
 _SIZE = 112  # pixels
 _ROWS, _COLUMNS = 8, 10

@@ -22,10 +22,10 @@ from facetrain.core.artifact import fingerprint
 from facetrain.core.config import Config, Paths
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
-from facetrain.data.images import decode_image, decode_with_warnings, fit_square
+from facetrain.data.images.codec import decode_image, decode_with_warnings, fit_square
 from facetrain.data.overlay import LabelOverlay, overlay_file
-from facetrain.data.record_table import IR_HEADER
-from facetrain.data.shard_set import OnCorrupt, ShardImages, ShardSet, digest
+from facetrain.data.shards.record_table import IR_HEADER
+from facetrain.data.shards.shard_set import OnCorrupt, ShardImages, ShardSet, digest
 
 
 def _as_sets(value: Any) -> Any:

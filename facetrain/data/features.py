@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
-from facetrain.data.npz_file import read_npz, write_npz
+from facetrain.data.files.npz_file import read_npz, write_npz
 
 MOST_LABEL = 1 << 27  # arrays over all classes up to the largest label must fit in memory
 _ROWS = 1 << 16

@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
 from facetrain.core.progress import progress
-from facetrain.data.record_table import BrokenRecordError, RecordTable, read_payload
-from facetrain.data.recordio import ShardReader, shard_paths, unpack_record
-from facetrain.data.shard_set import (
+from facetrain.data.images.suspect import SUSPECT_FILE, decode_checked
+from facetrain.data.images.workers import ordered_map
+from facetrain.data.shards.record_table import BrokenRecordError, RecordTable, read_payload
+from facetrain.data.shards.recordio import ShardReader, shard_paths, unpack_record
+from facetrain.data.shards.shard_set import (
     ShardImages,
     check_one_set,
     image_positions,
     merged_labels,
     valid_labels,
 )
-from facetrain.data.suspect import SUSPECT_FILE, decode_checked
-from facetrain.data.workers import ordered_map
 
 _UNREADABLE, _GOOD, _SUSPECT = range(3)
 _CHUNK = 256  # images a task

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
-from facetrain.data.npz_file import ArrayHeader, check_column, read_npz, write_npz
+from facetrain.data.files.npz_file import ArrayHeader, check_column, read_npz, write_npz
 
 _MOST_TEXT = 1 << 20  # bytes: 256 names and a fingerprint take less
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.run_folder import SAMPLES
-from facetrain.data.npz_file import read_npz
+from facetrain.data.files.npz_file import read_npz
 
 
 class SampleHistory(NamedTuple):

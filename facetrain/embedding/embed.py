@@ -22,8 +22,8 @@ from facetrain.core.npy_file import read_npy, write_npy
 from facetrain.core.progress import progress
 from facetrain.core.row_blocks import RowBlocks
 from facetrain.core.run_folder import EMBEDDING_FILE, LABEL_FILE, NORM_FILE, ROW_FILE
+from facetrain.data.batches.loader import OrderedLoader
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.loader import OrderedLoader
 from facetrain.dist.collectives import gather_objects
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range

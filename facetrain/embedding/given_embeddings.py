@@ -20,8 +20,8 @@ from facetrain.core.run_folder import EMBEDDING_FILE, LABEL_FILE, NORM_FILE, ROW
 from facetrain.core.text import printable
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.features import load_embedding, row_norms, unit_rows
-from facetrain.data.landmarks import image_key
-from facetrain.data.npz_file import read_npz
+from facetrain.data.files.npz_file import read_npz
+from facetrain.data.images.landmarks import image_key
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import run_stage
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from facetrain.core.errors import CheckpointError
 from facetrain.core.progress import progress
-from facetrain.data.decoding import ImageSource
-from facetrain.data.loader import OrderedLoader
+from facetrain.data.batches.decoding import ImageSource
+from facetrain.data.batches.loader import OrderedLoader
 from facetrain.data.synthetic import SyntheticConfig, draw_nuisance, render
 from facetrain.dist.mesh import Mesh
 from facetrain.models.input_format import RANGES, BackboneFile

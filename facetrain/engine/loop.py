@@ -18,8 +18,8 @@ from facetrain.core.errors import CheckpointError, DivergenceError
 from facetrain.core.log import logger
 from facetrain.core.rng import derive_seed
 from facetrain.core.run_folder import CHECKPOINTS
-from facetrain.data.augment import augment, draw
-from facetrain.data.loader import Batch
+from facetrain.data.batches.augment import augment, draw
+from facetrain.data.batches.loader import Batch
 from facetrain.dist.collectives import all_reduce_sum, first_of_ranks
 from facetrain.dist.mesh import named_errors
 from facetrain.dist.parallel import average_buffers, no_gradient_sync, wrap_ddp

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from facetrain.core.run_folder import SAMPLES
-from facetrain.data.npz_file import write_npz
+from facetrain.data.files.npz_file import write_npz
 from facetrain.dist.collectives import all_reduce_sum
 from facetrain.dist.mesh import Mesh
 

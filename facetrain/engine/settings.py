@@ -5,9 +5,9 @@ from typing import Literal
 from pydantic import Field
 
 from facetrain.core.config import Config
-from facetrain.data.augment import AugmentConfig
+from facetrain.data.batches.augment import AugmentConfig
+from facetrain.data.batches.sampler import SamplingConfig
 from facetrain.data.dataset import DataConfig
-from facetrain.data.sampler import SamplingConfig
 from facetrain.engine.optim import OptimizerConfig
 from facetrain.engine.schedule import ScheduleConfig
 from facetrain.engine.trackers import TrackerName

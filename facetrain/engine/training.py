@@ -8,9 +8,9 @@ from torch import nn
 
 from facetrain.core.errors import ConfigError
 from facetrain.core.log import logger
+from facetrain.data.batches.loader import Batch, TrainLoader
+from facetrain.data.batches.sampler import TrainSampler
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.loader import Batch, TrainLoader
-from facetrain.data.sampler import TrainSampler
 from facetrain.dist.collectives import gather_objects
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.loop import Evaluate, Trainer

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
 from facetrain.data.attributes import read_attributes
+from facetrain.data.evaluation.pair_lists import read_any
 from facetrain.data.features import load_embedding
-from facetrain.data.npz_file import read_npz
-from facetrain.data.pair_lists import read_any
+from facetrain.data.files.npz_file import read_npz
 from facetrain.evaluate.evaluate import EvaluateConfig
 from facetrain.evaluate.numbers import pair_numbers, subgroup_numbers
 from facetrain.metrics.verification import pair_geometry

@@ -21,9 +21,9 @@ from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.log import logger
 from facetrain.core.run_folder import DISTANCES, VERIFICATION_FILE
 from facetrain.data.attributes import read_attributes
-from facetrain.data.npz_file import read_npz, write_npz
-from facetrain.data.paired_faces import FolderSet, PairedFaces
-from facetrain.data.verification_bin import VerificationSet
+from facetrain.data.evaluation.paired_faces import FolderSet, PairedFaces
+from facetrain.data.evaluation.verification_bin import VerificationSet
+from facetrain.data.files.npz_file import read_npz, write_npz
 from facetrain.dist.collectives import any_rank, data_errors_on_all, gather_rows
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range

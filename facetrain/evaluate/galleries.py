@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
-from facetrain.data.align import align
-from facetrain.data.images import Image, decode_image, fit_square
-from facetrain.data.landmarks import check_places, read_landmarks
-from facetrain.data.source_image import SourceImage
-from facetrain.data.sources import list_images
+from facetrain.data.images.align import align
+from facetrain.data.images.codec import Image, decode_image, fit_square
+from facetrain.data.images.landmarks import check_places, read_landmarks
+from facetrain.data.sources.image import SourceImage
+from facetrain.data.sources.list_images import list_images
 from facetrain.dist.collectives import data_errors_on_all, gather_rows
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range

@@ -17,8 +17,8 @@ from facetrain.core.npy_file import read_npy
 from facetrain.core.option_of import Of
 from facetrain.core.run_folder import ROC_FILE, VERIFICATION_FILE
 from facetrain.data.attributes import read_attributes
-from facetrain.data.ijb_metadata import IjbMetadata
-from facetrain.data.npz_file import write_npz
+from facetrain.data.evaluation.ijb_metadata import IjbMetadata
+from facetrain.data.files.npz_file import write_npz
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import run_stage
 from facetrain.evaluate.ijb_embedding import feature_chunks, image_chunks, pool_templates

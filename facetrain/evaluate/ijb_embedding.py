@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from facetrain.core.digest import bytes_digest
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
-from facetrain.data.ijb_metadata import IjbMetadata
-from facetrain.data.npz_file import read_npz, write_npz
+from facetrain.data.evaluation.ijb_metadata import IjbMetadata
+from facetrain.data.files.npz_file import read_npz, write_npz
 from facetrain.dist.collectives import all_reduce_sum, data_errors_on_all
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
 from facetrain.core.progress import progress
-from facetrain.data.ijb_metadata import IjbMetadata, Subjects
+from facetrain.data.evaluation.ijb_metadata import IjbMetadata, Subjects
 from facetrain.dist.collectives import data_errors_on_all, gather_rows
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range

@@ -21,7 +21,7 @@ from facetrain.data.cleaned_set import Bools, CleanedSet, Ints, cleaning_folder
 from facetrain.data.cleaning_result import Reason
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.overlay import LabelOverlay
-from facetrain.data.shard_set import OnCorrupt
+from facetrain.data.shards.shard_set import OnCorrupt
 from facetrain.data.stage_data import read_stage_data
 
 UNREADABLE, BENEATH = "unreadable record", "dropped before the cleaning"

@@ -33,9 +33,9 @@ from facetrain.core.progress import progress
 from facetrain.core.run_folder import CLASSES_FILE, CLEAN_FILE
 from facetrain.core.text import printable
 from facetrain.data.cleaned_set import cleaning_folder
-from facetrain.data.face_shard import FaceShardWriter, write_property
-from facetrain.data.images import decode_image
-from facetrain.data.recordio import RecordHeader, ShardChangedError, ShardWriter, pack_record
+from facetrain.data.images.codec import decode_image
+from facetrain.data.shards.face_shard import FaceShardWriter, write_property
+from facetrain.data.shards.recordio import RecordHeader, ShardChangedError, ShardWriter, pack_record
 from facetrain.export.decided_set import Choices, DecidedSet
 from facetrain.export.set_layout import FileNames, folder_names, image_suffix
 

@@ -18,9 +18,9 @@ from facetrain.core.config import config_digest
 from facetrain.core.errors import ConfigError
 from facetrain.core.log import logger
 from facetrain.core.run_folder import CHECKPOINTS
+from facetrain.data.batches.meta_sampler import MetaSampler
 from facetrain.data.dataset import DataConfig, FaceDataset
-from facetrain.data.meta_sampler import MetaSampler
-from facetrain.data.variation import VARIATION_FILE, Variations, load_variations
+from facetrain.data.variation.labels import VARIATION_FILE, Variations, load_variations
 from facetrain.dist.collectives import gather_objects
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import run_stage

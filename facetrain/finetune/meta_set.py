@@ -12,18 +12,18 @@ from facetrain.core.errors import DataError
 from facetrain.core.log import logger
 from facetrain.core.progress import progress
 from facetrain.core.rng import numpy_generator
-from facetrain.data.augment import AugmentParameters, augment
-from facetrain.data.dataset import FaceDataset
-from facetrain.data.loader import Batch, OrderedLoader, TrainLoader
-from facetrain.data.meta_sampler import MetaSampler
-from facetrain.data.subset import Subset
-from facetrain.data.variation import Variations
-from facetrain.data.variation_plant import (
+from facetrain.data.batches.augment import AugmentParameters, augment
+from facetrain.data.batches.loader import Batch, OrderedLoader, TrainLoader
+from facetrain.data.batches.meta_sampler import MetaSampler
+from facetrain.data.batches.planted_variation import (
     PLANTED_BLURS,
     PLANTED_OCCLUSIONS,
     draw_planted,
 )
-from facetrain.data.variation_plant import planted as plant_parameters
+from facetrain.data.batches.planted_variation import planted as plant_parameters
+from facetrain.data.dataset import FaceDataset
+from facetrain.data.subset import Subset
+from facetrain.data.variation.labels import Variations
 from facetrain.dist.collectives import all_gather_no_grad
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range

@@ -7,9 +7,9 @@ from pydantic import Field, model_validator
 
 from facetrain.core.config import Config
 from facetrain.core.option_of import Of
+from facetrain.data.batches.meta_sampler import Sampling
+from facetrain.data.batches.planted_variation import PlantConfig
 from facetrain.data.dataset import DataConfig
-from facetrain.data.meta_sampler import Sampling
-from facetrain.data.variation_plant import PlantConfig
 from facetrain.engine.settings import TrainingConfig
 from facetrain.finetune.margin_prior import Prior
 from facetrain.finetune.residual import Normalisation

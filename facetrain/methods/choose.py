@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from facetrain.core.errors import ConfigError
 from facetrain.core.rng import derive_seed
+from facetrain.data.batches.loader import TrainLoader
+from facetrain.data.batches.sampler import TrainSampler
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.loader import TrainLoader
-from facetrain.data.sampler import TrainSampler
 from facetrain.data.subset import trusted_images
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.method import Method

@@ -24,8 +24,8 @@ from torch.func import functional_call
 from facetrain.core.config import Config
 from facetrain.core.option_of import Of
 from facetrain.core.rng import derive_seed
-from facetrain.data.augment import AugmentConfig, augment, draw
-from facetrain.data.loader import Batch
+from facetrain.data.batches.augment import AugmentConfig, augment, draw
+from facetrain.data.batches.loader import Batch
 from facetrain.dist.collectives import all_gather_no_grad, all_reduce_sum
 from facetrain.engine.method import Method, StepBatch
 from facetrain.heads.margin_head import MarginHead

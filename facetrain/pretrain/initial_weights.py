@@ -11,8 +11,8 @@ from facetrain.core.artifact import fingerprint
 from facetrain.core.log import logger
 from facetrain.core.progress import progress
 from facetrain.core.run_folder import CHECKPOINTS
+from facetrain.data.batches.loader import OrderedLoader
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.loader import OrderedLoader
 from facetrain.dist.collectives import all_reduce_sum
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range

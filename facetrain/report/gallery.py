@@ -10,8 +10,8 @@ from facetrain.core.artifact import Artifact
 from facetrain.core.config import parse_config
 from facetrain.core.run_folder import DISTANCES, EVALUATE_RETRAIN, PICTURES, ROC_FILE
 from facetrain.data.cleaned_set import CleanedSet
-from facetrain.data.paired_faces import FolderSet, PairedFaces
-from facetrain.data.verification_bin import VerificationSet
+from facetrain.data.evaluation.paired_faces import FolderSet, PairedFaces
+from facetrain.data.evaluation.verification_bin import VerificationSet
 from facetrain.metrics.verification import Bools, Floats
 from facetrain.report.class_sizes import class_sizes_figure
 from facetrain.report.cleaning import calibration

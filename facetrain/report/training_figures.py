@@ -16,7 +16,7 @@ from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.variation import Variations
+from facetrain.data.variation.labels import Variations
 from facetrain.report.cleaning_figures import CLEAN_COLOUR, NOISE_COLOUR
 from facetrain.report.style import COLOURS, STYLE, literal
 

@@ -10,7 +10,7 @@ from facetrain.core.run_folder import LOG_FILE
 from facetrain.data.cleaned_set import Bools, Ints, class_place, data_of_stage
 from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.sample_history import SampleHistory, read_samples
-from facetrain.data.variation import VARIATION_FILE, Variations, load_variations
+from facetrain.data.variation.labels import VARIATION_FILE, Variations, load_variations
 from facetrain.engine.meter import read_run_log
 from facetrain.report.run import Run, Stage
 from facetrain.report.style import Gallery

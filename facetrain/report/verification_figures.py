@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from facetrain.data.paired_faces import PairedFaces
-from facetrain.data.verification_bin import VerificationSet
+from facetrain.data.evaluation.paired_faces import PairedFaces
+from facetrain.data.evaluation.verification_bin import VerificationSet
 from facetrain.metrics.verification import Bools, Floats, area_under, roc
 from facetrain.report.style import COLOURS, STYLE, literal, power_of_ten
 

@@ -12,7 +12,7 @@ import numpy as np
 from facetrain.core.errors import UserError
 from facetrain.data.cleaned_set import Bools, CleanedSet, Ints
 from facetrain.data.cleaning_result import Reason
-from facetrain.data.images import decode_image, encode_jpeg
+from facetrain.data.images.codec import decode_image, encode_jpeg
 from facetrain.data.review_journal import ACTIONS, Decision, JournalWriter
 from facetrain.review.priority import identity_priority, image_priority
 from facetrain.review.reviewed_labels import ReviewedLabels

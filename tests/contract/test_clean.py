@@ -9,7 +9,7 @@ from helpers.cli import QUICK, Call, command
 
 from facetrain.core.artifact import fingerprint
 from facetrain.data.features import Features, save_features
-from facetrain.data.noise import NoiseConfig, plant
+from facetrain.data.noise.plant import NoiseConfig, plant
 from facetrain.graph.knn import KnnGraph
 
 NUM_CLASSES, NUM_IMAGES = 24, 288

@@ -12,12 +12,12 @@ from helpers.networks import untrained
 from helpers.pairs import write_lfw
 
 import facetrain
-from facetrain.data.align import align
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.images import decode_image
-from facetrain.data.landmarks import read_landmarks
-from facetrain.data.template_benchmark import write_template_benchmark
-from facetrain.data.verification_bin import VerificationSet, write_bin
+from facetrain.data.evaluation.template_benchmark import write_template_benchmark
+from facetrain.data.evaluation.verification_bin import VerificationSet, write_bin
+from facetrain.data.images.align import align
+from facetrain.data.images.codec import decode_image
+from facetrain.data.images.landmarks import read_landmarks
 from facetrain.engine.meter import read_run_log
 from facetrain.models.weights import load_backbone
 

@@ -11,7 +11,7 @@ import torch
 from helpers.ranks import Ranks
 
 from facetrain.core.errors import DataError
-from facetrain.data.verification_bin import write_bin
+from facetrain.data.evaluation.verification_bin import write_bin
 from facetrain.dist.mesh import Mesh
 from facetrain.embedding import embed
 from facetrain.embedding.embed import EmbedConfig

@@ -9,7 +9,7 @@ from helpers.ijb import Linear, random_faces
 from helpers.ranks import Ranks
 
 from facetrain.core.errors import DataError
-from facetrain.data.template_benchmark import write_template_benchmark
+from facetrain.data.evaluation.template_benchmark import write_template_benchmark
 from facetrain.dist.mesh import Mesh
 from facetrain.evaluate import ijb, ijb_embedding
 from facetrain.evaluate.ijb import IjbConfig

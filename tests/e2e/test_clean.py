@@ -16,7 +16,7 @@ from facetrain.clean import adc
 from facetrain.data import dataset
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.overlay import LabelOverlay
-from facetrain.data.shard_set import OnCorrupt, ShardSet
+from facetrain.data.shards.shard_set import OnCorrupt, ShardSet
 from facetrain.dist.mesh import Mesh
 from facetrain.recipe import load_recipe
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from facetrain.cli import main
-from facetrain.data.recordio import RecordHeader, ShardWriter, pack_record
+from facetrain.data.shards.recordio import RecordHeader, ShardWriter, pack_record
 from facetrain.engine.meter import read_run_log
 
 NUM_CLASSES, IMAGES_PER_CLASS, SIZE = 12, 24, 32

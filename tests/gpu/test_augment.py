@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from facetrain.core.rng import torch_generator
-from facetrain.data.augment import AugmentConfig, augment, draw
+from facetrain.data.batches.augment import AugmentConfig, augment, draw
 
 pytestmark = pytest.mark.gpu
 

@@ -10,7 +10,7 @@ from helpers.engine import training_config
 from torch import Tensor
 
 from facetrain.core.rng import torch_generator
-from facetrain.data.loader import Batch
+from facetrain.data.batches.loader import Batch
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.loop import Trainer
 from facetrain.engine.method import Method

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from helpers.engine import batches, fit, make_trainer, weights
 
-from facetrain.data.augment import AugmentConfig
+from facetrain.data.batches.augment import AugmentConfig
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.loop import Trainer
 

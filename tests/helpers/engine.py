@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from facetrain.core.rng import torch_generator
-from facetrain.data.loader import Batch
-from facetrain.data.sampler import TrainSampler
+from facetrain.data.batches.loader import Batch
+from facetrain.data.batches.sampler import TrainSampler
 from facetrain.dist.collectives import all_gather_no_grad
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.loop import Trainer

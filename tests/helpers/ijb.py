@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import torch
 
-from facetrain.data.align import ARCFACE_POINTS
-from facetrain.data.landmarks import read_landmarks
+from facetrain.data.evaluation.template_benchmark import LooseFace
+from facetrain.data.images.align import ARCFACE_POINTS
+from facetrain.data.images.landmarks import read_landmarks
 from facetrain.data.synthetic import SyntheticConfig, all_samples, draw_nuisance, render
-from facetrain.data.template_benchmark import LooseFace
 
 SIZE, D = 16, 12
 

@@ -10,9 +10,9 @@ from helpers.engine import NUM_CLASSES, NUM_IMAGES, images
 from pydantic import TypeAdapter
 from torch import nn
 
-from facetrain.data.augment import AugmentConfig
-from facetrain.data.loader import Batch
-from facetrain.data.sampler import TrainSampler
+from facetrain.data.batches.augment import AugmentConfig
+from facetrain.data.batches.loader import Batch
+from facetrain.data.batches.sampler import TrainSampler
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.method import Method
 from facetrain.heads.margin_head import MarginHead

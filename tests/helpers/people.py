@@ -14,7 +14,7 @@ from facetrain.clean.labelled_set import NodeInput
 from facetrain.clean.training import GraphConfig, PretrainConfig, TrustedLabels, pretrain
 from facetrain.core.rng import numpy_generator
 from facetrain.data.features import unit_rows
-from facetrain.data.noise import NoiseConfig, plant
+from facetrain.data.noise.plant import NoiseConfig, plant
 from facetrain.graph.knn import KnnGraph
 from facetrain.models.gcn import GCNConfig
 

@@ -12,7 +12,7 @@ from facetrain.core.config import Config
 from facetrain.data.cleaned_set import CleanedSet
 from facetrain.data.cleaning_result import Reason
 from facetrain.data.dataset import DataConfig, FaceDataset
-from facetrain.data.images import encode_jpeg
+from facetrain.data.images.codec import encode_jpeg
 from facetrain.data.overlay import LabelOverlay
 
 # Classes 10, 20, 30 of four images. Image 3 is of 20 and claimed to be of 10, image 7 of 30 and

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from facetrain.core.rng import numpy_generator
-from facetrain.data.images import encode_jpeg
+from facetrain.data.images.codec import encode_jpeg
 from tools.benchmarks import fake_clean_run
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from facetrain.data.face_shard import FaceShardWriter
-from facetrain.data.images import encode_jpeg
-from facetrain.data.recordio import RecordHeader, ShardWriter, pack_record
+from facetrain.data.images.codec import encode_jpeg
+from facetrain.data.shards.face_shard import FaceShardWriter
+from facetrain.data.shards.recordio import RecordHeader, ShardWriter, pack_record
 
 
 def picture(tone: int, size: int = 8) -> bytes:

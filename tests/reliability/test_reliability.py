@@ -57,7 +57,7 @@ def test_the_judge_sees_a_wrong_result(campaign: Campaign, monkeypatch: pytest.M
 
 
 def test_the_judge_sees_a_lost_image(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
-    from facetrain.data import pack
+    from facetrain.data.packing import pack
 
     listed = pack.write_list
     monkeypatch.setattr(pack, "write_list", lambda path, rows: listed(path, [*rows][1:]))

@@ -70,8 +70,8 @@ def _write(folder: Path) -> None:
     """What a user brings."""
     from helpers.ijb import synthetic_faces
 
+    from facetrain.data.evaluation.template_benchmark import write_template_benchmark
     from facetrain.data.synthetic import SyntheticConfig, write_pairs, write_synthetic
-    from facetrain.data.template_benchmark import write_template_benchmark
 
     config = SyntheticConfig(num_identities=8, min_images=5, max_images=5, size=32)
     write_synthetic(folder / "data", config, quiet=True)

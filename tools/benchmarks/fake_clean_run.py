@@ -18,8 +18,8 @@ from facetrain.core.digest import file_digest
 from facetrain.core.rng import numpy_generator
 from facetrain.data.cleaning_result import CleaningResult, Reason
 from facetrain.data.dataset import DataConfig, FaceDataset
-from facetrain.data.face_shard import FaceShardWriter
 from facetrain.data.overlay import LabelOverlay
+from facetrain.data.shards.face_shard import FaceShardWriter
 from facetrain.data.stage_data import write_stage_data
 from facetrain.data.synthetic import SyntheticConfig, write_synthetic
 from tools.benchmarks.common import make_parser

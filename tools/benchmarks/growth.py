@@ -53,7 +53,7 @@ def prepare(folder: Path, num_images: int, identity_images: int) -> None:
 
     from facetrain.core.artifact import write_manifest
     from facetrain.data.dataset import FaceDataset
-    from facetrain.data.noise import NoiseConfig, plant
+    from facetrain.data.noise.plant import NoiseConfig, plant
     from facetrain.data.synthetic import SyntheticConfig, write_synthetic
     from facetrain.embedding.embed import EmbedConfig
     from facetrain.models.backbone import ModelConfig, build_backbone

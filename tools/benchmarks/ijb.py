@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from facetrain.core.artifact import atomic_path
 from facetrain.core.log import configure_logging
 from facetrain.core.rng import numpy_generator
-from facetrain.data.ijb_metadata import IjbMetadata
+from facetrain.data.evaluation.ijb_metadata import IjbMetadata
 from facetrain.dist.mesh import Mesh
 from facetrain.evaluate.ijb_embedding import feature_chunks, pool_templates
 from facetrain.evaluate.ijb_scores import identify_templates, one_to_one, score_pairs

@@ -21,11 +21,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facetrain.data.batches.loader import Batch, TrainLoader
+from facetrain.data.batches.sampler import TrainSampler
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.face_shard import FaceShardWriter
-from facetrain.data.images import encode_jpeg
-from facetrain.data.loader import Batch, TrainLoader
-from facetrain.data.sampler import TrainSampler
+from facetrain.data.images.codec import encode_jpeg
+from facetrain.data.shards.face_shard import FaceShardWriter
 from tools.benchmarks.common import machine, make_parser, write_report
 
 IMAGE_SIZE = 112

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from facetrain.data.augment import AugmentConfig
+from facetrain.data.batches.augment import AugmentConfig
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.method import Method
 from facetrain.heads.margin_head import MarginHead

@@ -25,7 +25,7 @@ from facetrain.clean.clean import CleanConfig, clean
 from facetrain.clean.embedded_set import EmbeddedSet
 from facetrain.clean.training import TrustedLabels
 from facetrain.core.rng import numpy_generator
-from facetrain.data.noise import NoiseConfig, plant
+from facetrain.data.noise.plant import NoiseConfig, plant
 from facetrain.dist.mesh import Mesh
 from facetrain.graph.knn import KnnConfig, KnnGraph, knn_graph
 from facetrain.graph.knn_rows import UnitRows

@@ -12,7 +12,7 @@ import time
 import cv2
 import numpy as np
 
-from facetrain.data.images import encode_jpeg
+from facetrain.data.images.codec import encode_jpeg
 from facetrain.data.synthetic import SyntheticConfig, render
 from tools.benchmarks.common import machine, make_parser, write_report
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facetrain.data.dataset import FaceDataset
+from facetrain.data.evaluation.verification_bin import VerificationSet
 from facetrain.data.synthetic import SyntheticConfig, write_pairs, write_synthetic
-from facetrain.data.verification_bin import VerificationSet
 from facetrain.metrics.verification import fold_accuracy, pair_geometry
 from tools.benchmarks.common import make_parser, write_report
 

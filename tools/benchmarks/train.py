@@ -35,7 +35,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compr
 from torch.nn.parallel import DistributedDataParallel
 
 from facetrain.core.rng import torch_generator
-from facetrain.data.loader import Batch
+from facetrain.data.batches.loader import Batch
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.loop import Trainer
 from facetrain.engine.method import Method

@@ -46,8 +46,8 @@ def read_with_mxnet(path: Path) -> dict[str, Any]:
 def read_with_facetrain(path: Path) -> dict[str, Any]:
     """The same, as facetrain reads it."""
     from facetrain.data.dataset import FaceDataset
-    from facetrain.data.images import decode_image
-    from facetrain.data.recordio import ShardReader
+    from facetrain.data.images.codec import decode_image
+    from facetrain.data.shards.recordio import ShardReader
 
     reader, data = ShardReader(path), FaceDataset.open(path)
     keys = reader.keys.tolist()

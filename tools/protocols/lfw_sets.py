@@ -8,7 +8,7 @@ import itertools
 from pathlib import Path
 
 from facetrain.core.errors import DataError
-from facetrain.data.lfw import NUM_SETS, Face, Pair, list_rows
+from facetrain.data.evaluation.lfw import NUM_SETS, Face, Pair, list_rows
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,10 +33,10 @@ from facetrain.core.artifact import fingerprint, read_json, write_json
 from facetrain.core.errors import DataError, UserError
 from facetrain.core.log import configure_logging, logger
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.lfw import NUM_SETS, Face, file_name, read_pairs
+from facetrain.data.evaluation.lfw import NUM_SETS, Face, file_name, read_pairs
+from facetrain.data.evaluation.verification_bin import write_bin
 from facetrain.data.overlay import LabelOverlay
-from facetrain.data.pack import pack
-from facetrain.data.verification_bin import write_bin
+from facetrain.data.packing.pack import pack
 from facetrain.dist.mesh import Mesh
 from facetrain.evaluate.evaluate import EvaluateConfig, PairDistances, pair_distances
 from facetrain.metrics.verification import best_threshold

@@ -12,13 +12,13 @@ from facetrain.core.artifact import write_json
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.progress import progress
 from facetrain.core.rng import numpy_generator
-from facetrain.data.face_shard import FaceShardWriter, write_property
-from facetrain.data.images import encode_jpeg
-from facetrain.data.npz_file import read_npz, write_npz
+from facetrain.data.evaluation.verification_bin import write_bin
+from facetrain.data.files.npz_file import read_npz, write_npz
+from facetrain.data.images.codec import encode_jpeg
+from facetrain.data.images.workers import ordered_map
+from facetrain.data.shards.face_shard import FaceShardWriter, write_property
 from facetrain.data.synthetic.nuisance import SyntheticConfig, draw_nuisance
 from facetrain.data.synthetic.renderer import Labels, render
-from facetrain.data.verification_bin import write_bin
-from facetrain.data.workers import ordered_map
 
 JPEG_QUALITY = 92
 _NUM_FOLDS = 10

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facetrain.data.align import ARCFACE_POINTS
+from facetrain.data.images.align import ARCFACE_POINTS
 from facetrain.data.synthetic import props
 from facetrain.data.synthetic.covers import wear_cap, wear_mask
 from facetrain.data.synthetic.features import Frame, feature_frames, mouth_corner, paint_features

@@ -11,7 +11,7 @@ from facetrain.clean.calibration import Draw, _Case, _fit, calibrate
 from facetrain.clean.identity_model import IdentityModel
 from facetrain.clean.posterior import Calibration, Estimation
 from facetrain.core.rng import numpy_generator
-from facetrain.data.noise import NoiseConfig, plant
+from facetrain.data.noise.plant import NoiseConfig, plant
 from facetrain.metrics.calibration import calibration
 
 SIZE, NUM_PEOPLE = 12, 60

@@ -19,7 +19,7 @@ from facetrain.core.log import logger
 from facetrain.data.cleaning_result import Reason
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.features import Features, load_features, save_features
-from facetrain.data.noise import NoiseConfig, plant
+from facetrain.data.noise.plant import NoiseConfig, plant
 from facetrain.dist.mesh import Mesh
 from facetrain.metrics.noise import noise_detection
 

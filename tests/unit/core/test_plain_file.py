@@ -5,9 +5,9 @@ import pytest
 
 from facetrain.core.errors import DataError
 from facetrain.core.plain_file import read_plain
-from facetrain.data.csv_file import csv_rows
-from facetrain.data.lists import text_lines
-from facetrain.data.source_lst import list_lst
+from facetrain.data.files.csv_file import csv_rows
+from facetrain.data.files.lists import text_lines
+from facetrain.data.sources.lst import list_lst
 
 
 def test_only_plain_files_are_read(tmp_path: Path) -> None:

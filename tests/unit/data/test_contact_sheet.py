@@ -8,7 +8,7 @@ import pytest
 
 from facetrain.core.errors import ConfigError
 from facetrain.data.contact_sheet import write_contact_sheet
-from facetrain.data.face_shard import FaceShardWriter
+from facetrain.data.shards.face_shard import FaceShardWriter
 
 
 def test_a_row_an_identity_and_a_column_an_image(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from helpers.shards import picture, recount, write_flat, write_shard
 
 from facetrain.core.errors import DataError
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.face_shard import FaceShardWriter
-from facetrain.data.images import encode_jpeg
+from facetrain.data.images.codec import encode_jpeg
 from facetrain.data.overlay import LabelOverlay
-from facetrain.data.recordio import ShardWriter
+from facetrain.data.shards.face_shard import FaceShardWriter
+from facetrain.data.shards.recordio import ShardWriter
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

@@ -10,7 +10,8 @@ import pytest
 from facetrain.core.config import parse_config
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.images import encode_jpeg
+from facetrain.data.evaluation.verification_bin import VerificationSet
+from facetrain.data.images.codec import encode_jpeg
 from facetrain.data.synthetic import (
     POSE_EDGES,
     Nuisance,
@@ -28,7 +29,6 @@ from facetrain.data.synthetic.head import COLUMNS, ROWS, build_head
 from facetrain.data.synthetic.identity import draw_group, draw_identity
 from facetrain.data.synthetic.nuisance import CAP, GLASSES, HAND, MASK
 from facetrain.data.synthetic.surface import View, rotation, visible_surface
-from facetrain.data.verification_bin import VerificationSet
 
 CONFIG = SyntheticConfig(seed=7)
 PLAIN = Nuisance(seed=3)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from helpers.engine import NUM_IMAGES, SIZE, batches, fit, make_trainer, weights
 
 from facetrain.core.errors import TERMINATED, CheckpointError, ConfigError, DivergenceError
-from facetrain.data.augment import augment, draw
+from facetrain.data.batches.augment import augment, draw
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.schedule import learning_rate_factor
 from facetrain.engine.termination import Termination, termination

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from facetrain.core.errors import ConfigError, DataError
-from facetrain.data.verification_bin import write_bin
+from facetrain.data.evaluation.verification_bin import write_bin
 from facetrain.dist.mesh import Mesh
 from facetrain.evaluate import evaluate
 from facetrain.evaluate.evaluate import EvaluateConfig, evaluate_sets, pair_distances

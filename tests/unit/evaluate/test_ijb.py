@@ -18,10 +18,10 @@ from helpers.ijb import (
 from sklearn.metrics import roc_curve
 
 from facetrain.core.errors import ConfigError, DataError
-from facetrain.data.align import ARCFACE_POINTS
+from facetrain.data.evaluation.template_benchmark import LooseFace, write_template_benchmark
 from facetrain.data.features import load_features
+from facetrain.data.images.align import ARCFACE_POINTS
 from facetrain.data.synthetic import SyntheticConfig
-from facetrain.data.template_benchmark import LooseFace, write_template_benchmark
 from facetrain.dist.mesh import Mesh
 from facetrain.evaluate import ijb, ijb_embedding
 from facetrain.evaluate.ijb import IjbConfig, evaluate_ijb

@@ -17,11 +17,11 @@ from facetrain.core.digest import file_digest
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.data.cleaning_result import Reason
 from facetrain.data.dataset import DataConfig, FaceDataset
-from facetrain.data.images import encode_jpeg
+from facetrain.data.images.codec import encode_jpeg
 from facetrain.data.inspection import inspect
 from facetrain.data.overlay import LabelOverlay
-from facetrain.data.pack import pack
-from facetrain.data.recordio import ShardReader, unpack_record
+from facetrain.data.packing.pack import pack
+from facetrain.data.shards.recordio import ShardReader, unpack_record
 from facetrain.data.stage_data import write_stage_data
 from facetrain.export import write_set as module
 from facetrain.export.decided_set import Choices

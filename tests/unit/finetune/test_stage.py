@@ -13,8 +13,8 @@ from facetrain.core.log import configure_logging
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.sample_history import read_samples
 from facetrain.data.synthetic import SyntheticConfig, write_synthetic
-from facetrain.data.variation import VARIATION_FILE, load_variations
-from facetrain.data.variation_build import build_variations
+from facetrain.data.variation.build import build_variations
+from facetrain.data.variation.labels import VARIATION_FILE, load_variations
 from facetrain.dist.distributed_checkpoint import load_state
 from facetrain.dist.mesh import Mesh
 from facetrain.finetune import finetune

@@ -14,7 +14,7 @@ from scipy.special import lambertw
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from facetrain.data.augment import augment, draw
+from facetrain.data.batches.augment import augment, draw
 from facetrain.data.sample_history import read_samples
 from facetrain.engine.loop import Trainer
 from facetrain.engine.method import StepBatch

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from helpers.reports import LABEL, opened, write_run
 
-from facetrain.data.variation import Variations
+from facetrain.data.variation.labels import Variations
 from facetrain.report.training_figures import (
     long_tails_figure,
     margin_by_level_figure,

@@ -15,7 +15,7 @@ from matplotlib.cbook import is_math_text
 from facetrain.core.artifact import write_manifest
 from facetrain.core.config import Config
 from facetrain.core.errors import DataError
-from facetrain.data.verification_bin import VerificationSet, write_bin
+from facetrain.data.evaluation.verification_bin import VerificationSet, write_bin
 from facetrain.evaluate.evaluate import EvaluateConfig
 from facetrain.metrics.verification import verification
 from facetrain.report.page import write_report

@@ -9,7 +9,7 @@ from helpers.reports import LABEL, write_run
 
 from facetrain.core.errors import DataError
 from facetrain.data.sample_history import read_samples
-from facetrain.data.variation import VARIATION_FILE, Variations, save_variations
+from facetrain.data.variation.labels import VARIATION_FILE, Variations, save_variations
 from facetrain.report.run import Run, Stage
 from facetrain.report.style import Gallery, Picture
 from facetrain.report.training_gallery import draw_training

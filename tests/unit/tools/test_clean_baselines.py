@@ -8,7 +8,7 @@ import pytest
 from facetrain.core.errors import ConfigError
 from facetrain.core.rng import numpy_generator
 from facetrain.data.features import Features, load_features, unit_rows
-from facetrain.data.noise import NoiseConfig, plant
+from facetrain.data.noise.plant import NoiseConfig, plant
 from facetrain.metrics.noise import noise_detection
 from tools.benchmarks.clean.baselines import (
     CLEANLAB_FILTERS,

@@ -14,7 +14,7 @@ import torch
 
 from facetrain.core.errors import DataError, UserError
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.lfw import read_pairs
+from facetrain.data.evaluation.lfw import read_pairs
 from tools.protocols import lfw_view2
 from tools.protocols.lfw_sets import View2, check_disjoint, read_people
 

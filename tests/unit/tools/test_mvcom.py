@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.variation import VARIATION_FILE, load_variations
+from facetrain.data.variation.labels import VARIATION_FILE, load_variations
 from tools.benchmarks.common import ROOT, memory_mib
 from tools.benchmarks.mvcom import run as bench_mvcom
 from tools.benchmarks.mvcom import score as mvcom_score

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from facetrain.core.errors import DataError
-from facetrain.data.images import encode_jpeg
+from facetrain.data.images.codec import encode_jpeg
 from facetrain.engine.method import StepBatch
 from facetrain.robust.nal import noise_attention_loss
 from facetrain.robust.superloss import confidence

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from facetrain.core.rng import numpy_generator
 from facetrain.data.features import Features, load_features, save_features
-from facetrain.data.noise import NoiseConfig, plant
+from facetrain.data.noise.plant import NoiseConfig, plant
 from tools.benchmarks.common import make_parser
 
 NUM_TARGET, LEAST_IMAGES = 125, 5

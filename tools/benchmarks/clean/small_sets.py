@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import facetrain
 from facetrain.core.rng import numpy_generator
 from facetrain.data.features import load_features
-from facetrain.data.noise import NoiseConfig, plant
+from facetrain.data.noise.plant import NoiseConfig, plant
 from tools.benchmarks.clean.run import MESH, calibration, f1
 from tools.benchmarks.common import machine, make_parser, markdown_table, write_report
 

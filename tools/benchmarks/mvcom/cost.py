@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from facetrain.data.loader import Batch
+from facetrain.data.batches.loader import Batch
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.cpu_memory import keep_freed_memory
 from facetrain.engine.loop import Trainer

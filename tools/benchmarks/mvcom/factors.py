@@ -17,12 +17,12 @@ from scipy import stats
 
 from facetrain.core.artifact import read_json, write_json
 from facetrain.core.config import parse_config
-from facetrain.data.augment import AugmentParameters, augment
+from facetrain.data.batches.augment import AugmentParameters, augment
+from facetrain.data.batches.loader import TrainLoader
+from facetrain.data.batches.meta_sampler import MetaSampler
+from facetrain.data.batches.sampler import TrainSampler
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.loader import TrainLoader
-from facetrain.data.meta_sampler import MetaSampler
-from facetrain.data.sampler import TrainSampler
-from facetrain.data.variation import VARIATION_FILE, load_variations
+from facetrain.data.variation.labels import VARIATION_FILE, load_variations
 from facetrain.dist.distributed_checkpoint import load_state
 from facetrain.dist.sharded_rows import ShardedRows
 from facetrain.engine.cpu_memory import keep_freed_memory

@@ -47,7 +47,7 @@ from facetrain.core.log import configure_logging
 from facetrain.core.rng import torch_generator
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.sample_history import read_samples
-from facetrain.data.variation import VARIATION_FILE, load_variations
+from facetrain.data.variation.labels import VARIATION_FILE, load_variations
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.method import StepBatch
 from facetrain.finetune import finetune

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from facetrain.core.rng import numpy_generator
+from facetrain.data.batches.loader import OrderedLoader
 from facetrain.data.dataset import FaceDataset
-from facetrain.data.loader import OrderedLoader
-from facetrain.data.variation import VARIATION_FILE, load_variations
+from facetrain.data.variation.labels import VARIATION_FILE, load_variations
 from facetrain.engine.inference import embed_images
 from facetrain.metrics.verification import tar_at_far
 from facetrain.models.weights import load_backbone

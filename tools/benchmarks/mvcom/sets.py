@@ -7,25 +7,25 @@ import torch
 from numpy.typing import NDArray
 
 from facetrain.core.rng import numpy_generator
-from facetrain.data.augment import augment
-from facetrain.data.dataset import FaceDataset
-from facetrain.data.face_shard import FaceShardWriter, write_property
-from facetrain.data.images import encode_jpeg
-from facetrain.data.synthetic import Sample, SyntheticConfig, all_samples, write_synthetic
-from facetrain.data.variation import (
-    VARIATION_FILE,
-    Variations,
-    load_variations,
-    save_variations,
-)
-from facetrain.data.variation_plant import (
+from facetrain.data.batches.augment import augment
+from facetrain.data.batches.planted_variation import (
     PLANTED_BLURS,
     PLANTED_OCCLUSIONS,
     PlantConfig,
     draw_planted,
     planted,
 )
-from facetrain.data.variation_sources import synthetic_variations
+from facetrain.data.dataset import FaceDataset
+from facetrain.data.images.codec import encode_jpeg
+from facetrain.data.shards.face_shard import FaceShardWriter, write_property
+from facetrain.data.synthetic import Sample, SyntheticConfig, all_samples, write_synthetic
+from facetrain.data.variation.labels import (
+    VARIATION_FILE,
+    Variations,
+    load_variations,
+    save_variations,
+)
+from facetrain.data.variation.sources import synthetic_variations
 
 TAIL_SHARE = 0.1
 """A level that fewer of the training images show is a tail level."""

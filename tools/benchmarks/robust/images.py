@@ -1,7 +1,7 @@
 """MNIST, CIFAR and UTKFace as their authors publish them, from a user's own download.
 
 CIFAR's files are pickles. They are read with stand-ins for NumPy's constructors and nothing else
-at hand, as `facetrain.data.verification_bin` reads its pickles: nothing in them is run.
+at hand, as `facetrain.data.evaluation.verification_bin` reads its pickles: nothing in them is run.
 """
 
 import gzip
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from facetrain.core.errors import DataError
 from facetrain.core.rng import numpy_generator
-from facetrain.data.images import decode_image, fit_square
+from facetrain.data.images.codec import decode_image, fit_square
 from tools.benchmarks.robust.tasks import Labels, Pool
 
 WHERE = {

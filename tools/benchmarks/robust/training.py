@@ -17,10 +17,10 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from facetrain.core.rng import derive_seed
-from facetrain.data.augment import AugmentConfig
-from facetrain.data.loader import Batch
+from facetrain.data.batches.augment import AugmentConfig
+from facetrain.data.batches.loader import Batch
+from facetrain.data.batches.sampler import TrainSampler
 from facetrain.data.sample_history import read_samples
-from facetrain.data.sampler import TrainSampler
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.loop import Trainer
 from facetrain.engine.method import Method

@@ -1,0 +1,1 @@
+"""What a step gets: which rows (sampler), decoded (loader), augmented on the device."""

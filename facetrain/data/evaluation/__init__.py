@@ -1,0 +1,1 @@
+"""Verification sets (`.bin`, pair lists) and template benchmarks (IJB), read and written."""

@@ -1,0 +1,1 @@
+"""One image: decode, judge, find the face and its landmarks, align."""

@@ -1,0 +1,1 @@
+"""Label noise with known truth, planted."""

@@ -1,0 +1,1 @@
+"""`pack`: images to shards."""

@@ -1,0 +1,234 @@
+"""What `pack` makes of one image file: an aligned or cropped face, or several, or a reason."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from facetrain.core.artifact import fingerprint
+from facetrain.core.config import Config
+from facetrain.core.errors import ConfigError, DataError
+from facetrain.core.progress import progress
+from facetrain.data.images.align import align
+from facetrain.data.images.codec import Image, encode_jpeg, fit_square
+from facetrain.data.images.detection import Choice, Face, choose, loaded_detector
+from facetrain.data.images.image_header import read_header
+from facetrain.data.images.landmarks import (
+    COORDINATES,
+    FURTHER,
+    MOST_TURN,
+    Landmarks,
+    check_places,
+    misfits,
+    read_landmarks,
+    turn_of,
+)
+from facetrain.data.images.suspect import decode_checked
+from facetrain.data.images.workers import ordered_map
+from facetrain.data.sources.image import SourceImage
+
+_CHUNK, _CHUNK_OF_PHOTOGRAPHS = 32, 8  # images a task
+_IMAGES_PER_WORKER, _PHOTOGRAPHS_PER_WORKER = 512, 64  # fewer do not repay a process's start
+
+
+class PackConfig(Config):
+    """What decides the bytes that `pack` writes, besides its inputs."""
+
+    size: int = Field(112, ge=8, le=4096)
+    """Side of the images in pixels."""
+    num_shards: int = Field(1, ge=1, le=99999)
+    """Files to spread them over."""
+    quality: int = Field(95, ge=1, le=100)
+    """JPEG quality of what must be encoded."""
+    faces: Choice = "largest"
+    """Of several faces that a detector finds: see `detection.choose`."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Task:
+    """An image to pack, and how its faces are known."""
+
+    image: SourceImage
+    points: tuple[NDArray[np.float64], ...] = ()  # of each face that a list has
+    no_points: str | None = None  # why there are none, where landmarks were given
+    detector: str | None = None
+
+
+class Aligned(NamedTuple):
+    """How the faces of a source are known, and what that does to a pack's identity."""
+
+    landmarks: Landmarks | None  # five points by image
+    detector: str | None  # file of a detector
+    inputs: dict[str, str]  # name -> fingerprint of the files
+
+
+class PackedFace(NamedTuple):
+    """One face as it is stored."""
+
+    name: str  # the image's, with `#2` for its second face
+    encoded: bytes  # the image file
+    suspect: str | None  # why it may be damaged
+    found: Face | None  # what a detector found
+
+
+Result = list[PackedFace] | str
+"""The faces of an image file, one or more; or why there are none."""
+
+
+def alignment(landmarks: Path | None, detector: Path | None, faces: Choice) -> Aligned:
+    """The landmarks or the detector that a command names.
+
+    Raises:
+        ConfigError: both; or a choice of faces without a detector.
+        DataError: a file that is not what it should be.
+    """
+    if landmarks is not None and detector is not None:
+        raise ConfigError("--landmarks and --detector both say where the faces are; give one")
+    if faces != "largest" and detector is None:
+        raise ConfigError(f"--faces {faces} is for what --detector F.onnx finds; give that too")
+    if landmarks is not None:
+        marked = read_landmarks(Path(landmarks))
+        return Aligned(marked, None, {"landmarks": fingerprint(Path(landmarks))})
+    if detector is not None:
+        loaded_detector(str(detector))
+        return Aligned(None, str(detector), {"detector": fingerprint(Path(detector))})
+    return Aligned(None, None, {})
+
+
+def tasks_for(images: Sequence[SourceImage], around: str, aligned: Aligned) -> list[Task]:
+    """What to do with each image; `around` is a folder that landmarks may have before names."""
+    if aligned.landmarks is None:
+        return [Task(image, detector=aligned.detector) for image in images]
+    tasks = [_marked(image, around, aligned.landmarks) for image in images]
+    check_places([(task.points[0], task.image.read) for task in tasks if task.points])
+    return tasks
+
+
+def _marked(image: SourceImage, around: str, landmarks: Landmarks) -> Task:
+    known = (landmarks.points, landmarks.misfit)
+    name = image.name.strip()
+    if not any(name in one for one in known):
+        name = around + name
+    points, reason, number, key = [], "has no landmarks", 1, name
+    while any(key in one for one in known):
+        if key in landmarks.points:
+            points.append(landmarks.points[key])
+        elif number == 1:
+            reason = landmarks.misfit[key]
+        number += 1
+        key = f"{name}#{number}"
+    return Task(image, tuple(points), None if points else reason)
+
+
+def prepare_all(
+    tasks: Sequence[Task], config: PackConfig, workers: int | None, title: str, show_progress: bool
+) -> Generator[tuple[Task, Result], None, None]:
+    """Each task with its result, in order, from up to `workers` processes; None: all processors."""
+    photographs = bool(tasks) and tasks[0].detector is not None
+    least = _PHOTOGRAPHS_PER_WORKER if photographs else _IMAGES_PER_WORKER
+    chunk = _CHUNK_OF_PHOTOGRAPHS if photographs else _CHUNK
+    chunks = (tasks[i : i + chunk] for i in range(0, len(tasks), chunk))
+    workers = max(1, min(workers or os.cpu_count() or 1, len(tasks) // least))
+    prepare = functools.partial(_prepare_chunk, config=config)
+    results = (one for part in ordered_map(prepare, chunks, workers) for one in part)
+    bar = progress(results, title, total=len(tasks), unit="img", enabled=show_progress)
+    yield from zip(tasks, bar, strict=True)
+
+
+def _prepare_chunk(tasks: Iterable[Task], config: PackConfig) -> list[Result]:
+    results: list[Result] = []
+    for task in tasks:
+        try:
+            results.append(_prepare(task, config))
+        except DataError as error:
+            results.append(str(error))
+    return results
+
+
+def _prepare(task: Task, config: PackConfig) -> list[PackedFace]:
+    """The faces that go into a shard.
+
+    Raises:
+        DataError: why there are none.
+    """
+    if task.no_points is not None:
+        raise DataError(task.no_points)
+    name, encoded = task.image.name, task.image.read()
+    image, suspect = decode_checked(encoded, "image")
+    if task.points or task.detector is not None:
+        _check_points(task, image, encoded)
+        faces = [None] * len(task.points) if task.detector is None else _find(image, task, config)
+        every = task.points or [face.points for face in faces if face is not None]
+        return [
+            PackedFace(
+                name if number == 1 else f"{name}#{number}",
+                encode_jpeg(align(image, points, config.size), config.quality),
+                suspect,
+                face,
+            )
+            for number, (points, face) in enumerate(zip(every, faces, strict=True), 1)
+        ]
+    header = read_header(encoded)
+    if (
+        image.shape[:2] == (config.size, config.size)
+        and header is not None
+        and (header.format, header.orientation) == ("JPEG", 1)  # else others would see it turned
+    ):
+        return [PackedFace(name, encoded, suspect, None)]
+    square = encode_jpeg(fit_square(image, config.size), config.quality)
+    return [PackedFace(name, square, suspect, None)]
+
+
+def _check_points(task: Task, image: Image, encoded: bytes) -> None:
+    """Landmarks of an image of another size, or as it lay before EXIF, would crop something else.
+
+    Raises:
+        DataError: they are such.
+    """
+    height, width = image.shape[:2]
+    for points in task.points:
+        outside = ((points < 0) | (points > (width, height))).any(axis=1)
+        if outside.sum() > 2:
+            raise DataError(
+                f"its landmarks lie outside its {width} x {height} pixels; they must be in pixels "
+                "of this image, turned upright"
+            )
+        header = read_header(encoded)
+        if header is not None and header.orientation != 1 and turn_of(points) > MOST_TURN:
+            raise DataError(
+                f"its landmarks are turned by {turn_of(points):.0f} degrees, as of the image "
+                "before its EXIF orientation turns it; they must be those of the upright image"
+            )
+
+
+def _find(image: Image, task: Task, config: PackConfig) -> list[Face]:
+    assert task.detector is not None
+    detector = loaded_detector(task.detector)
+    height, width = image.shape[:2]
+    chosen = choose(detector.find(image), width, height, config.faces)
+    if not chosen:
+        raise DataError("shows no face that the detector finds")
+    # As they are written in the list of landmarks, which then gives the same bytes.
+    faces = [detector.refined(image, face) for face in chosen]
+    faces = [face._replace(points=np.round(face.points, 2)) for face in faces]
+    wrong = misfits(np.stack([face.points for face in faces]))
+    fitting = [face for face, why in zip(faces, wrong, strict=True) if why is None]
+    if not fitting:
+        raise DataError(f"shows no face: {wrong[0]}")
+    return fitting
+
+
+LANDMARK_HEADER = ("path", *COORDINATES, *FURTHER)
+
+
+def landmark_row(face: PackedFace) -> list[str]:
+    """A line of landmarks.csv, which `read_landmarks` reads."""
+    assert face.found is not None
+    numbers = [f"{value:.2f}" for value in face.found.points.ravel()]
+    return [face.name, *numbers, f"{face.found.score:.4f}", f"{face.found.size:.1f}"]

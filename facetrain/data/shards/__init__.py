@@ -1,0 +1,1 @@
+"""RecordIO shards in InsightFace's layouts, read at random and written whole."""

@@ -1,0 +1,1 @@
+"""Where `pack` finds images: a folder, a `.lst`, a tar."""

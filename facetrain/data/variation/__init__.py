@@ -1,0 +1,1 @@
+"""Variation labels: the pose, occluder, blur and group that each image shows."""

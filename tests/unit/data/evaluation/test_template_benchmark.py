@@ -1,0 +1,81 @@
+"""A template benchmark from faces at hand: who is in which template, and that it is evaluated."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from facetrain.core.errors import ConfigError, DataError
+from facetrain.data.evaluation.pack_templates import pack_templates
+from facetrain.data.features import Features, save_features
+from facetrain.dist.mesh import Mesh
+from facetrain.evaluate.ijb import IjbConfig, evaluate_ijb
+
+PEOPLE, IMAGES = 6, 5
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Every person has one grey; the first image of the first is no image."""
+    root = tmp_path / "people"
+    for person in range(PEOPLE):
+        (root / f"p{person}").mkdir(parents=True)
+        for number in range(IMAGES):
+            grey = np.full((112, 112, 3), 40 * person, np.uint8)
+            cv2.imwrite(str(root / f"p{person}" / f"{number}.jpg"), grey)
+    (root / "p0" / "0.jpg").write_bytes(b"no image")
+    return root
+
+
+def lines(path: Path) -> list[list[str]]:
+    return [line.replace(",", " ").split() for line in path.read_text().splitlines()]
+
+
+def test_every_image_is_in_one_template_of_its_person(photographs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    found = pack_templates(photographs, out, "ijbc", workers=1, show_progress=False)
+    assert found == {"num_images": PEOPLE * IMAGES - 1, "num_identities": PEOPLE, "num_skipped": 1}
+    assert (out / "skipped.txt").read_text().startswith("p0/0.jpg\t")
+    meta = out / "IJBC" / "meta"
+    subject = {}
+    for part in ("gallery_G1", "gallery_G2", "probe_mixed"):
+        for template, person, *_ in lines(meta / f"ijbc_1N_{part}.csv")[1:]:
+            assert int(template) not in subject
+            subject[int(template)] = int(person)
+    counted = np.zeros(PEOPLE, int)
+    for name, template, _ in lines(meta / "ijbc_face_tid_mid.txt"):
+        person = subject[int(template)]
+        counted[person] += 1
+        image = cv2.imread(str(out / "IJBC" / "loose_crop" / name))
+        assert abs(int(image[50, 50, 0]) - 40 * person) < 3
+    assert counted.tolist() == [IMAGES - 1] + [IMAGES] * (PEOPLE - 1)
+    for one, other, same in lines(meta / "ijbc_template_pair_label.txt"):
+        assert (subject[int(one)] == subject[int(other)]) == (same == "1")
+
+
+def test_features_stay_with_their_templates(tmp_path: Path) -> None:
+    """Embeddings that are one direction a person give a benchmark that is solved; moved, not."""
+    label = np.repeat(np.arange(PEOPLE), IMAGES)
+    embedding = np.eye(PEOPLE, dtype=np.float32)[label]
+    save_features(tmp_path / "f.npz", Features(embedding, label))
+    pack_templates(tmp_path / "f.npz", tmp_path, "ijbb", show_progress=False)
+    config = IjbConfig(
+        path=tmp_path, protocol="ijbb", features=tmp_path / "features.npy", bootstrap=0
+    )
+    numbers = evaluate_ijb(config, None, Mesh.single())["ijbb"]
+    assert numbers["tar_at_far"]["1e-1"] == numbers["identification"]["mean"]["rank_1"] == 1
+    np.save(tmp_path / "features.npy", np.roll(np.load(tmp_path / "features.npy"), 7, axis=0))
+    numbers = evaluate_ijb(config, None, Mesh.single())["ijbb"]
+    assert numbers["tar_at_far"]["1e-1"] < 0.5
+
+
+def test_what_cannot_be_a_benchmark(photographs: Path, tmp_path: Path) -> None:
+    save_features(tmp_path / "f.npz", Features(np.eye(4, dtype=np.float32), np.arange(4)))
+    with pytest.raises(DataError, match="needs two people with two images each, of 4 images of 4"):
+        pack_templates(tmp_path / "f.npz", tmp_path / "a", "ijbc")
+    with pytest.raises(ConfigError, match="embeddings have no landmarks"):
+        pack_templates(tmp_path / "f.npz", tmp_path / "a", "ijbc", landmarks=tmp_path / "l.csv")
+    pack_templates(photographs, tmp_path / "b", "ijbc", workers=1, show_progress=False)
+    with pytest.raises(DataError, match=r"IJBC: must be new, but is there already"):
+        pack_templates(photographs, tmp_path / "b", "ijbc", workers=1, show_progress=False)

@@ -1,0 +1,442 @@
+"""Sources: who is in a folder, what becomes of every file, and archives that end too early."""
+
+import base64
+import errno
+import gzip
+import io
+import itertools
+import json
+import os
+import re
+import shutil
+import socket
+import tarfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from facetrain import cli
+from facetrain.core.errors import DataError, UserError
+from facetrain.data.images.codec import encode_jpeg
+from facetrain.data.packing.pack import pack
+from facetrain.data.sources import folder as source_folder
+from facetrain.data.sources import image as source_image
+from facetrain.data.sources import tar as source_tar
+from facetrain.data.sources.image import Listing
+from facetrain.data.sources.list_images import list_images
+
+JPEG = encode_jpeg(np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8))
+
+
+def tree(folder: Path, *names: str) -> Path:
+    """Files below `folder`: images, or words in a .txt; a name with / at its end is a folder."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("/"):
+            path.mkdir()
+        else:
+            path.write_bytes(b"some words" if name.endswith(".txt") else JPEG)
+    return folder
+
+
+def as_tar(folder: Path, around: str = ".") -> Path:
+    path = folder.with_name(f"{folder.name}-{around.replace('/', '_')}.tar")
+    with tarfile.open(path, "w") as archive:
+        archive.add(folder, arcname=around)
+    return path
+
+
+def listed(source: Path) -> Listing:
+    return list_images(source, source.parent / "out" / "scratch.tar")
+
+
+def people(listing: Listing) -> dict[str, list[str]]:
+    assert listing.identities is not None
+    found: dict[str, list[str]] = {name: [] for name in listing.identities}
+    for image in listing.images:
+        found[listing.identities[int(image.label[0])]].append(image.name)
+    return found
+
+
+LEVELS = {
+    ("ann/1.jpg", "bob/1.jpg", "bob/2.jpg"): {"ann": 1, "bob": 2},
+    # WebFace12M: a folder of a thousand people each.
+    ("0/ann/1.jpg", "1/bob/1.jpg", "1/cid/1.jpg"): {"0/ann": 1, "1/bob": 1, "1/cid": 1},
+    ("imgs/ann/1.jpg", "imgs/bob/1.jpg", "readme.txt"): {"ann": 1, "bob": 1},
+    ("a/b/ann/1.jpg", "a/b/bob/1.jpg", "a/b/stray.jpg"): {"ann": 1, "bob": 1},
+    ("imgs/ann/1.jpg",): {"ann": 1},
+    # Of unequal depth, and the same name twice.
+    ("ann/1.jpg", "more/ann/1.jpg"): {"ann": 1, "more/ann": 1},
+    # Images beside the identity folders are nobody's.
+    ("ann/1.jpg", "bob/1.jpg", "stray.jpg"): {"ann": 1, "bob": 1},
+    ("ann/1.jpg", "bob/x.txt", "cid/"): {"ann": 1, "bob": 0, "cid": 0},
+}
+
+
+@pytest.mark.parametrize("names", LEVELS, ids=" ".join)
+def test_an_identity_is_the_folder_that_holds_images(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    source = tree(tmp_path / "s", *names)
+    folder, tar = listed(source), listed(as_tar(source))
+    around = listed(as_tar(source, "faces/crops"))
+    assert {name: len(images) for name, images in people(folder).items()} == LEVELS[names]
+    # A tar of the same tree is the same set, whatever folders are around it.
+    assert people(folder) == people(tar) == people(around)
+    num_files = sum(not name.endswith("/") for name in names)
+    for one in (folder, tar, around):
+        assert len(one.images) + len(one.refused) + len(one.ignored) == num_files
+
+
+@pytest.mark.parametrize(
+    "names", [("ann/1.jpg", "ann/side/2.jpg"), ("x/ann/1.jpg", "x/ann/a/b/2.jpg", "y/bob/1.jpg")]
+)
+def test_images_on_two_levels_are_refused_by_name(names: tuple[str, ...], tmp_path: Path) -> None:
+    source = tree(tmp_path / "s", *names)
+    for one in (source, as_tar(source)):
+        with pytest.raises(DataError, match="ann holds some") as refusal:
+            listed(one)
+        assert all(name in str(refusal.value) for name in names[:2])
+
+
+def test_images_in_no_folder_are_no_people(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="must hold a folder of images for each person"):
+        listed(tree(tmp_path / "s", "1.jpg", "2.jpg"))
+
+
+def test_every_file_is_packed_or_named(tmp_path: Path) -> None:
+    source = tree(
+        tmp_path / "s", "ann/1.jpg", "ann/noted", "ann/list.txt", "bob/1.jpg", "stray.jpg",
+        "ann/.thumb.jpg", ".git/x/y.jpg", "bob/phone.heic", "bob/broken.png",
+    )  # fmt: skip
+    (source / "bob/phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    (source / "bob/broken.png").write_bytes(b"not an image")
+    metrics = pack(source, tmp_path / "out", size=24, show_progress=False).metrics
+    assert metrics["num_files"] == 9
+    assert metrics["num_images"] == 3  # `noted` has no ending, but is an image
+    skipped = [line.split("\t")[0] for line in (tmp_path / "out/skipped.txt").open()]
+    ignored = [line.split("\t")[0] for line in (tmp_path / "out/ignored.txt").open()]
+    assert sorted(skipped) == ["bob/broken.png", "bob/phone.heic", "stray.jpg"]
+    assert sorted(ignored) == [".git/x/y.jpg", "ann/.thumb.jpg", "ann/list.txt"]
+
+
+def test_linked_folders_are_followed_once_around(tmp_path: Path) -> None:
+    source = tree(tmp_path / "s", "ann/1.jpg", "bob/1.jpg")
+    tree(tmp_path / "elsewhere", "more/2.jpg", "cid/1.jpg", "group/dan/1.jpg")
+    (source / "ann/more").symlink_to(tmp_path / "elsewhere/more")  # more of ann
+    (source / "cid").symlink_to(tmp_path / "elsewhere/cid")
+    (source / "group").symlink_to(tmp_path / "elsewhere/group")
+    (source / "bob/loop").symlink_to(source)
+    (source / "bob/self.jpg").symlink_to(source / "bob/self.jpg")
+    (source / "bob/gone.jpg").symlink_to(tmp_path / "nowhere")
+    (source / "bob/2.jpg").symlink_to(tmp_path / "elsewhere/cid/1.jpg")
+    listing = listed(source)
+    assert people(listing) == {
+        "ann": ["ann/1.jpg", "ann/more/2.jpg"],
+        "bob": ["bob/1.jpg", "bob/2.jpg"],
+        "cid": ["cid/1.jpg"],
+        "group/dan": ["group/dan/1.jpg"],
+    }
+    refused = dict(listing.refused)
+    assert sorted(refused) == ["bob/gone.jpg", "bob/loop", "bob/self.jpg"]
+    assert "a folder that it lies in" in refused["bob/loop"]
+
+
+def test_links_that_multiply_end(tmp_path: Path) -> None:
+    """Thirty folders, each with two links to the next, are 2^30 ways to the last."""
+    source = tree(tmp_path / "s", "ann/1.jpg")
+    chain = [tmp_path / f"chain{i}" for i in range(30)]
+    for folder in chain:
+        folder.mkdir()
+    for one, following in itertools.pairwise(chain):
+        (one / "a").symlink_to(following)
+        (one / "b").symlink_to(following)
+    (source / "bomb").symlink_to(chain[0])
+    assert len(listed(source).images) == 1
+
+
+def test_pipes_sockets_and_devices_are_listed_not_opened(tmp_path: Path) -> None:
+    source = tree(tmp_path / "s", "ann/1.jpg")
+    os.mkfifo(source / "ann/pipe.jpg")
+    (source / "ann/null.jpg").symlink_to("/dev/null")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(source / "ann/socket.jpg"))
+        refused = dict(listed(source).refused)
+        assert sorted(refused) == ["ann/null.jpg", "ann/pipe.jpg", "ann/socket.jpg"]
+        lst = source / "a.lst"
+        lst.write_text("".join(f"0\t1\tann/{n}.jpg\n" for n in ("1", "pipe", "null", "socket")))
+        metrics = pack(lst, tmp_path / "out", size=24, show_progress=False).metrics
+    assert (metrics["num_images"], metrics["num_skipped"]) == (1, 3)
+
+
+def test_a_closed_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tree(tmp_path / "s", "ann/1.jpg", "bob/1.jpg")
+    scan = os.scandir
+
+    def closed(path: str) -> object:  # tests may run as root, whom no mode keeps out
+        if str(path).endswith("bob"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(source_folder.os, "scandir", closed)
+    with pytest.raises(DataError, match=r"s/bob: must be a folder that can be read.*denied"):
+        listed(source)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "message"),
+    [
+        (errno.EACCES, UserError, "0.jpg: must be readable, but Permission denied; make it"),
+        (errno.EMFILE, OSError, "Too many open files"),
+        (errno.EIO, None, "0.jpg\tcannot be read: Input/output error"),
+    ],
+)
+def test_an_image_is_passed_over_only_for_its_own_fault(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    kind: type[Exception] | None,
+    message: str,
+) -> None:
+    """Opened again, or read with more descriptors, it would be missing from a finished set."""
+    people = tree(tmp_path / "people", "ann/0.jpg", "ann/1.jpg", "bob/2.jpg")
+    real = os.open
+
+    def refuse(path: str, flags: int) -> int:
+        if path.endswith("0.jpg"):
+            raise OSError(number, os.strerror(number), path)
+        return real(path, flags)
+
+    monkeypatch.setattr(source_image, "_without_waiting", refuse)
+    if kind is None:
+        pack(people, tmp_path / "out", size=24, show_progress=False)
+        assert message in (tmp_path / "out/skipped.txt").read_text()
+        return
+    with pytest.raises(kind, match=re.escape(message)):
+        pack(people, tmp_path / "out", size=24, show_progress=False)
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_a_tar_cut_anywhere_is_an_error(tmp_path: Path) -> None:
+    """At every block: less than the whole is never taken for the whole."""
+    tar = as_tar(tree(tmp_path / "s", *(f"p{i}/1.jpg" for i in range(4))))
+    content = tar.read_bytes()
+    whole = len(content.rstrip(b"\0")) // 512 * 512 + 512  # where the end mark begins
+    cut = tmp_path / "cut.tar"
+    for length in range(0, whole + 1, 512):
+        cut.write_bytes(content[:length])
+        with pytest.raises(DataError, match=r"cut\.tar: must be a tar of identity folders"):
+            listed(cut)
+    cut.write_bytes(content[: whole + 1024])
+    assert len(listed(cut).images) == 4
+    for missing in (1, 511):  # bytes out of the last member's data, which nothing else would tell
+        cut.write_bytes(content[: whole - 600] + content[whole - 600 + missing :])
+        with pytest.raises(DataError, match=r"cut\.tar: must be a tar of identity folders"):
+            listed(cut)
+
+
+def test_a_damaged_header_is_an_error_that_names_the_place(tmp_path: Path) -> None:
+    tar = as_tar(tree(tmp_path / "s", *(f"p{i}/1.jpg" for i in range(4))))
+    content = tar.read_bytes()
+    with tarfile.open(tar) as archive:
+        offsets = [member.offset for member in archive]
+    for offset in offsets:
+        damaged = bytearray(content)
+        damaged[offset + 20] ^= 0x10  # in its name: the checksum is wrong
+        tar.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"damaged|bad checksum"):
+            listed(tar)
+        damaged[offset : offset + 512] = bytes(512)  # a zeroed page looks like the end
+        tar.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"goes on behind the end mark|must be a tar"):
+            listed(tar)
+    tar.write_bytes(content + content)
+    with pytest.raises(DataError, match="two archives were joined"):
+        listed(tar)
+
+
+def header(name: str, size: bytes, kind: bytes = b"0") -> bytes:
+    """A ustar header with any size field."""
+    block = bytearray(512)
+    block[: len(name)] = name.encode()
+    block[100:108], block[124 : 124 + len(size)] = b"0000644\0", size
+    block[148:156], block[156:157], block[257:265] = b" " * 8, kind, b"ustar\x0000"
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        header("a/1.jpg", (-512).to_bytes(12, "big", signed=True)),
+        header("a/1.jpg", b"\x80" + (1 << 60).to_bytes(11, "big")),
+        header("a/1.jpg", b"77777777777\0"),
+        header("x", (-1024).to_bytes(12, "big", signed=True), b"x"),
+        header("x", b"00000000020\0", b"x") + b"14 size=-512\n\n\n".ljust(512, b"\0")
+        + header("a/1.jpg", b"00000000000\0"),
+        header("x", b"00000000036\0", b"x") + b"30 size=99999999999999999999\n\n".ljust(512, b"\0")
+        + header("a/1.jpg", b"00000000000\0"),
+    ],
+)  # fmt: skip
+def test_impossible_sizes_in_a_tar_are_errors(head: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(head + JPEG.ljust(2048, b"\0")[:2048] + bytes(1024))
+    with pytest.raises(DataError, match=r"x\.tar: must be a tar"):
+        listed(tmp_path / "x.tar")
+
+
+def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_tar, "_ALWAYS_ALLOWED", 1 << 20)
+    source = tmp_path / "bomb.tar.gz"
+    with gzip.open(source, "wb") as file:
+        file.write(header("a/1.jpg", b"00400000000\0") + bytes(8 << 20))
+    with pytest.raises(DataError, match="unfolds to more than 50 times its size"):
+        listed(source)
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["bomb.tar.gz"]
+
+
+def test_hard_links_and_replaced_members(tmp_path: Path) -> None:
+    source = tree(tmp_path / "s", "ann/1.jpg")
+    (source / "ann/2.jpg").hardlink_to(source / "ann/1.jpg")
+    tar = as_tar(source)
+    with tarfile.open(tar, "a") as archive:
+        again = tarfile.TarInfo("./ann/1.jpg")
+        again.size = 5
+        archive.addfile(again, io.BytesIO(b"later"))
+    listing = listed(tar)
+    assert [(image.name, image.read()) for image in listing.images] == [
+        ("ann/1.jpg", b"later"),
+        ("ann/2.jpg", JPEG),
+    ]
+    assert listing.ignored == [("ann/1.jpg", "is replaced by a later member of its name")]
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("0\tseven\ta.jpg", "labels are not numbers"),
+        ("0\t1_000\ta.jpg", "labels are not numbers"),
+        ("0\tnan\ta.jpg", "labels are not numbers"),
+        ("0\t-1\ta.jpg", "no integer from 0 up"),
+        ("0\t1.5\ta.jpg", "no integer from 0 up"),
+        ("0\t16777216\ta.jpg", r"not below 2\^24 .* number the people from 0"),
+        ("0\t1\t1e39\ta.jpg", "beyond float32"),
+        ("0\t1\ta\0b.jpg", "no file name"),
+        ("a.jpg 1", "fewer than three columns"),
+        ("a.jpg\t1", "fewer than three columns"),
+    ],
+)
+def test_a_list_that_cannot_be_packed_names_line_and_remedy_and_leaves_nothing(
+    line: str, wrong: str, tmp_path: Path
+) -> None:
+    tree(tmp_path, "a.jpg")
+    (tmp_path / "x.lst").write_text(f"0\t1\ta.jpg\n{line}\n")
+    with pytest.raises(DataError, match=rf"x\.lst: line 2 must be .*{wrong}"):
+        pack(tmp_path / "x.lst", tmp_path / "out", size=24, show_progress=False)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "x.lst").write_text("0\t1\ta.jpg\n")  # corrected, into the same folder
+    assert pack(tmp_path / "x.lst", tmp_path / "out", size=24, show_progress=False)
+
+
+def test_a_pack_that_fails_late_leaves_nothing_either(tmp_path: Path) -> None:
+    source = tree(tmp_path / "s", "ann/1.jpg", "bob/1.jpg")
+    for name in ("ann/1.jpg", "bob/1.jpg"):
+        (source / name).write_bytes(b"not an image")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError, match="none of the 2 images"):
+        pack(source, tmp_path / "out", size=24, num_shards=2, show_progress=False)
+    assert list((tmp_path / "out").iterdir()) == []
+    (source / "ann/1.jpg").write_bytes(JPEG)
+    assert pack(source, tmp_path / "out", size=24, show_progress=False)
+
+
+def test_what_a_killed_pack_claimed_does_not_keep_another_out(tmp_path: Path) -> None:
+    """Nothing was finished in it, so nothing is lost."""
+    source = tree(tmp_path / "s", "ann/1.jpg", "bob/1.jpg")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.pack.json").write_text(json.dumps({"identity": "of another", "digest": "x"}))
+    assert pack(source, tmp_path / "out", size=24, show_progress=False)
+
+
+def test_a_shard_that_changed_since_it_was_finished_is_packed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tree(tmp_path / "s", "ann/1.jpg", "bob/1.jpg")
+    pack(source, tmp_path / "wanted", size=24, num_shards=2, show_progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("facetrain.data.packing.pack.write_property", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pack(source, tmp_path / "out", size=24, num_shards=2, show_progress=False)
+    damaged = bytearray((tmp_path / "out/train-00000.rec").read_bytes())
+    damaged[100] ^= 1
+    (tmp_path / "out/train-00000.rec").write_bytes(damaged)
+    pack(source, tmp_path / "out", size=24, num_shards=2, show_progress=False)
+    for name in ("train-00000.rec", "train-00001.rec", "classes.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "wanted" / name).read_bytes()
+
+
+def test_any_name_a_file_may_have(tmp_path: Path) -> None:
+    """Lists stay one line an image; names of identities survive; bytes that are not UTF-8 too."""
+    source = tree(
+        tmp_path / "s", "a\nb/x\ty.jpg", "c\x1b[31m/1.jpg", "d/\u200c.jpg", "e\u2028/1.jpg"
+    )
+    latin = os.fsdecode(b"Jos\xe9")
+    tree(source, f"{latin}/1.jpg")
+    (source / "d" / "bad\n.jpg").write_bytes(b"no image")
+    pack(source, tmp_path / "out", size=24, show_progress=False)
+    lines = (tmp_path / "out/train.lst").read_bytes().splitlines()
+    names = [line.split(b"\t")[2] for line in lines]
+    assert names[1] == rb"a\nb/x\ty.jpg"
+    assert sorted(names)[1:] == sorted(
+        [rb"a\nb/x\ty.jpg", rb"c\x1b[31m/1.jpg", "d/\u200c.jpg".encode(), rb"e\u2028/1.jpg"]
+    )
+    assert names[0] == b"Jos\xe9/1.jpg"
+    classes = json.loads((tmp_path / "out/classes.json").read_text())
+    assert sorted(classes.values()) == sorted(["a\nb", "c\x1b[31m", "d", "e\u2028", latin])
+    assert (tmp_path / "out/skipped.txt").read_bytes().startswith(b"d/bad\\n.jpg\t")
+
+
+def test_a_turned_jpeg_is_stored_turned(tmp_path: Path) -> None:
+    """It would pass through byte for byte, and readers that know no EXIF see it lying."""
+    image = np.zeros((24, 24, 3), np.uint8)
+    image[:12] = 255
+    encoded = encode_jpeg(image, 100)
+    turned = base64.b64decode("/9j/4QAiRXhpZgAASUkqAAgAAAABABIBAwABAAAABgAAAAAAAAA=")
+    tree(tmp_path / "s", "ann/")
+    (tmp_path / "s/ann/1.jpg").write_bytes(turned + encoded[2:])
+    pack(tmp_path / "s", tmp_path / "out", size=24, show_progress=False)
+    record = (tmp_path / "out/train.rec").read_bytes()
+    start = record.index(b"\xff\xd8")
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    stored = cv2.imdecode(np.frombuffer(record[start:], np.uint8), flags)
+    assert stored[:, 14:].mean() > 240  # 6: the first row belongs at the right
+    assert stored[:, :10].mean() < 15
+
+
+def test_a_message_moves_no_cursor(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source = tree(tmp_path / "s", "c\x1b[2J\n/1.jpg", "c\x1b[2J\n/in/2.jpg")
+    with pytest.raises(SystemExit) as end:
+        cli.main(["pack", str(source), str(tmp_path / "out")])
+    said = capfd.readouterr().err
+    assert end.value.code == 2
+    assert "\x1b" not in said
+    assert said.count("\n") == 1
+    assert r"c\x1b[2J\n holds some" in said
+
+
+def test_a_pipe_for_a_list_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DataError, match=r"pipe\.csv: must be a CSV of landmarks, but is no plain"):
+        pack(tree(tmp_path / "s", "a/1.jpg"), tmp_path / "out", landmarks=tmp_path / "pipe.csv")
+
+
+def test_what_is_packed_may_lie_in_its_source(tmp_path: Path) -> None:
+    """It is no person without images there, nor are its files those of the source."""
+    source = tree(tmp_path / "s", "a/1.jpg")
+    for out in ("out", "a/out"):
+        for _ in range(2):
+            metrics = pack(source, source / out, size=24, show_progress=False).metrics
+        assert (metrics["num_files"], metrics["num_empty_identities"]) == (1, 0)
+        shutil.rmtree(source / out)
