@@ -20,8 +20,8 @@ from facetrain.core.config import load_config
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.data.features import load_embedding
 from facetrain.data.images.codec import decode_image
-from facetrain.data.images.detection import Choice
 from facetrain.data.packing.pack import pack
+from facetrain.data.packing.pack_image import PackOptions
 from facetrain.data.sources.list_images import list_images
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import job_lock
@@ -31,20 +31,6 @@ from facetrain.recipe import RECIPES, CleaningRecipe, with_clean_files, with_fil
 TEMPLATE_SIZE = 112
 """Side in pixels of ArcFace's template, on which faces are packed."""
 _SECTIONS = ("data", "embed", "graph", "clean")
-
-
-@dataclasses.dataclass(frozen=True)
-class Alignment:
-    """How the faces of images that are packed are found; nothing for aligned ones."""
-
-    landmarks: Path | None = None
-    detector: Path | None = None
-    faces: Choice = "largest"
-
-    @property
-    def given(self) -> bool:
-        """Whether there is one."""
-        return self.landmarks is not None or self.detector is not None
 
 
 def is_recipe(path: Path) -> bool:
@@ -83,7 +69,11 @@ def _on(recipe: CleaningRecipe, data: Path) -> CleaningRecipe:
 
 
 def packed(
-    recipe: CleaningRecipe, alignment: Alignment, image_size: int | None, out_dir: Path, mesh: Mesh
+    recipe: CleaningRecipe,
+    alignment: PackOptions,
+    image_size: int | None,
+    out_dir: Path,
+    mesh: Mesh,
 ) -> CleaningRecipe:
     """The recipe on shards: those that its data are, or what its images were packed to.
 
@@ -99,18 +89,18 @@ def packed(
     """
     data, *others = recipe.data.path
     if others or data.suffix == ".rec" or (data.is_dir() and any(data.glob("*.rec"))):
-        if alignment.given:
+        if alignment.aligns:
             raise ConfigError(
                 f"--detector and --landmarks align images while they are packed, but {data} is "
                 "packed already; give the images themselves, or leave the option out"
             )
         return recipe
     if mesh.is_main:
-        if alignment.given or image_size is None:
+        if alignment.aligns or image_size is None:
             size = max(TEMPLATE_SIZE, image_size or 0)
         else:
             size = _aligned_size(data, (TEMPLATE_SIZE, image_size), out_dir / ".source.tar")
-        pack(data, out_dir, size=size, **dataclasses.asdict(alignment))
+        pack(data, out_dir, dataclasses.replace(alignment, size=size))
     mesh.barrier()
     return _on(recipe, out_dir)
 
@@ -140,7 +130,7 @@ def _aligned_size(data: Path, sizes: Sequence[int], scratch: Path) -> int:
 def embed_images(
     recipe: CleaningRecipe,
     backbone: BackboneSource,
-    alignment: Alignment,
+    alignment: PackOptions,
     out_dir: Path,
     mesh: Mesh,
 ) -> Artifact:
@@ -174,7 +164,7 @@ class Given:
 def clean_images(
     recipe: CleaningRecipe,
     embedder: BackboneSource | Given,
-    alignment: Alignment,
+    alignment: PackOptions,
     source: Path | None,
     exclude: Sequence[Path],
     out_dir: Path,

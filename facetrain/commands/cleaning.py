@@ -47,6 +47,7 @@ def embed(
     of the section embed, as in batch_size=64, or names its own: data.overlay=F.npz.
     """
     from facetrain import pipeline, without_recipe
+    from facetrain.data.packing.pack_image import PackOptions
     from facetrain.recipe import load_recipe
 
     first, overrides = first_and_overrides(words)
@@ -59,7 +60,7 @@ def embed(
         else:
             settings = without_recipe.recipe_of("embed", first, overrides)
             used = _needed(given, "embed")
-            how = without_recipe.Alignment(**alignment)
+            how = PackOptions(**alignment)
             artifact = without_recipe.embed_images(settings, used, how, out, mesh)
         print_result(value_lines(artifact.metrics), mesh)
 
@@ -152,6 +153,7 @@ def clean(
     of the set itself.
     """
     from facetrain import pipeline, without_recipe
+    from facetrain.data.packing.pack_image import PackOptions
     from facetrain.recipe import load_recipe, with_clean_files
 
     first, overrides = first_and_overrides(words)
@@ -179,7 +181,7 @@ def clean(
         else:
             settings = without_recipe.recipe_of("clean", first, overrides)
             embedder = _embedder(given, embeddings, graph, overrides)
-            how = without_recipe.Alignment(**alignment)
+            how = PackOptions(**alignment)
             artifact = without_recipe.clean_images(
                 settings, embedder, how, source, exclude, out, mesh
             )

@@ -46,21 +46,22 @@ def pack(
     from facetrain.data.evaluation.pack_pairs import pack_pairs
     from facetrain.data.evaluation.pack_templates import pack_templates
     from facetrain.data.packing.pack import pack as run_pack
+    from facetrain.data.packing.pack_image import PackOptions
 
     configure_logging()
-    options["workers"] = options["workers"] or None
+    how = PackOptions(**{**options, "workers": options["workers"] or None})
     if pairs is None and templates is None:
-        print_result(value_lines(run_pack(source, out, num_shards=shards, **options).metrics))
+        print_result(value_lines(run_pack(source, out, how, shards).metrics))
         return
     if shards != 1:
         raise ConfigError("--shards is for shards; with --pairs and --templates OUT has none")
     if pairs is not None and templates is not None:
         raise ConfigError("--pairs and --templates are two kinds of benchmark; give one")
     if templates is not None:
-        print_result(value_lines(pack_templates(source, out, templates, **options)))
+        print_result(value_lines(pack_templates(source, out, templates, how)))
     else:
         assert pairs is not None
-        print_result(value_lines(pack_pairs(source, out, pairs, **options)))
+        print_result(value_lines(pack_pairs(source, out, pairs, how)))
 
 
 @click.command(short_help="What a data set holds, and what cannot be read.")

@@ -37,6 +37,7 @@ from facetrain.data.evaluation.lfw import NUM_SETS, Face, file_name, read_pairs
 from facetrain.data.evaluation.verification_bin import write_bin
 from facetrain.data.overlay import LabelOverlay
 from facetrain.data.packing.pack import pack
+from facetrain.data.packing.pack_image import PackOptions
 from facetrain.dist.mesh import Mesh
 from facetrain.evaluate.evaluate import EvaluateConfig, PairDistances, pair_distances
 from facetrain.metrics.verification import best_threshold
@@ -156,7 +157,7 @@ def pack_faces(
     Raises:
         DataError: an image of a test pair is missing, does not decode, or has no landmarks.
     """
-    pack(images, shards, landmarks=landmarks)
+    pack(images, shards, PackOptions(landmarks=landmarks))
     dataset = FaceDataset.open(shards)
     lines = (shards / "train.lst").read_text(encoding="utf-8").splitlines()
     files = {line.split("\t")[-1]: row for row, line in enumerate(lines)}

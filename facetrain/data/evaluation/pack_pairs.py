@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from facetrain.core.config import parse_config
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.lock import file_lock
 from facetrain.core.log import logger
@@ -14,23 +13,11 @@ from facetrain.data.evaluation.pair_lists import read_any
 from facetrain.data.evaluation.paired_faces import find_images
 from facetrain.data.evaluation.verification_bin import write_bin
 from facetrain.data.files.lists import write_list
-from facetrain.data.images.detection import Choice
-from facetrain.data.packing.pack_image import PackConfig, alignment, prepare_all, tasks_for
+from facetrain.data.packing.pack_image import PackOptions, Preparation, tasks_for
 from facetrain.data.sources.image import SourceImage
 
 
-def pack_pairs(
-    images: Path,
-    out: Path,
-    pairs: Path,
-    size: int = 112,
-    landmarks: Path | None = None,
-    detector: Path | None = None,
-    faces: Choice = "largest",
-    workers: int | None = None,
-    quality: int = 95,
-    show_progress: bool = True,
-) -> dict[str, Any]:
+def pack_pairs(images: Path, out: Path, pairs: Path, options: PackOptions) -> dict[str, Any]:
     """Write the pairs of a list into `out`, a `.bin` of InsightFace; return what was counted.
 
     Images are cropped or aligned as `pack` does. A pair with an image that cannot be (it does not
@@ -40,8 +27,7 @@ def pack_pairs(
         images: the folder that the list's paths start from.
         out: a file that ends in `.bin`.
         pairs: lines `path path 0|1`, or LFW's `pairs.txt`; see `read_any`.
-        faces: as in `pack`, but not `all`.
-    The others are those of `pack`.
+        options: as of `pack`, but not all faces.
 
     Raises:
         DataError: a list or an image that is missing or malformed, or no pair that is whole.
@@ -50,18 +36,16 @@ def pack_pairs(
     images, out = Path(images), Path(out)
     if out.suffix != ".bin" or out.is_dir():
         raise ConfigError(f"{out}: with --pairs, OUT must be a file that ends in .bin")
-    if faces == "all":
+    if options.faces == "all":
         raise ConfigError("faces=all: a pair has two faces; choose largest, centred or skip")
-    options = {"size": size, "quality": quality, "faces": faces}
-    config = parse_config(PackConfig, options, "pack")
-    aligned = alignment(landmarks, detector, faces)
+    preparation = Preparation.of(options)
     listed = read_any(Path(pairs))
     files = find_images(images, listed.name, Path(pairs))
     sources = [SourceImage(name, (0.0,), str(file)) for name, file in files.items()]
-    tasks = tasks_for(sources, "", aligned)
+    tasks = tasks_for(sources, "", preparation.aligned)
     packed: dict[str, bytes] = {}
     skipped: dict[str, str] = {}
-    for task, result in prepare_all(tasks, config, workers, out.name, show_progress):
+    for task, result in preparation.prepare(tasks, out.name):
         if isinstance(result, str):
             skipped[task.image.name] = result
         else:

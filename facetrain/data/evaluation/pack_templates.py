@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from facetrain.core.config import parse_config
 from facetrain.core.errors import ConfigError
 from facetrain.core.lock import folder_lock
 from facetrain.core.run_folder import SKIPPED_FILE
@@ -14,22 +13,12 @@ from facetrain.data.evaluation.template_benchmark import LooseFace, write_templa
 from facetrain.data.features import load_features
 from facetrain.data.files.lists import write_list
 from facetrain.data.images.align import ARCFACE_POINTS
-from facetrain.data.images.detection import Choice
-from facetrain.data.packing.pack_image import PackConfig, alignment, prepare_all, tasks_for
+from facetrain.data.packing.pack_image import PackOptions, Preparation, tasks_for
 from facetrain.data.sources.list_images import list_images
 
 
 def pack_templates(
-    source: Path,
-    out: Path,
-    protocol: Protocol,
-    size: int = 112,
-    landmarks: Path | None = None,
-    detector: Path | None = None,
-    faces: Choice = "largest",
-    workers: int | None = None,
-    quality: int = 95,
-    show_progress: bool = True,
+    source: Path, out: Path, protocol: Protocol, options: PackOptions
 ) -> dict[str, Any]:
     """Write `source` as templates, pairs, galleries into `out`/IJBB or IJBC; return the counts.
 
@@ -39,35 +28,32 @@ def pack_templates(
     Args:
         source: what `pack` takes; or a features `.npz`.
         protocol: whose file names, `ijbb` or `ijbc`.
-        faces: as in `pack`, but not `all`.
-    The others are those of `pack`.
+        options: as of `pack`, but not all faces.
 
     Raises:
         DataError: a source that cannot be read, or too few people or images of them.
         ConfigError: an option that does not fit.
     """
     source, out = Path(source), Path(out)
-    if faces == "all":
+    if options.faces == "all":
         raise ConfigError("faces=all: a photograph is of one subject; choose another")
     with folder_lock(out):
         if source.suffix == ".npz":
-            if landmarks or detector:
+            if options.landmarks or options.detector:
                 raise ConfigError(f"{source}: embeddings have no landmarks; leave the option out")
             features = load_features(source)
             packed = [LooseFace(one, None, ARCFACE_POINTS) for one in features.label.tolist()]
             order = write_template_benchmark(out, protocol, packed)
             np.save(out / "features.npy", features.embedding[order])
             return _counts(packed, 0)
-        options = {"size": size, "quality": quality, "faces": faces}
-        config = parse_config(PackConfig, options, "pack")
         scratch = out / ".source.tar"
         try:
             listing = list_images(source, scratch)
-            aligned = alignment(landmarks, detector, faces)
-            tasks = tasks_for(listing.images, listing.around, aligned)
-            points = ARCFACE_POINTS * size / 112
+            preparation = Preparation.of(options)
+            tasks = tasks_for(listing.images, listing.around, preparation.aligned)
+            points = ARCFACE_POINTS * options.size / 112
             packed, skipped = [], [*listing.refused]
-            for task, result in prepare_all(tasks, config, workers, out.name, show_progress):
+            for task, result in preparation.prepare(tasks, out.name):
                 if isinstance(result, str):
                     skipped.append((task.image.name, result))
                 else:

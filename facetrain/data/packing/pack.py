@@ -23,7 +23,7 @@ from facetrain.core.artifact import (
     write_manifest,
     write_sealed,
 )
-from facetrain.core.config import config_digest, parse_config
+from facetrain.core.config import config_digest
 from facetrain.core.digest import content_digest
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.lock import folder_lock
@@ -31,18 +31,15 @@ from facetrain.core.log import logger
 from facetrain.core.run_folder import CLASSES_FILE, SKIPPED_FILE
 from facetrain.core.text import printable
 from facetrain.data.files.lists import write_list
-from facetrain.data.images.detection import Choice
 from facetrain.data.images.landmarks import Landmarks, image_key
 from facetrain.data.images.suspect import SUSPECT_FILE
 from facetrain.data.packing.pack_image import (
     LANDMARK_HEADER,
-    Aligned,
-    PackConfig,
+    PackOptions,
+    Preparation,
     Result,
     Task,
-    alignment,
     landmark_row,
-    prepare_all,
     tasks_for,
 )
 from facetrain.data.packing.pack_state import (
@@ -65,14 +62,8 @@ LANDMARKS_FILE = "landmarks.csv"
 def pack(
     source: Path,
     out: Path,
-    size: int = 112,
+    options: PackOptions,
     num_shards: int = 1,
-    landmarks: Path | None = None,
-    workers: int | None = None,
-    quality: int = 95,
-    show_progress: bool = True,
-    detector: Path | None = None,
-    faces: Choice = "largest",
 ) -> Artifact:
     """Pack a folder per identity, a `.lst` or a tar into `out`.
 
@@ -89,13 +80,7 @@ def pack(
     Args:
         source: what to pack; see `list_images`.
         out: a new folder, or one where this same pack was interrupted.
-        size: side of the images in pixels.
         num_shards: files to spread the images over.
-        landmarks: CSV of five points an image; see `read_landmarks`.
-        workers: processes; as many as processors when None. They do not change the result.
-        quality: JPEG quality, 1 to 100, of images that must be encoded.
-        detector: ONNX file of YuNet.
-        faces: which of several faces it finds; see `choose`.
 
     Raises:
         DataError: an unreadable source, landmarks or detector, nothing to pack, or another data
@@ -106,13 +91,11 @@ def pack(
     """
     started = time.time()
     source, out = Path(source), Path(out)
-    options = {"size": size, "num_shards": num_shards, "quality": quality, "faces": faces}
-    config = parse_config(PackConfig, options, "pack")
-    aligned = alignment(landmarks, detector, faces)
+    preparation = Preparation.of(options, num_shards)
     was_there = out.exists()
     try:
         with folder_lock(out):
-            return _pack(source, out, config, aligned, workers, show_progress, started)
+            return _pack(source, out, preparation, started)
     except (DataError, ConfigError):
         if not was_there:
             with contextlib.suppress(OSError):
@@ -120,15 +103,8 @@ def pack(
         raise
 
 
-def _pack(
-    source: Path,
-    out: Path,
-    config: PackConfig,
-    aligned: Aligned,
-    workers: int | None,
-    show_progress: bool,
-    started: float,
-) -> Artifact:
+def _pack(source: Path, out: Path, preparation: Preparation, started: float) -> Artifact:
+    config, aligned = preparation.config, preparation.aligned
     try:
         listing = list_images(source, out / _SCRATCH)
         inputs = {"source": listing.digest, **aligned.inputs}
@@ -146,13 +122,11 @@ def _pack(
             _check_names(source, aligned.landmarks, listing, tasks)
         claim(out, content_digest({"config": config_digest(config), "inputs": inputs}))
         try:
-            marks, labels, per_second = _write_shards(
-                out, listing, tasks, config, workers, show_progress
-            )
+            marks, labels, per_second = _write_shards(out, listing, tasks, preparation)
         except (DataError, ConfigError):
             remove_shards(out)
             raise
-        metrics = _write_lists(out, listing, marks, labels, config, aligned)
+        metrics = _write_lists(out, listing, marks, labels, preparation)
         if per_second is not None:
             metrics["images_per_second"] = round(per_second, 1)
         artifact = write_manifest(
@@ -192,12 +166,7 @@ def _check_names(
 
 
 def _write_shards(
-    out: Path,
-    listing: Listing,
-    tasks: Sequence[Task],
-    config: PackConfig,
-    workers: int | None,
-    show_progress: bool,
+    out: Path, listing: Listing, tasks: Sequence[Task], preparation: Preparation
 ) -> tuple[list[Mark], dict[int, int], float | None]:
     """Every shard that is not finished.
 
@@ -208,17 +177,17 @@ def _write_shards(
     Raises:
         DataError: not one image can be packed.
     """
-    bounds = [len(tasks) * i // config.num_shards for i in range(config.num_shards + 1)]
+    num_shards = preparation.config.num_shards
+    bounds = [len(tasks) * i // num_shards for i in range(num_shards + 1)]
     marks: list[Mark] = []
     labels: dict[int, int] = {}
     num_done, begun = 0, time.monotonic()
-    for shard in range(config.num_shards):
-        name = "train" if config.num_shards == 1 else f"train-{shard:05d}"
+    for shard in range(num_shards):
+        name = "train" if num_shards == 1 else f"train-{shard:05d}"
         mark = finished_mark(out, name)
         if mark is None:
             part = tasks[bounds[shard] : bounds[shard + 1]]
-            results = prepare_all(part, config, workers, name, show_progress)
-            with contextlib.closing(results):
+            with contextlib.closing(preparation.prepare(part, name)) as results:
                 mark = _write_shard(out / f"{name}.rec", results, labels, listing)
             write_sealed(out / f".{name}.json", mark)
             num_done += len(part)
@@ -286,8 +255,7 @@ def _write_lists(
     listing: Listing,
     marks: Sequence[Mark],
     labels: dict[int, int],
-    config: PackConfig,
-    aligned: Aligned,
+    preparation: Preparation,
 ) -> dict[str, Any]:
     """What lies beside the shards; returns what is counted."""
     skipped = [*listing.refused, *(pair for mark in marks for pair in mark.skipped)]
@@ -295,14 +263,14 @@ def _write_lists(
     write_list(out / SKIPPED_FILE, skipped)
     write_list(out / "ignored.txt", listing.ignored)
     write_list(out / SUSPECT_FILE, suspect)
-    if aligned.detector is not None:
+    if preparation.aligned.detector is not None:
         _join_landmarks(out)
     if listing.identities is None:  # a .lst numbers its classes itself
         names = {int(image.label[0]): f"{image.label[0]:.0f}" for image in listing.images}
     else:
         names = dict(enumerate(listing.identities))
     write_json(out / CLASSES_FILE, {str(label): names[one] for one, label in labels.items()})
-    write_property(out, max(labels.values()) + 1, config.size)
+    write_property(out, max(labels.values()) + 1, preparation.config.size)
     num_images = sum(mark.num_images for mark in marks)
     num_files = sum(mark.num_files for mark in marks)
     empty = [name for identity, name in names.items() if identity not in labels]

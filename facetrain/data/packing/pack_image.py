@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from facetrain.core.artifact import fingerprint
-from facetrain.core.config import Config
+from facetrain.core.config import Config, parse_config
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.progress import progress
 from facetrain.data.images.align import align
@@ -51,6 +51,30 @@ class PackConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class PackOptions:
+    """How images become faces, whatever they are packed as."""
+
+    size: int = 112
+    """Side of the images in pixels."""
+    quality: int = 95
+    """JPEG quality, 1 to 100, of images that must be encoded."""
+    landmarks: Path | None = None
+    """CSV of five points an image; see `read_landmarks`."""
+    detector: Path | None = None
+    """ONNX file of YuNet."""
+    faces: Choice = "largest"
+    """Which of several faces it finds; see `choose`."""
+    workers: int | None = None
+    """Processes; as many as processors when None. They do not change the result."""
+    show_progress: bool = True
+
+    @property
+    def aligns(self) -> bool:
+        """Whether faces are aligned, rather than images cropped."""
+        return self.landmarks is not None or self.detector is not None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Task:
     """An image to pack, and how its faces are known."""
 
@@ -68,6 +92,42 @@ class Aligned(NamedTuple):
     inputs: dict[str, str]  # name -> fingerprint of the files
 
 
+class Preparation(NamedTuple):
+    """Options that were checked, their files read."""
+
+    config: PackConfig
+    aligned: Aligned
+    workers: int | None
+    show_progress: bool
+
+    @classmethod
+    def of(cls, options: PackOptions, num_shards: int = 1) -> "Preparation":
+        """Checked.
+
+        Raises:
+            ConfigError: an option out of range, or one that does not fit another.
+            DataError: a file that is not what it should be.
+        """
+        decisive = {name: getattr(options, name) for name in ("size", "quality", "faces")}
+        config = parse_config(PackConfig, {**decisive, "num_shards": num_shards}, "pack")
+        aligned = _alignment(options.landmarks, options.detector, options.faces)
+        return cls(config, aligned, options.workers, options.show_progress)
+
+    def prepare(
+        self, tasks: Sequence["Task"], title: str
+    ) -> Generator[tuple["Task", "Result"], None, None]:
+        """Each task with its result, in order, from up to `workers` processes."""
+        photographs = bool(tasks) and tasks[0].detector is not None
+        least = _PHOTOGRAPHS_PER_WORKER if photographs else _IMAGES_PER_WORKER
+        chunk = _CHUNK_OF_PHOTOGRAPHS if photographs else _CHUNK
+        chunks = (tasks[i : i + chunk] for i in range(0, len(tasks), chunk))
+        workers = max(1, min(self.workers or os.cpu_count() or 1, len(tasks) // least))
+        one_chunk = functools.partial(_prepare_chunk, config=self.config)
+        results = (one for part in ordered_map(one_chunk, chunks, workers) for one in part)
+        bar = progress(results, title, total=len(tasks), unit="img", enabled=self.show_progress)
+        yield from zip(tasks, bar, strict=True)
+
+
 class PackedFace(NamedTuple):
     """One face as it is stored."""
 
@@ -81,13 +141,7 @@ Result = list[PackedFace] | str
 """The faces of an image file, one or more; or why there are none."""
 
 
-def alignment(landmarks: Path | None, detector: Path | None, faces: Choice) -> Aligned:
-    """The landmarks or the detector that a command names.
-
-    Raises:
-        ConfigError: both; or a choice of faces without a detector.
-        DataError: a file that is not what it should be.
-    """
+def _alignment(landmarks: Path | None, detector: Path | None, faces: Choice) -> Aligned:
     if landmarks is not None and detector is not None:
         raise ConfigError("--landmarks and --detector both say where the faces are; give one")
     if faces != "largest" and detector is None:
@@ -124,21 +178,6 @@ def _marked(image: SourceImage, around: str, landmarks: Landmarks) -> Task:
         number += 1
         key = f"{name}#{number}"
     return Task(image, tuple(points), None if points else reason)
-
-
-def prepare_all(
-    tasks: Sequence[Task], config: PackConfig, workers: int | None, title: str, show_progress: bool
-) -> Generator[tuple[Task, Result], None, None]:
-    """Each task with its result, in order, from up to `workers` processes; None: all processors."""
-    photographs = bool(tasks) and tasks[0].detector is not None
-    least = _PHOTOGRAPHS_PER_WORKER if photographs else _IMAGES_PER_WORKER
-    chunk = _CHUNK_OF_PHOTOGRAPHS if photographs else _CHUNK
-    chunks = (tasks[i : i + chunk] for i in range(0, len(tasks), chunk))
-    workers = max(1, min(workers or os.cpu_count() or 1, len(tasks) // least))
-    prepare = functools.partial(_prepare_chunk, config=config)
-    results = (one for part in ordered_map(prepare, chunks, workers) for one in part)
-    bar = progress(results, title, total=len(tasks), unit="img", enabled=show_progress)
-    yield from zip(tasks, bar, strict=True)
 
 
 def _prepare_chunk(tasks: Iterable[Task], config: PackConfig) -> list[Result]:

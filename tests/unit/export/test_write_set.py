@@ -21,6 +21,7 @@ from facetrain.data.images.codec import encode_jpeg
 from facetrain.data.inspection import inspect
 from facetrain.data.overlay import LabelOverlay
 from facetrain.data.packing.pack import pack
+from facetrain.data.packing.pack_image import PackOptions
 from facetrain.data.shards.recordio import ShardReader, unpack_record
 from facetrain.data.stage_data import write_stage_data
 from facetrain.export import write_set as module
@@ -210,7 +211,7 @@ def test_written_and_packed_again_it_is_the_same_set(
 ) -> None:
     write(run, tmp_path / "out", format=file_format)
     source = tmp_path / "out" if file_format == "folder" else tmp_path / "out/train.lst"
-    pack(source, tmp_path / "again", size=16, show_progress=False)
+    pack(source, tmp_path / "again", PackOptions(size=16, show_progress=False))
     again = FaceDataset.open(tmp_path / "again")
     decided = FaceDataset.open(tmp_path / "set", [run / "clean/overlay.npz"])
     assert again.label.tolist() == decided.label.tolist()

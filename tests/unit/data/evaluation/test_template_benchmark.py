@@ -9,6 +9,7 @@ import pytest
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.data.evaluation.pack_templates import pack_templates
 from facetrain.data.features import Features, save_features
+from facetrain.data.packing.pack_image import PackOptions
 from facetrain.dist.mesh import Mesh
 from facetrain.evaluate.ijb import IjbConfig, evaluate_ijb
 
@@ -34,7 +35,7 @@ def lines(path: Path) -> list[list[str]]:
 
 def test_every_image_is_in_one_template_of_its_person(photographs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    found = pack_templates(photographs, out, "ijbc", workers=1, show_progress=False)
+    found = pack_templates(photographs, out, "ijbc", PackOptions(workers=1, show_progress=False))
     assert found == {"num_images": PEOPLE * IMAGES - 1, "num_identities": PEOPLE, "num_skipped": 1}
     assert (out / "skipped.txt").read_text().startswith("p0/0.jpg\t")
     meta = out / "IJBC" / "meta"
@@ -59,7 +60,7 @@ def test_features_stay_with_their_templates(tmp_path: Path) -> None:
     label = np.repeat(np.arange(PEOPLE), IMAGES)
     embedding = np.eye(PEOPLE, dtype=np.float32)[label]
     save_features(tmp_path / "f.npz", Features(embedding, label))
-    pack_templates(tmp_path / "f.npz", tmp_path, "ijbb", show_progress=False)
+    pack_templates(tmp_path / "f.npz", tmp_path, "ijbb", PackOptions(show_progress=False))
     config = IjbConfig(
         path=tmp_path, protocol="ijbb", features=tmp_path / "features.npy", bootstrap=0
     )
@@ -73,9 +74,13 @@ def test_features_stay_with_their_templates(tmp_path: Path) -> None:
 def test_what_cannot_be_a_benchmark(photographs: Path, tmp_path: Path) -> None:
     save_features(tmp_path / "f.npz", Features(np.eye(4, dtype=np.float32), np.arange(4)))
     with pytest.raises(DataError, match="needs two people with two images each, of 4 images of 4"):
-        pack_templates(tmp_path / "f.npz", tmp_path / "a", "ijbc")
+        pack_templates(tmp_path / "f.npz", tmp_path / "a", "ijbc", PackOptions())
     with pytest.raises(ConfigError, match="embeddings have no landmarks"):
-        pack_templates(tmp_path / "f.npz", tmp_path / "a", "ijbc", landmarks=tmp_path / "l.csv")
-    pack_templates(photographs, tmp_path / "b", "ijbc", workers=1, show_progress=False)
+        pack_templates(
+            tmp_path / "f.npz", tmp_path / "a", "ijbc", PackOptions(landmarks=tmp_path / "l.csv")
+        )
+    pack_templates(photographs, tmp_path / "b", "ijbc", PackOptions(workers=1, show_progress=False))
     with pytest.raises(DataError, match=r"IJBC: must be new, but is there already"):
-        pack_templates(photographs, tmp_path / "b", "ijbc", workers=1, show_progress=False)
+        pack_templates(
+            photographs, tmp_path / "b", "ijbc", PackOptions(workers=1, show_progress=False)
+        )

@@ -15,6 +15,7 @@ from facetrain.data.images.codec import Image, decode_image, encode_jpeg
 from facetrain.data.images.detection import Face, FaceDetector, choose
 from facetrain.data.images.landmarks import read_landmarks
 from facetrain.data.packing.pack import pack
+from facetrain.data.packing.pack_image import PackOptions
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +62,7 @@ def test_the_largest_near_the_centre() -> None:
 def test_against_the_landmarks_of_another_detector(lfw: Path, yunet: Path, tmp_path: Path) -> None:
     """Median distance of the points under 3 pixels of 250; every face is found."""
     options = {"detector": yunet, "workers": 1, "show_progress": False}
-    metrics = pack(lfw / "folder", tmp_path / "out", **options).metrics
+    metrics = pack(lfw / "folder", tmp_path / "out", PackOptions(**options)).metrics
     assert (metrics["num_images"], metrics["num_skipped"]) == (202, 0)
     assert metrics["images_per_second"] > 0
     ours = read_landmarks(tmp_path / "out/landmarks.csv").points
@@ -71,7 +72,7 @@ def test_against_the_landmarks_of_another_detector(lfw: Path, yunet: Path, tmp_p
     assert np.max(np.mean(distance, axis=1)) < 10  # nowhere another face, or nothing like one
     # What it wrote is what --landmarks reads: the same bytes.
     again = {"landmarks": tmp_path / "out/landmarks.csv", "workers": 1, "show_progress": False}
-    pack(lfw / "folder", tmp_path / "again", **again)
+    pack(lfw / "folder", tmp_path / "again", PackOptions(**again))
     first, second = tmp_path / "out/train.rec", tmp_path / "again/train.rec"
     assert first.read_bytes() == second.read_bytes()
 
@@ -125,7 +126,7 @@ def test_photographs_are_packed_by_the_face_or_listed(
     for choice in ("largest", "all", "skip"):
         out = tmp_path / choice
         options = {"detector": yunet, "faces": choice, "workers": 1, "show_progress": False}
-        numbers[choice] = pack(source, out, **options).metrics
+        numbers[choice] = pack(source, out, PackOptions(**options)).metrics
         skipped = dict(line.split("\t") for line in (out / "skipped.txt").open())
         assert "no face" in skipped["ann/4.jpg"]
         assert len(skipped) == (2 if choice == "skip" else 1)
@@ -137,8 +138,10 @@ def test_photographs_are_packed_by_the_face_or_listed(
     with monkeypatch.context() as patch:
         patch.setattr("facetrain.data.packing.pack.write_property", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            pack(source, tmp_path / "again", num_shards=4, **{**options, "faces": "all"})
-    pack(source, tmp_path / "again", num_shards=4, **{**options, "faces": "all"})
+            pack(
+                source, tmp_path / "again", PackOptions(**{**options, "faces": "all"}), num_shards=4
+            )
+    pack(source, tmp_path / "again", PackOptions(**{**options, "faces": "all"}), num_shards=4)
     found = (tmp_path / "again/landmarks.csv").read_bytes()
     assert found == (tmp_path / "all/landmarks.csv").read_bytes()
     assert not [one for one in (tmp_path / "again").iterdir() if one.name.startswith(".")]
@@ -159,12 +162,12 @@ def test_a_detector_that_is_none_is_named(lfw: Path, yunet: Path, tmp_path: Path
     options = {"show_progress": False}
     for name, message in (("x.onnx", r"x\.onnx: must be YuNet"), ("y.onnx", "there is none")):
         with pytest.raises(DataError, match=message):
-            pack(lfw / "folder", tmp_path / "out", detector=tmp_path / name, **options)
+            pack(lfw / "folder", tmp_path / "out", PackOptions(detector=tmp_path / name, **options))
     both = {"detector": yunet, "landmarks": lfw / "folder_5pts.csv"}
     with pytest.raises(ConfigError, match="--landmarks and --detector both"):
-        pack(lfw / "folder", tmp_path / "out", **both)
+        pack(lfw / "folder", tmp_path / "out", PackOptions(**both))
     with pytest.raises(ConfigError, match="--faces all is for what --detector"):
-        pack(lfw / "folder", tmp_path / "out", faces="all")
+        pack(lfw / "folder", tmp_path / "out", PackOptions(faces="all"))
     assert not (tmp_path / "out").exists()
 
 
@@ -172,16 +175,28 @@ def test_landmarks_must_be_of_the_source(lfw: Path, tmp_path: Path) -> None:
     lines = (lfw / "folder_5pts.csv").read_text().splitlines()
     (tmp_path / "a.csv").write_text("\n".join([lines[0], *(f"x/{one}" for one in lines[1:])]))
     with pytest.raises(DataError, match=r"none of their 202 lines does \('x/A"):
-        pack(lfw / "folder", tmp_path / "out", landmarks=tmp_path / "a.csv", show_progress=False)
+        pack(
+            lfw / "folder",
+            tmp_path / "out",
+            PackOptions(landmarks=tmp_path / "a.csv", show_progress=False),
+        )
     # Of images of three times the size: all faces fit, and lie beyond the same corner; one of them
     # lies outside its image.
     rows = [line.split(",") for line in lines[1:]]
     moved = [[row[0], *(str(3 * float(cell)) for cell in row[1:])] for row in rows]
     (tmp_path / "a.csv").write_text("\n".join(map(",".join, moved)))
     with pytest.raises(DataError, match="100 % of the faces lie in one corner"):
-        pack(lfw / "folder", tmp_path / "out", landmarks=tmp_path / "a.csv", show_progress=False)
+        pack(
+            lfw / "folder",
+            tmp_path / "out",
+            PackOptions(landmarks=tmp_path / "a.csv", show_progress=False),
+        )
     (tmp_path / "a.csv").write_text("\n".join(map(",".join, [moved[0], *rows[1:]])))
-    pack(lfw / "folder", tmp_path / "out", landmarks=tmp_path / "a.csv", show_progress=False)
+    pack(
+        lfw / "folder",
+        tmp_path / "out",
+        PackOptions(landmarks=tmp_path / "a.csv", show_progress=False),
+    )
     skipped = (tmp_path / "out/skipped.txt").read_text()
     assert skipped.startswith(rows[0][0])
     assert "lie outside its 250 x 250 pixels" in skipped
@@ -197,9 +212,13 @@ def test_pairs_become_a_bin(lfw: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("".join(lines))
     csv = lfw / "folder_5pts.csv"
     arguments = (lfw / "folder", tmp_path / "x.bin", tmp_path / "list.txt")
-    numbers = pack_pairs(*arguments, landmarks=csv, workers=1, show_progress=False)
+    numbers = pack_pairs(*arguments, PackOptions(landmarks=csv, workers=1, show_progress=False))
     assert (numbers["num_pairs"], numbers["num_same"], numbers["num_images"]) == (2, 1, 3)
-    pack(lfw / "folder", tmp_path / "shards", landmarks=csv, workers=1, show_progress=False)
+    pack(
+        lfw / "folder",
+        tmp_path / "shards",
+        PackOptions(landmarks=csv, workers=1, show_progress=False),
+    )
     stored = FaceDataset.open(tmp_path / "shards")
     lst = (tmp_path / "shards/train.lst").read_text().splitlines()
     row = {line.split("\t")[2]: i for i, line in enumerate(lst)}
@@ -211,8 +230,10 @@ def test_pairs_become_a_bin(lfw: Path, tmp_path: Path) -> None:
     # Without landmarks of one image its pair is left out, and named.
     kept = [line for line in csv.read_text().splitlines() if str(names[2]) not in line]
     (tmp_path / "fewer.csv").write_text("\n".join(kept))
-    numbers = pack_pairs(*arguments, landmarks=tmp_path / "fewer.csv", show_progress=False)
+    numbers = pack_pairs(
+        *arguments, PackOptions(landmarks=tmp_path / "fewer.csv", show_progress=False)
+    )
     assert (numbers["num_pairs"], numbers["num_skipped_pairs"]) == (1, 1)
     assert (tmp_path / "x.bin.skipped.txt").read_text() == f"{names[2]}\thas no landmarks\n"
     with pytest.raises(ConfigError, match=r"must be a file that ends in \.bin"):
-        pack_pairs(lfw / "folder", tmp_path / "x", tmp_path / "list.txt")
+        pack_pairs(lfw / "folder", tmp_path / "x", tmp_path / "list.txt", PackOptions())

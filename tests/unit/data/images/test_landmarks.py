@@ -19,6 +19,7 @@ from facetrain.data.images.landmarks import (
     read_landmarks,
 )
 from facetrain.data.packing.pack import pack
+from facetrain.data.packing.pack_image import PackOptions
 
 
 @pytest.fixture
@@ -243,7 +244,9 @@ def test_points_of_an_image_before_exif_turns_it_are_listed(turned: bytes, tmp_p
     for i in range(5):
         (tmp_path / "people" / "p" / f"{i}.jpg").write_bytes(turned)
     landmarks = write(tmp_path / "a.csv", faces)
-    metrics = pack(tmp_path / "people", tmp_path / "o", landmarks=landmarks, workers=1).metrics
+    metrics = pack(
+        tmp_path / "people", tmp_path / "o", PackOptions(landmarks=landmarks, workers=1)
+    ).metrics
     assert (metrics["num_images"], metrics["num_skipped"]) == (4, 1)
     skipped = (tmp_path / "o" / "skipped.txt").read_text()
     assert skipped.startswith("p/0.jpg\tits landmarks are turned by 90 degrees")

@@ -18,6 +18,7 @@ from facetrain.data.images.decoder_warnings import with_warnings
 from facetrain.data.images.suspect import decode_checked
 from facetrain.data.inspection import inspect
 from facetrain.data.packing.pack import pack
+from facetrain.data.packing.pack_image import PackOptions
 
 FORMATS = {
     "jpg": (".jpg", []),
@@ -130,7 +131,7 @@ def test_pack_and_inspect_name_what_they_suspect(
             (people / identity / f"{i}.jpg").write_bytes(encoded("jpg", textured(112)))
     (people / "ann/1.jpg").write_bytes(with_hole(encoded("jpg", textured(112))))  # passes through
     (people / "bob/0.bmp").write_bytes(with_hole(encoded("bmp", textured(200))))  # encoded anew
-    artifact = pack(people, tmp_path / "out", show_progress=False)
+    artifact = pack(people, tmp_path / "out", PackOptions(show_progress=False))
     assert artifact.metrics["num_suspect"] == 2
     lines = (tmp_path / "out/suspect.txt").read_text().splitlines()
     assert [line.split("\t")[0] for line in lines] == ["ann/1.jpg", "bob/0.bmp"]

@@ -20,6 +20,7 @@ from facetrain.data.images.codec import decode_image, encode_jpeg
 from facetrain.data.images.workers import ordered_map
 from facetrain.data.packing import pack_image
 from facetrain.data.packing.pack import pack
+from facetrain.data.packing.pack_image import PackOptions
 from facetrain.data.shards.recordio import ShardReader, unpack_record
 
 SIZE = 24
@@ -51,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
 def run(source: Path, out: Path, **options: object) -> dict:
     """What is counted, the speed left out."""
     options = {"size": SIZE, "show_progress": False, "workers": 1, **options}
-    metrics = dict(pack(source, out, **options).metrics)
+    metrics = dict(pack(source, out, PackOptions(**options)).metrics)
     metrics.pop("images_per_second", None)
     return metrics
 
@@ -285,6 +286,7 @@ KILL = """
 import os, signal, sys
 from pathlib import Path
 from facetrain.data.shards import face_shard
+from facetrain.data.packing.pack_image import PackOptions
 from facetrain.data.packing.pack import pack
 write, calls = face_shard.FaceShardWriter.write, 0
 def die(self, label, encoded):
@@ -294,7 +296,7 @@ def die(self, label, encoded):
         os.kill(os.getpid(), signal.SIGKILL)
     return write(self, label, encoded)
 face_shard.FaceShardWriter.write = die
-pack(Path(sys.argv[1]), Path(sys.argv[2]), size=24, num_shards=3, show_progress=False)
+pack(Path(sys.argv[1]), Path(sys.argv[2]), PackOptions(size=24, show_progress=False), num_shards=3)
 """
 
 

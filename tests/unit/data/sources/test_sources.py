@@ -21,6 +21,7 @@ from facetrain import cli
 from facetrain.core.errors import DataError, UserError
 from facetrain.data.images.codec import encode_jpeg
 from facetrain.data.packing.pack import pack
+from facetrain.data.packing.pack_image import PackOptions
 from facetrain.data.sources import folder as source_folder
 from facetrain.data.sources import image as source_image
 from facetrain.data.sources import tar as source_tar
@@ -114,7 +115,7 @@ def test_every_file_is_packed_or_named(tmp_path: Path) -> None:
     )  # fmt: skip
     (source / "bob/phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
     (source / "bob/broken.png").write_bytes(b"not an image")
-    metrics = pack(source, tmp_path / "out", size=24, show_progress=False).metrics
+    metrics = pack(source, tmp_path / "out", PackOptions(size=24, show_progress=False)).metrics
     assert metrics["num_files"] == 9
     assert metrics["num_images"] == 3  # `noted` has no ending, but is an image
     skipped = [line.split("\t")[0] for line in (tmp_path / "out/skipped.txt").open()]
@@ -168,7 +169,7 @@ def test_pipes_sockets_and_devices_are_listed_not_opened(tmp_path: Path) -> None
         assert sorted(refused) == ["ann/null.jpg", "ann/pipe.jpg", "ann/socket.jpg"]
         lst = source / "a.lst"
         lst.write_text("".join(f"0\t1\tann/{n}.jpg\n" for n in ("1", "pipe", "null", "socket")))
-        metrics = pack(lst, tmp_path / "out", size=24, show_progress=False).metrics
+        metrics = pack(lst, tmp_path / "out", PackOptions(size=24, show_progress=False)).metrics
     assert (metrics["num_images"], metrics["num_skipped"]) == (1, 3)
 
 
@@ -212,11 +213,11 @@ def test_an_image_is_passed_over_only_for_its_own_fault(
 
     monkeypatch.setattr(source_image, "_without_waiting", refuse)
     if kind is None:
-        pack(people, tmp_path / "out", size=24, show_progress=False)
+        pack(people, tmp_path / "out", PackOptions(size=24, show_progress=False))
         assert message in (tmp_path / "out/skipped.txt").read_text()
         return
     with pytest.raises(kind, match=re.escape(message)):
-        pack(people, tmp_path / "out", size=24, show_progress=False)
+        pack(people, tmp_path / "out", PackOptions(size=24, show_progress=False))
     assert not (tmp_path / "out/manifest.json").exists()
 
 
@@ -334,10 +335,10 @@ def test_a_list_that_cannot_be_packed_names_line_and_remedy_and_leaves_nothing(
     tree(tmp_path, "a.jpg")
     (tmp_path / "x.lst").write_text(f"0\t1\ta.jpg\n{line}\n")
     with pytest.raises(DataError, match=rf"x\.lst: line 2 must be .*{wrong}"):
-        pack(tmp_path / "x.lst", tmp_path / "out", size=24, show_progress=False)
+        pack(tmp_path / "x.lst", tmp_path / "out", PackOptions(size=24, show_progress=False))
     assert not (tmp_path / "out").exists()
     (tmp_path / "x.lst").write_text("0\t1\ta.jpg\n")  # corrected, into the same folder
-    assert pack(tmp_path / "x.lst", tmp_path / "out", size=24, show_progress=False)
+    assert pack(tmp_path / "x.lst", tmp_path / "out", PackOptions(size=24, show_progress=False))
 
 
 def test_a_pack_that_fails_late_leaves_nothing_either(tmp_path: Path) -> None:
@@ -346,10 +347,10 @@ def test_a_pack_that_fails_late_leaves_nothing_either(tmp_path: Path) -> None:
         (source / name).write_bytes(b"not an image")
     (tmp_path / "out").mkdir()
     with pytest.raises(DataError, match="none of the 2 images"):
-        pack(source, tmp_path / "out", size=24, num_shards=2, show_progress=False)
+        pack(source, tmp_path / "out", PackOptions(size=24, show_progress=False), num_shards=2)
     assert list((tmp_path / "out").iterdir()) == []
     (source / "ann/1.jpg").write_bytes(JPEG)
-    assert pack(source, tmp_path / "out", size=24, show_progress=False)
+    assert pack(source, tmp_path / "out", PackOptions(size=24, show_progress=False))
 
 
 def test_what_a_killed_pack_claimed_does_not_keep_another_out(tmp_path: Path) -> None:
@@ -357,22 +358,22 @@ def test_what_a_killed_pack_claimed_does_not_keep_another_out(tmp_path: Path) ->
     source = tree(tmp_path / "s", "ann/1.jpg", "bob/1.jpg")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/.pack.json").write_text(json.dumps({"identity": "of another", "digest": "x"}))
-    assert pack(source, tmp_path / "out", size=24, show_progress=False)
+    assert pack(source, tmp_path / "out", PackOptions(size=24, show_progress=False))
 
 
 def test_a_shard_that_changed_since_it_was_finished_is_packed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tree(tmp_path / "s", "ann/1.jpg", "bob/1.jpg")
-    pack(source, tmp_path / "wanted", size=24, num_shards=2, show_progress=False)
+    pack(source, tmp_path / "wanted", PackOptions(size=24, show_progress=False), num_shards=2)
     with monkeypatch.context() as patch:
         patch.setattr("facetrain.data.packing.pack.write_property", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            pack(source, tmp_path / "out", size=24, num_shards=2, show_progress=False)
+            pack(source, tmp_path / "out", PackOptions(size=24, show_progress=False), num_shards=2)
     damaged = bytearray((tmp_path / "out/train-00000.rec").read_bytes())
     damaged[100] ^= 1
     (tmp_path / "out/train-00000.rec").write_bytes(damaged)
-    pack(source, tmp_path / "out", size=24, num_shards=2, show_progress=False)
+    pack(source, tmp_path / "out", PackOptions(size=24, show_progress=False), num_shards=2)
     for name in ("train-00000.rec", "train-00001.rec", "classes.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "wanted" / name).read_bytes()
 
@@ -385,7 +386,7 @@ def test_any_name_a_file_may_have(tmp_path: Path) -> None:
     latin = os.fsdecode(b"Jos\xe9")
     tree(source, f"{latin}/1.jpg")
     (source / "d" / "bad\n.jpg").write_bytes(b"no image")
-    pack(source, tmp_path / "out", size=24, show_progress=False)
+    pack(source, tmp_path / "out", PackOptions(size=24, show_progress=False))
     lines = (tmp_path / "out/train.lst").read_bytes().splitlines()
     names = [line.split(b"\t")[2] for line in lines]
     assert names[1] == rb"a\nb/x\ty.jpg"
@@ -406,7 +407,7 @@ def test_a_turned_jpeg_is_stored_turned(tmp_path: Path) -> None:
     turned = base64.b64decode("/9j/4QAiRXhpZgAASUkqAAgAAAABABIBAwABAAAABgAAAAAAAAA=")
     tree(tmp_path / "s", "ann/")
     (tmp_path / "s/ann/1.jpg").write_bytes(turned + encoded[2:])
-    pack(tmp_path / "s", tmp_path / "out", size=24, show_progress=False)
+    pack(tmp_path / "s", tmp_path / "out", PackOptions(size=24, show_progress=False))
     record = (tmp_path / "out/train.rec").read_bytes()
     start = record.index(b"\xff\xd8")
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -429,7 +430,11 @@ def test_a_message_moves_no_cursor(tmp_path: Path, capfd: pytest.CaptureFixture[
 def test_a_pipe_for_a_list_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(DataError, match=r"pipe\.csv: must be a CSV of landmarks, but is no plain"):
-        pack(tree(tmp_path / "s", "a/1.jpg"), tmp_path / "out", landmarks=tmp_path / "pipe.csv")
+        pack(
+            tree(tmp_path / "s", "a/1.jpg"),
+            tmp_path / "out",
+            PackOptions(landmarks=tmp_path / "pipe.csv"),
+        )
 
 
 def test_what_is_packed_may_lie_in_its_source(tmp_path: Path) -> None:
@@ -437,6 +442,6 @@ def test_what_is_packed_may_lie_in_its_source(tmp_path: Path) -> None:
     source = tree(tmp_path / "s", "a/1.jpg")
     for out in ("out", "a/out"):
         for _ in range(2):
-            metrics = pack(source, source / out, size=24, show_progress=False).metrics
+            metrics = pack(source, source / out, PackOptions(size=24, show_progress=False)).metrics
         assert (metrics["num_files"], metrics["num_empty_identities"]) == (1, 0)
         shutil.rmtree(source / out)
