@@ -18,15 +18,9 @@ from typing import get_args
 
 from facetrain.robust.l2b import Normalisation
 from tools.benchmarks.common import make_parser, write_report
+from tools.benchmarks.robust import runs
 from tools.benchmarks.robust.run import CHOSEN, CONTROLS
-from tools.benchmarks.robust.runs import (
-    Row,
-    accuracies,
-    arguments_of,
-    cifar_setup,
-    digits_setup,
-    sgd,
-)
+from tools.benchmarks.robust.runs import Row
 from tools.benchmarks.robust.tasks import Noise
 
 
@@ -35,17 +29,19 @@ def main(given: list[str] | None = None) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--normalisation", choices=get_args(Normalisation), default="clamp")
     parser.add_argument("--temperature", type=float, help="of softmax; 1 by default")
-    arguments = arguments_of(parser, given, ("digits", "cifar10", "cifar100"), "preact_resnet18", 3)
+    arguments = runs.arguments_of(
+        parser, given, ("digits", "cifar10", "cifar100"), "preact_resnet18", 3
+    )
     if arguments.dataset == "digits":
-        setup, own = digits_setup(), CHOSEN["digits"]["l2b"]
+        setup, own = runs.digits_setup(), CHOSEN["digits"]["l2b"]
     else:
         ten = arguments.dataset == "cifar10"
         batch, clip_norm = (512, 0.25) if ten else (256, 0.8)
-        setup = cifar_setup(
+        setup = runs.cifar_setup(
             arguments.data,
             10 if ten else 100,
             arguments.network,
-            sgd(300, batch, 0.15, clip_norm=clip_norm),
+            runs.sgd(300, batch, 0.15, clip_norm=clip_norm),
             arguments.device,
         )
         own = Row({"name": "l2b", "batch_size": batch, "warmup_epochs": 10})
@@ -60,7 +56,7 @@ def main(given: list[str] | None = None) -> None:
         "l2rw": own.but(pseudo_labels=False),
         "l2b": own,
     }
-    write_report(accuracies(setup, rows, noises, arguments), arguments.json, show=False)
+    write_report(runs.accuracies(setup, rows, noises, arguments), arguments.json, show=False)
 
 
 if __name__ == "__main__":

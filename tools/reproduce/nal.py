@@ -14,15 +14,9 @@ class, the true one too (`any`). Ours: no warm-up is needed without a margin; th
 
 from facetrain.engine.schedule import ScheduleConfig
 from tools.benchmarks.common import make_parser, write_report
+from tools.benchmarks.robust import runs
 from tools.benchmarks.robust.run import DIGITS_NAL
-from tools.benchmarks.robust.runs import (
-    Row,
-    accuracies,
-    arguments_of,
-    cifar_setup,
-    digits_setup,
-    sgd,
-)
+from tools.benchmarks.robust.runs import Row
 from tools.benchmarks.robust.tasks import Noise
 
 NOISES: list[tuple[Noise, float]] = [
@@ -37,14 +31,14 @@ NOISES: list[tuple[Noise, float]] = [
 def main(given: list[str] | None = None) -> None:
     """Parse, run, print."""
     parser = make_parser(__doc__)
-    arguments = arguments_of(parser, given, ("digits", "cifar10", "cifar100"), "resnet34", 3)
+    arguments = runs.arguments_of(parser, given, ("digits", "cifar10", "cifar100"), "resnet34", 3)
     if arguments.dataset == "digits":
-        setup, own, targets = digits_setup(), DIGITS_NAL, {"count": 10, "warmup_epochs": 30}
+        setup, own, targets = runs.digits_setup(), DIGITS_NAL, {"count": 10, "warmup_epochs": 30}
     else:
         num_classes = 10 if arguments.dataset == "cifar10" else 100
         falls = ScheduleConfig(cycle_epochs=10, final_factor=0.001 / 0.02)
-        config = sgd(500, 64, 0.02, weight_decay=1e-3, falls=falls)
-        setup = cifar_setup(
+        config = runs.sgd(500, 64, 0.02, weight_decay=1e-3, falls=falls)
+        setup = runs.cifar_setup(
             arguments.data, num_classes, arguments.network, config, arguments.device
         )
         targets = {"count": 10, "warmup_epochs": 60, "every_epochs": 10}
@@ -54,7 +48,7 @@ def main(given: list[str] | None = None) -> None:
     if arguments.rates:
         noises = [("any", rate) for rate in arguments.rates]
     rows = {"plain": Row(), "nal": own, "nal + targets": own.but(targets=targets)}
-    write_report(accuracies(setup, rows, noises, arguments), arguments.json, show=False)
+    write_report(runs.accuracies(setup, rows, noises, arguments), arguments.json, show=False)
 
 
 if __name__ == "__main__":

@@ -49,10 +49,10 @@ def folder(tmp_path: Path) -> Path:
     return source
 
 
-def run(source: Path, out: Path, **options: object) -> dict:
+def run(source: Path, out: Path, num_shards: int = 1, **options: object) -> dict:
     """What is counted, the speed left out."""
     options = {"size": SIZE, "show_progress": False, "workers": 1, **options}
-    metrics = dict(pack(source, out, PackOptions(**options)).metrics)
+    metrics = dict(pack(source, out, PackOptions(**options), num_shards).metrics)
     metrics.pop("images_per_second", None)
     return metrics
 
