@@ -22,7 +22,7 @@ from facetrain.data.dataset import FaceDataset
 from facetrain.data.stage_data import write_stage_data
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import job_lock
-from facetrain.embedding import embed, given_embeddings
+from facetrain.embedding import embed
 from facetrain.engine.inference import open_backbone
 from facetrain.engine.loop import Evaluate
 from facetrain.evaluate import evaluate, ijb
@@ -121,11 +121,6 @@ def embed_stage(
     )
 
 
-def given_stage(dataset: FaceDataset, embeddings: Path, out_dir: Path, mesh: Mesh) -> Artifact:
-    """Stage `embed` of a data set, from an `.npz` of embeddings that are given."""
-    return given_embeddings.run(embeddings, dataset, out_dir, mesh)
-
-
 def evaluate_stage(
     config: EvaluateConfig, backbone: BackboneSource, out_dir: Path, mesh: Mesh
 ) -> Artifact:
@@ -184,20 +179,8 @@ def clean_stage(
         "embedding": fingerprint(embeddings / run_folder.EMBEDDING_FILE),
         "graph": fingerprint(graph / run_folder.NEIGHBOURS_FILE),
     }
-    of_graph = read_artifact(graph)
-    if of_graph is None or of_graph.manifest["inputs"].get("embedding") != inputs["embedding"]:
-        raise ConfigError(
-            f"--graph {graph}: must be the graph of {embeddings}, but was made of other "
-            "embeddings; run the graph stage again"
-        )
     config = recipe.clean or CleanConfig()
-    found, wanted = of_graph.metrics["num_neighbours"], config.graph.num_context
-    if found < min(wanted, dataset.num_images - 1):
-        logger.warning(
-            "%s has %d neighbours of each image, but clean.graph.num_context=%d are looked at; "
-            "set graph.num_neighbours to at least that",
-            graph, found, wanted,
-        )  # fmt: skip
+    _check_graph(graph, embeddings, inputs["embedding"], config, dataset.num_images)
     artifact = clean.run(
         config,
         dataset,
@@ -212,6 +195,25 @@ def clean_stage(
     if mesh.is_main:
         write_stage_data(out_dir, recipe.data)
     return artifact
+
+
+def _check_graph(
+    graph: Path, embeddings: Path, digest: str, config: CleanConfig, num_images: int
+) -> None:
+    """It must be of these embeddings; fewer neighbours than the cleaner looks at are told."""
+    made = read_artifact(graph)
+    if made is None or made.manifest["inputs"].get("embedding") != digest:
+        raise ConfigError(
+            f"--graph {graph}: must be the graph of {embeddings}, but was made of other "
+            "embeddings; run the graph stage again"
+        )
+    found, wanted = made.metrics["num_neighbours"], config.graph.num_context
+    if found < min(wanted, num_images - 1):
+        logger.warning(
+            "%s has %d neighbours of each image, but clean.graph.num_context=%d are looked at; "
+            "set graph.num_neighbours to at least that",
+            graph, found, wanted,
+        )  # fmt: skip
 
 
 def finished_stage(out_dir: Path, given: Path | None, stage: str, option: str) -> Path:

@@ -25,6 +25,7 @@ from facetrain.data.packing.pack_image import PackOptions
 from facetrain.data.sources.list_images import list_images
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.stage import job_lock
+from facetrain.embedding import given_embeddings
 from facetrain.models.weights import BackboneSource, load_backbone
 from facetrain.recipe import RECIPES, CleaningRecipe, with_clean_files, with_files
 
@@ -190,7 +191,7 @@ def clean_images(
         embedded, graph = out_dir / run_folder.EMBED, out_dir / run_folder.GRAPH
         dataset = pipeline.open_dataset(recipe, mesh)
         if isinstance(embedder, Given):
-            pipeline.given_stage(dataset, embedder.path, embedded, mesh)
+            given_embeddings.run(embedder.path, dataset, embedded, mesh)
         else:
             pipeline.embed_stage(recipe, embedder, embedded, mesh, dataset)
         pipeline.graph_stage(recipe, embedded, graph, mesh)

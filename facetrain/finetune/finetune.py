@@ -131,7 +131,7 @@ def run(
         if config.train.channels_last:
             backbone.to(memory_format=torch.channels_last)
         freeze(backbone, config.model.freeze)
-        method, numbers = _method(config, dataset, images, backbone, head, mesh)
+        method, numbers = _method(config, dataset, images, backbone, head)
         trained_further = train_backbone(
             config,
             dataset,
@@ -153,7 +153,6 @@ def _method(
     meta_images: FaceDataset | None,
     backbone: torch.nn.Module,
     head: MarginHead,
-    mesh: Mesh,
 ) -> tuple[Method, dict[str, Any]]:
     """The method, and numbers about its start for the manifest."""
     tuned = config.finetune
@@ -164,35 +163,25 @@ def _method(
             "finetune.method=class_margin is the prior alone, but finetune.prior=none: every image "
             "has the head's margin, as with cosface; set finetune.prior"
         )
-    prior = torch.from_numpy(_prior(config, dataset)).float().to(mesh.device)  # (N,)
+    prior = torch.from_numpy(_prior(config, dataset)).float().to(head.mesh.device)  # (N,)
     if tuned.method == "class_margin":
         return PriorMargin(head, prior, tuned.max_margin), {}
-    assert tuned.meta is not None
     assert meta_images is not None
-    # The meta set, less the people who are trained already.
+    return _mvcom(config, dataset, meta_images, backbone, head, prior)
+
+
+def _mvcom(
+    config: FinetuneStageConfig,
+    dataset: FaceDataset,
+    meta_images: FaceDataset,
+    backbone: torch.nn.Module,
+    head: MarginHead,
+    prior: torch.Tensor,
+) -> tuple[Method, dict[str, Any]]:
+    tuned, mesh = config.finetune, head.mesh
     meta, train_level = _open_meta(config, dataset, meta_images, mesh)
     workers = min(config.data.workers, 1)
-    backbone.eval()
-    embedding, level, identity = meta.fit_sample(backbone, workers)
-    if not tuned.meta.same_numbering:
-        centre = head.weight.flatten(0, -2)
-        similar = known_people(embedding, identity, centre, tuned.meta.duplicate_similarity)
-        found = sorted({one for rank in gather_objects(similar.tolist(), mesh) for one in rank})
-        meta.without(np.array(found, np.int64))
-        stays = ~torch.isin(identity, torch.tensor(found, device=identity.device))
-        embedding, level = embedding[stays], level[stays]
-        logger.info("meta set: left out %d people who look like a trained class", len(found))
-    log_contents(meta)
-    # The variation heads, fitted before the first step.
-    heads = VariationHeads([len(names) for names in meta.names.values()], embedding.shape[1])
-    heads.to(mesh.device)
-    fit_heads(
-        heads, embedding, level,
-        epochs=tuned.head_epochs, learning_rate=tuned.head_fit_rate, seed=config.seed,
-    )  # fmt: skip
-    accuracy = dict(zip(meta.names, heads.accuracy(embedding, level), strict=True))
-    logger.info("variation heads, accuracy on what they were fitted to: %s", accuracy)
-    # What each step sees of the meta set.
+    heads, accuracy = _fitted_heads(config, meta, backbone, head, workers)
     sign = signs(tuned.residual, tuple(meta.names))
     sampler = make_sampler(config, dataset)
     chosen = MetaSampler(
@@ -226,6 +215,41 @@ def _method(
         "num_meta_identities": meta.num_identities,
         "variation_accuracy": accuracy,
     }
+
+
+def _fitted_heads(
+    config: FinetuneStageConfig,
+    meta: MetaSet,
+    backbone: torch.nn.Module,
+    head: MarginHead,
+    workers: int,
+) -> tuple[VariationHeads, dict[str, float]]:
+    """The variation heads before the first step, and their accuracy by factor.
+
+    Takes out of `meta` the people who are trained already.
+    """
+    tuned, mesh = config.finetune, head.mesh
+    assert tuned.meta is not None
+    backbone.eval()
+    embedding, level, identity = meta.fit_sample(backbone, workers)
+    if not tuned.meta.same_numbering:
+        centre = head.weight.flatten(0, -2)
+        similar = known_people(embedding, identity, centre, tuned.meta.duplicate_similarity)
+        found = sorted({one for rank in gather_objects(similar.tolist(), mesh) for one in rank})
+        meta.without(np.array(found, np.int64))
+        stays = ~torch.isin(identity, torch.tensor(found, device=identity.device))
+        embedding, level = embedding[stays], level[stays]
+        logger.info("meta set: left out %d people who look like a trained class", len(found))
+    log_contents(meta)
+    heads = VariationHeads([len(names) for names in meta.names.values()], embedding.shape[1])
+    heads.to(mesh.device)
+    fit_heads(
+        heads, embedding, level,
+        epochs=tuned.head_epochs, learning_rate=tuned.head_fit_rate, seed=config.seed,
+    )  # fmt: skip
+    accuracy = dict(zip(meta.names, heads.accuracy(embedding, level), strict=True))
+    logger.info("variation heads, accuracy on what they were fitted to: %s", accuracy)
+    return heads, accuracy
 
 
 def _prior(config: FinetuneStageConfig, dataset: FaceDataset) -> np.ndarray[Any, Any]:

@@ -55,6 +55,39 @@ def write_run(out: Path, num_identities: int, num_images: int, people: list[list
         people: faces to use, over and over.
     """
     random = numpy_generator(0, "fake clean run")
+    number, home, wrong, first = _planted(random, num_identities, num_images)
+    faces, noise = out / "faces", out / "noise" / "overlay.npz"
+    with FaceShardWriter(faces / "train.rec") as writer:
+        for row, (given, true) in enumerate(zip(number.tolist(), home.tolist(), strict=True)):
+            person = people[true % len(people)]
+            writer.write(FIRST_ID + STEP * given, person[row % len(person)])
+    used = random.random(len(number)) >= ABSENT
+    used[::num_images] = True  # every identity keeps an image
+    LabelOverlay.make(FIRST_ID + STEP * number, used).save(noise)
+    dataset = FaceDataset.open(faces, [noise])
+    data = DataConfig(path=faces, overlay=(noise,), workers=0)
+    run = out / "run"
+    write_stage_data(run / "clean", data)
+    swapped = np.isin(dataset.row, [first, first + num_images])
+    _write_decisions(run / "clean", random, dataset, home[used], wrong[used], swapped)
+    metrics = {"num_images": dataset.num_images, "num_classes": num_identities}
+    for stage, config in (("train", {"data": data.model_dump(mode="json")}), ("clean", {})):
+        manifest = Manifest(
+            stage=stage, config=config, config_digest="", metrics=metrics, seconds=1, world_size=1,
+            inputs={"data": dataset.fingerprint}, versions={"facetrain": facetrain.__version__},
+            commit=None,
+            files={path.name: file_digest(path) for path in (run / stage).glob("*.npz")},
+        )  # fmt: skip
+        write_sealed(run / stage / "manifest.json", manifest)
+
+
+def _planted(
+    random: np.random.Generator, num_identities: int, num_images: int
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Of each row the person it is given to, the person shown, whether they differ; and the swaps.
+
+    A swap exchanges image `swap` with image `swap + num_images`.
+    """
     num_rows = num_identities * num_images
     number = np.repeat(np.arange(num_identities), num_images)
     wrong = random.random(num_rows) < WRONG
@@ -62,16 +95,19 @@ def write_run(out: Path, num_identities: int, num_images: int, people: list[list
     first = np.arange(0, num_identities - 1, SWAPPED) * num_images  # images of two neighbours
     home[first], home[first + num_images] = number[first + num_images], number[first]
     wrong[first] = wrong[first + num_images] = True
-    faces, noise = out / "faces", out / "noise" / "overlay.npz"
-    with FaceShardWriter(faces / "train.rec") as writer:
-        for row, (given, true) in enumerate(zip(number.tolist(), home.tolist(), strict=True)):
-            person = people[true % len(people)]
-            writer.write(FIRST_ID + STEP * given, person[row % len(person)])
-    used = random.random(num_rows) >= ABSENT
-    used[::num_images] = True  # every identity keeps an image
-    LabelOverlay.make(FIRST_ID + STEP * number, used).save(noise)
-    dataset = FaceDataset.open(faces, [noise])
-    label, home, wrong = dataset.label, home[used], wrong[used]
+    return number, home, wrong, first
+
+
+def _write_decisions(
+    folder: Path,
+    random: np.random.Generator,
+    dataset: FaceDataset,
+    home: NDArray[Any],
+    wrong: NDArray[Any],
+    swapped: NDArray[Any],
+) -> None:
+    """`clean.npz` and `overlay.npz`, as a cleaner might have judged."""
+    label, num_identities = dataset.label, dataset.num_classes
     threshold = random.uniform(0.4, 0.85, num_identities).astype(np.float32)
     spread = random.beta(1, 12, len(label)) ** random.choice([0.3, 1], len(label), p=[0.15, 0.85])
     probability = np.where(wrong, spread, 1 - spread).astype(np.float32)
@@ -79,7 +115,6 @@ def write_run(out: Path, num_identities: int, num_images: int, people: list[list
     threshold[unsure], undecided = 0, unsure[label]
     probability[undecided] = 0.5
     kept = probability > threshold[label]
-    swapped = np.isin(dataset.row, [first, first + num_images])
     probability[swapped], kept[swapped] = 0.02, False
     told = ~kept & (home != label) & ((random.random(len(label)) < FOUND_HOME) | swapped)
     moved = told & (random.random(len(label)) < MOVED)
@@ -87,9 +122,6 @@ def write_run(out: Path, num_identities: int, num_images: int, people: list[list
     merge[random.random(num_identities) >= MERGED] = -1
     merge[merge == np.arange(num_identities)] = -1
     copied = np.where(random.random(len(label)) < COPIED, np.arange(len(label)) - 1, -1)
-    run = out / "run"
-    data = DataConfig(path=faces, overlay=(noise,), workers=0)
-    write_stage_data(run / "clean", data)
     reason = np.where(kept, Reason.CLEAN, np.where(told, Reason.OTHER_IDENTITY, Reason.NOBODY))
     reason[undecided & ~swapped] = Reason.AMBIGUOUS
     hard = kept & ~undecided & (probability < 0.9)
@@ -106,10 +138,10 @@ def write_run(out: Path, num_identities: int, num_images: int, people: list[list
         overlap=np.zeros(len(label), np.bool_),
         class_id=ids,
         threshold=threshold,
-    ).save(run / "clean" / "clean.npz")
+    ).save(folder / "clean.npz")
 
     def by_row(value: NDArray[Any], absent: int) -> NDArray[Any]:
-        column = np.full(num_rows, absent, value.dtype)
+        column = np.full(dataset.num_rows, absent, value.dtype)
         column[dataset.row] = value
         return column
 
@@ -119,16 +151,7 @@ def write_run(out: Path, num_identities: int, num_images: int, people: list[list
         source=by_row(np.ones(len(label), np.uint8), 0),
         source_names=("", "clean"),
         dataset_fingerprint=dataset.base_fingerprint,
-    ).save(run / "clean" / "overlay.npz")
-    metrics = {"num_images": len(label), "num_classes": num_identities}
-    for stage, config in (("train", {"data": data.model_dump(mode="json")}), ("clean", {})):
-        manifest = Manifest(
-            stage=stage, config=config, config_digest="", metrics=metrics, seconds=1, world_size=1,
-            inputs={"data": dataset.fingerprint}, versions={"facetrain": facetrain.__version__},
-            commit=None,
-            files={path.name: file_digest(path) for path in (run / stage).glob("*.npz")},
-        )  # fmt: skip
-        write_sealed(run / stage / "manifest.json", manifest)
+    ).save(folder / "overlay.npz")
 
 
 def main() -> None:
