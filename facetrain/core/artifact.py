@@ -26,9 +26,9 @@ from facetrain.core.config import Config, config_digest
 from facetrain.core.digest import content_digest, file_digest
 from facetrain.core.errors import SHORTAGES, DataError, OutputError
 from facetrain.core.log import logger
+from facetrain.core.run_folder import CHECKPOINTS, LOG_FILE, MANIFEST_FILE
 from facetrain.core.text import printable
 
-MANIFEST = "manifest.json"
 _SAMPLE_BYTES = 1 << 20
 
 
@@ -239,7 +239,7 @@ def read_artifact(out_dir: Path) -> Artifact | None:
     Raises:
         DataError: its manifest is damaged. The other files are not looked at: see `verify`.
     """
-    path = out_dir / MANIFEST
+    path = out_dir / MANIFEST_FILE
     if not path.is_file():
         return None
     try:
@@ -299,8 +299,8 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
-_OWN_DIGESTS = ("checkpoints",)  # folders whose files are verified by records of their own
-_FOR_PEOPLE = ("log.jsonl", "tensorboard")  # appended to, or drawn again, after the stage
+_OWN_DIGESTS = (CHECKPOINTS,)  # folders whose files are verified by records of their own
+_FOR_PEOPLE = (LOG_FILE, "tensorboard")  # appended to, or drawn again, after the stage
 _PICTURES = (".png", ".html", ".svg")
 
 
@@ -314,9 +314,9 @@ def _digests(out_dir: Path) -> dict[str, str]:
             if child.name.startswith((".", "damaged_")) or name in (*_OWN_DIGESTS, *_FOR_PEOPLE):
                 continue
             if child.is_dir():
-                if not (child / MANIFEST).exists():
+                if not (child / MANIFEST_FILE).exists():
                     pending.append(child)
-            elif child.suffix not in _PICTURES and name != MANIFEST:
+            elif child.suffix not in _PICTURES and name != MANIFEST_FILE:
                 found[name] = file_digest(child)
     return found
 
@@ -356,5 +356,5 @@ def write_manifest(
         commit=_commit(),
         files=_digests(out_dir),
     )
-    write_sealed(out_dir / MANIFEST, manifest)
+    write_sealed(out_dir / MANIFEST_FILE, manifest)
     return Artifact(out_dir, manifest.model_dump())

@@ -21,10 +21,11 @@ from pathlib import Path
 from facetrain.core.artifact import not_writable
 from facetrain.core.errors import UserError
 from facetrain.core.log import logger
+from facetrain.core.run_folder import JOURNAL_FILE, MANIFEST_FILE
 from facetrain.core.text import printable
 
 _LOCK = ".lock"
-_OWNED = (_LOCK, "manifest.json", "journal.jsonl")  # another job's, a finished stage, a review
+_OWNED = (_LOCK, MANIFEST_FILE, JOURNAL_FILE)  # another job's, a finished stage, a review
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # what `atomic_path` names its temporaries
 _held: dict[Path, int] = {}  # lock file -> the thread of this process that has it
 

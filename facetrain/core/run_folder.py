@@ -25,7 +25,10 @@ CLEAN_FILE, OVERLAY_FILE = "clean.npz", "overlay.npz"  # of clean; the review ha
 VERIFICATION_FILE, DISTANCES = "verification.json", "distances"  # of an evaluation
 ROC_FILE = "roc.npz"  # of an evaluation on IJB
 JOURNAL_FILE = "journal.jsonl"  # of a review
-CLASSES_FILE, SKIPPED_FILE = "classes.json", "skipped.txt"  # beside shards
+DATA_FILE = "data.json"  # of a stage that judged labels: which data set
+CLASSES_FILE = "classes.json"  # beside shards, as the next two lines
+SKIPPED_FILE, IGNORED_FILE, SUSPECT_FILE = "skipped.txt", "ignored.txt", "suspect.txt"
+LANDMARKS_FILE = "landmarks.csv"  # what a detector found, as `--landmarks` reads it
 TRUTH_FILE = "truth.npz"  # beside planted noise
 
 STAGE_OF_FOLDER = {

@@ -15,7 +15,7 @@ from facetrain.data.cleaning_result import CleaningResult
 from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.files.npz_file import read_npz
 from facetrain.data.overlay import LabelOverlay
-from facetrain.data.stage_data import DATA_FILE, read_stage_data
+from facetrain.data.stage_data import read_stage_data
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -110,15 +110,16 @@ class CleanedSet:
             )
         clean.verify(run_folder.CLEAN_FILE, run_folder.OVERLAY_FILE)
         data = read_stage_data(clean.path)
+        file = clean.path / run_folder.DATA_FILE
         if data is None:
             raise DataError(
-                f"{clean.path / DATA_FILE}: must say which data set was cleaned, but there is no "
+                f"{file}: must say which data set was cleaned, but there is no "
                 "such file; run the same command that cleaned it again"
             )
         for path in data.files:
             if not path.exists():
                 raise DataError(
-                    f"{clean.path / DATA_FILE}: must still be there, but there is no {path}; bring "
+                    f"{file}: must still be there, but there is no {path}; bring "
                     "it back, or start in the folder the run was started in"
                 )
         dataset = FaceDataset.open(data.path, data.overlay, on_corrupt=data.on_corrupt)

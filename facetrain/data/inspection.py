@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
 from facetrain.core.progress import progress
-from facetrain.data.images.suspect import SUSPECT_FILE, decode_checked
+from facetrain.core.run_folder import SUSPECT_FILE
+from facetrain.data.images.suspect import decode_checked
 from facetrain.data.images.workers import ordered_map
 from facetrain.data.shards.record_table import BrokenRecordError, RecordTable, read_payload
 from facetrain.data.shards.recordio import ShardReader, shard_paths, unpack_record

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
+from facetrain.core.run_folder import OVERLAY_FILE
 from facetrain.data.files.npz_file import ArrayHeader, check_column, read_npz, write_npz
 
 _MOST_TEXT = 1 << 20  # bytes: 256 names and a fingerprint take less
@@ -25,7 +26,7 @@ _MOST_TEXT = 1 << 20  # bytes: 256 names and a fingerprint take less
 def overlay_file(path: Path | str) -> Path:
     """The overlay that a path names: a file, or a folder's `overlay.npz`."""
     path = Path(path)
-    return path / "overlay.npz" if path.is_dir() else path
+    return path / OVERLAY_FILE if path.is_dir() else path
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from facetrain.core.artifact import read_json, write_json
 from facetrain.core.config import parse_config
+from facetrain.core.run_folder import DATA_FILE
 from facetrain.data.dataset import DataConfig
-
-DATA_FILE = "data.json"
 
 
 def write_stage_data(folder: Path, data: DataConfig) -> None:

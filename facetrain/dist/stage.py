@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from facetrain.core.artifact import (
-    MANIFEST,
     Artifact,
     finished,
     read_artifact,
@@ -18,6 +17,7 @@ from facetrain.core.config import Config
 from facetrain.core.errors import UserError
 from facetrain.core.lock import folder_lock
 from facetrain.core.log import logger
+from facetrain.core.run_folder import MANIFEST_FILE
 from facetrain.core.text import printable
 from facetrain.dist.collectives import any_rank, first_of_ranks
 from facetrain.dist.mesh import Mesh
@@ -81,7 +81,7 @@ def run_stage(
             return done
         started = time.time()
         if mesh.is_main:
-            (out_dir / MANIFEST).unlink(missing_ok=True)
+            (out_dir / MANIFEST_FILE).unlink(missing_ok=True)
             logger.info("%s: %s started", printable(out_dir), stage)
         mesh.barrier()
         metrics = work()

@@ -205,7 +205,7 @@ class _Writer:
             for row in rows:
                 original = self._original(row, self.dataset.row_source(row))
                 self.written[row] = os.path.abspath(original)
-        self._write_list("train.lst", first=0)
+        self._write_list(first=0)
 
     def _write_rec(self, rows: Iterator[int]) -> None:
         path = self.folder / "train.rec"
@@ -233,14 +233,16 @@ class _Writer:
         write_property(self.folder, len(self.class_ids), size)
         names = {str(number): name for number, name in enumerate(self.names) if name}
         write_json(self.folder / CLASSES_FILE, names)
-        self._write_list("train.lst", first)
+        self._write_list(first)
 
-    def _write_list(self, name: str, first: int) -> None:
+    def _write_list(self, first: int) -> None:
         """`index<TAB>label<TAB>path` of what was written: its path, or what it was called."""
         order = [row for row, where in enumerate(self.written) if where]
         order.sort(key=lambda row: self.decided.label[row])
         in_rec = self.config.format == "rec"
-        with open(self.folder / name, "w", encoding="utf-8", errors="surrogateescape") as file:
+        with open(
+            self.folder / "train.lst", "w", encoding="utf-8", errors="surrogateescape"
+        ) as file:
             for number, row in enumerate(order, start=first):
                 path = self.written[row]
                 if in_rec:

@@ -46,11 +46,11 @@ class Picture:
     photo: bool = False  # faces: the report embeds them as JPEG, and dark mode leaves them
 
 
-def save_figure(figure: Figure, path: Path, dots_per_inch: int = 130) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, atomically."""
     FigureCanvasAgg(figure)
     with atomic_path(path) as temporary, mpl.rc_context(STYLE):  # ticks are made only now
-        figure.savefig(temporary, format="png", dpi=dots_per_inch, facecolor="white")
+        figure.savefig(temporary, format="png", dpi=130, facecolor="white")
 
 
 class Gallery:

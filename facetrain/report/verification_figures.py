@@ -16,6 +16,7 @@ from facetrain.data.evaluation.verification_bin import VerificationSet
 from facetrain.metrics.verification import Bools, Floats, area_under, roc
 from facetrain.report.style import COLOURS, STYLE, literal, power_of_ten
 
+_FACE_SIZE = 112  # pixels
 _RIGHT, _WRONG = "#37352f", "#c4372b"
 _probit = np.vectorize(statistics.NormalDist().inv_cdf, otypes=[np.float64])
 
@@ -261,7 +262,6 @@ def hardest_pairs_figure(
     threshold: float,
     *,
     count: int = 10,
-    size: int = 112,
 ) -> Figure:
     """The hardest pairs of each kind: same people on the left, different ones on the right.
 
@@ -292,7 +292,7 @@ def hardest_pairs_figure(
             for axes in grid.flat:
                 axes.set_axis_off()
             for axes, pair, is_wrong in zip(grid.flat, rows_of_kind, wrong, strict=False):
-                faces = [pairs.decode(2 * pair + side, size) for side in (0, 1)]
+                faces = [pairs.decode(2 * pair + side, _FACE_SIZE) for side in (0, 1)]
                 axes.imshow(np.concatenate(faces, axis=1))
                 axes.set_title(
                     f"pair {pair}   cosine {1 - distance[pair] / 2:.2f}",

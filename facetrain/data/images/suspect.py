@@ -14,9 +14,6 @@ from typing import NamedTuple
 
 from facetrain.data.images.codec import Image, decode_with_warnings
 
-SUSPECT_FILE = "suspect.txt"
-"""What `pack` lists them in: `source path<TAB>reason`."""
-
 _LEAST_RUN = 64  # bytes: 512 zero bits in a row
 _LEAST_SHARE = 16  # of the stored pixels, 1 in 16
 _NEAR = 12  # bytes: a black border may have a few other pixels before it, or padding behind

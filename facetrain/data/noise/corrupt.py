@@ -6,7 +6,7 @@ import numpy as np
 
 from facetrain.core.errors import ConfigError, DataError, OutputError
 from facetrain.core.lock import file_lock
-from facetrain.core.run_folder import TRUTH_FILE
+from facetrain.core.run_folder import OVERLAY_FILE, TRUTH_FILE
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.features import Features, load_features, save_features
 from facetrain.data.files.npz_file import write_npz
@@ -40,7 +40,7 @@ def corrupt(source: Path, out: Path, config: NoiseConfig) -> dict[str, int]:
     of_features = source.suffix == ".npz"
     target = out
     if out.suffix != ".npz":
-        target = out / ("features.npz" if of_features else "overlay.npz")
+        target = out / ("features.npz" if of_features else OVERLAY_FILE)
     if target.is_dir() or any(parent.is_file() for parent in target.parents):
         raise OutputError(
             f"--out {out}: must be writable as an .npz or a folder, but something else stands "

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from facetrain.core.artifact import (
-    MANIFEST,
     Artifact,
     atomic_path,
     finished,
@@ -28,11 +27,17 @@ from facetrain.core.digest import content_digest
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.lock import folder_lock
 from facetrain.core.log import logger
-from facetrain.core.run_folder import CLASSES_FILE, SKIPPED_FILE
+from facetrain.core.run_folder import (
+    CLASSES_FILE,
+    IGNORED_FILE,
+    LANDMARKS_FILE,
+    MANIFEST_FILE,
+    SKIPPED_FILE,
+    SUSPECT_FILE,
+)
 from facetrain.core.text import printable
 from facetrain.data.files.lists import write_list
 from facetrain.data.images.landmarks import Landmarks, image_key
-from facetrain.data.images.suspect import SUSPECT_FILE
 from facetrain.data.packing.pack_image import (
     LANDMARK_HEADER,
     PackOptions,
@@ -55,8 +60,6 @@ from facetrain.data.sources.image import Listing
 from facetrain.data.sources.list_images import list_images
 
 _SCRATCH = ".source.tar"
-LANDMARKS_FILE = "landmarks.csv"
-"""What a detector found, as `--landmarks` reads it."""
 
 
 def pack(
@@ -113,7 +116,7 @@ def _pack(source: Path, out: Path, preparation: Preparation, started: float) -> 
             remove_state(out)
             return done
         if made_by(out, "pack", config, inputs) is not None:  # this very pack, damaged since
-            for path in (out / MANIFEST, *out.glob("*.rec")):
+            for path in (out / MANIFEST_FILE, *out.glob("*.rec")):
                 path.unlink()
         tasks = tasks_for(listing.images, listing.around, aligned)
         if config.num_shards > len(tasks):
@@ -261,7 +264,7 @@ def _write_lists(
     skipped = [*listing.refused, *(pair for mark in marks for pair in mark.skipped)]
     suspect = [pair for mark in marks for pair in mark.suspect]
     write_list(out / SKIPPED_FILE, skipped)
-    write_list(out / "ignored.txt", listing.ignored)
+    write_list(out / IGNORED_FILE, listing.ignored)
     write_list(out / SUSPECT_FILE, suspect)
     if preparation.aligned.detector is not None:
         _join_landmarks(out)

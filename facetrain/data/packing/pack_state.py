@@ -4,10 +4,11 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from facetrain.core.artifact import MANIFEST, Sealed, read_sealed, write_sealed
+from facetrain.core.artifact import Sealed, read_sealed, write_sealed
 from facetrain.core.digest import file_digest
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
+from facetrain.core.run_folder import MANIFEST_FILE
 
 _CLAIM = ".pack.json"
 _STATE = (_CLAIM, ".train*.json", ".train*.csv")
@@ -39,7 +40,7 @@ def claim(out: Path, identity: str) -> None:
     """
     path = out / _CLAIM
     started = any(out.glob("*.rec")) or any(out.glob(".train*.json"))
-    unfinished = not (out / MANIFEST).exists()
+    unfinished = not (out / MANIFEST_FILE).exists()
     if path.is_file() and unfinished:
         with contextlib.suppress(DataError):
             if read_sealed(path, _Claim).identity == identity:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from facetrain.core.errors import ConfigError
+from facetrain.core.run_folder import DATA_FILE
 from facetrain.data.dataset import DataConfig
-from facetrain.data.stage_data import DATA_FILE, read_stage_data, write_stage_data
+from facetrain.data.stage_data import read_stage_data, write_stage_data
 
 
 def test_paths_inside_the_run_move_with_it_and_others_stay(

@@ -12,11 +12,11 @@ from helpers.reviews import write_run
 
 from facetrain.core.errors import DataError
 from facetrain.core.rng import numpy_generator
+from facetrain.core.run_folder import DATA_FILE
 from facetrain.data.cleaned_set import CleanedSet
 from facetrain.data.cleaning_result import Reason
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.review_journal import open_journal
-from facetrain.data.stage_data import DATA_FILE
 from facetrain.review.review_overlay import refresh
 from facetrain.review.session import IDENTITIES_A_PAGE, RequestError, Session
 
