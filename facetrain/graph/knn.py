@@ -29,7 +29,7 @@ from facetrain.graph.knn_choice import BackendChoice, IndexChoice, choose
 from facetrain.graph.knn_faiss import load_faiss
 from facetrain.graph.knn_ivf import Ivf
 from facetrain.graph.knn_rows import UnitRows, check_rows
-from facetrain.graph.knn_search import Searcher, exact_searcher, recall
+from facetrain.graph.knn_searcher import Searcher, exact_searcher, recall
 
 _CHECKED_ROWS = 1 << 16
 

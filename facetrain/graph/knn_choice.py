@@ -8,7 +8,7 @@ from facetrain.core.rng import numpy_generator
 from facetrain.graph.knn_faiss import has_faiss
 from facetrain.graph.knn_ivf import Ivf
 from facetrain.graph.knn_rows import UnitRows
-from facetrain.graph.knn_search import Backend, exact_searcher, search_seconds
+from facetrain.graph.knn_searcher import Backend, exact_searcher, search_seconds
 
 IndexChoice = Literal["auto", "exact", "ivf"]
 BackendChoice = Literal["auto", "faiss", "torch"]

@@ -16,7 +16,7 @@ from facetrain.core.rng import numpy_generator
 from facetrain.dist.mesh import Mesh
 from facetrain.graph.knn_faiss import FaissIvf, num_lists, train_centroids
 from facetrain.graph.knn_rows import UnitRows
-from facetrain.graph.knn_search import exact_searcher, recall, search_seconds
+from facetrain.graph.knn_searcher import exact_searcher, recall, search_seconds
 
 
 def tune_probes(

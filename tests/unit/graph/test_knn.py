@@ -17,7 +17,7 @@ from facetrain.graph import knn, knn_choice, knn_faiss, knn_ivf, knn_rows, knn_s
 from facetrain.graph.knn import KnnConfig, KnnGraph, knn_graph
 from facetrain.graph.knn_faiss import FaissExact
 from facetrain.graph.knn_rows import UnitRows
-from facetrain.graph.knn_search import recall
+from facetrain.graph.knn_searcher import recall
 from facetrain.graph.knn_torch import Tiles, TorchExact
 
 EXACT = ("torch", "faiss")
