@@ -8,9 +8,10 @@ from torch import nn
 
 from facetrain.core.errors import ConfigError
 from facetrain.core.log import logger
-from facetrain.data.batches.loader import Batch, TrainLoader
+from facetrain.data.batches.loader import Batch, LabelledSource, StepSampler, TrainLoader
 from facetrain.data.batches.sampler import TrainSampler
 from facetrain.data.dataset import FaceDataset
+from facetrain.data.shards.shard_set import OnCorrupt
 from facetrain.dist.collectives import gather_objects
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.loop import Evaluate, Trainer
@@ -24,6 +25,30 @@ def make_sampler(config: TrainingConfig, dataset: FaceDataset) -> TrainSampler:
     """The order in which a training sees the images."""
     size = config.train.batch_size
     return TrainSampler(dataset.num_images, size, config.seed, config.sampling, dataset.label)
+
+
+def train_loader(
+    config: TrainingConfig,
+    source: LabelledSource,
+    sampler: StepSampler,
+    mesh: Mesh,
+    start_step: int,
+    *,
+    workers: int,
+    on_corrupt: OnCorrupt,
+) -> TrainLoader:
+    """This rank's batches from a step on, of the training set or of images beside it."""
+    return TrainLoader(
+        source,
+        config.model.image_size,
+        sampler,
+        rank=mesh.rank,
+        world_size=mesh.world_size,
+        workers=workers,
+        start_step=start_step,
+        on_corrupt=on_corrupt,
+        pin_memory=mesh.device.type == "cuda",
+    )
 
 
 def warn_of_late(begins: Mapping[str, float], epochs: int) -> None:
@@ -80,17 +105,10 @@ def train_backbone(
 
     def batches(start_step: int) -> Iterable[Batch]:
         nonlocal loader
-        loader = TrainLoader(
-            dataset,
-            config.model.image_size,
-            sampler,
-            rank=mesh.rank,
-            world_size=mesh.world_size,
-            workers=config.data.workers,
-            start_step=start_step,
-            on_corrupt=config.data.on_corrupt,
-            pin_memory=mesh.device.type == "cuda",
-        )
+        loader = train_loader(
+            config, dataset, sampler, mesh, start_step,
+            workers=config.data.workers, on_corrupt=config.data.on_corrupt,
+        )  # fmt: skip
         return loader
 
     trainer = Trainer(

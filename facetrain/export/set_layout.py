@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from facetrain.core.errors import DataError
+from facetrain.data.images.image_header import image_format
 
-_SIGNATURES = (
-    (b"\xff\xd8", ".jpg"), (b"\x89PNG\r\n\x1a\n", ".png"), (b"BM", ".bmp"), (b"GIF8", ".gif"),
-    (b"II*\0", ".tif"), (b"MM\0*", ".tif"), (b"\0\0\0\x0cjP  ", ".jp2"),
-    (b"\xff\x4f\xff\x51", ".j2k"), (b"P5", ".pgm"), (b"P6", ".ppm"),
-)  # fmt: skip
+_SUFFIXES = {
+    "JPEG": ".jpg", "PNG": ".png", "WebP": ".webp", "TIFF": ".tif", "BMP": ".bmp", "GIF": ".gif",
+    "AVIF": ".avif",
+}  # fmt: skip
+_OF_PNM = {b"1": ".pbm", b"2": ".pgm", b"3": ".ppm", b"4": ".pbm", b"5": ".pgm", b"6": ".ppm"}
 _SAME = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif", ".dib": ".bmp"}
 _LONGEST = 200  # bytes of a file's or folder's name; file systems take 255
 
@@ -20,13 +21,13 @@ def image_suffix(encoded: bytes) -> str:
     Raises:
         DataError: they are of no format known here.
     """
-    for signature, suffix in _SIGNATURES:
-        if encoded.startswith(signature):
-            return suffix
-    if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
-        return ".webp"
-    if encoded[4:12] in (b"ftypavif", b"ftypavis"):
-        return ".avif"
+    kind = image_format(encoded)
+    if kind == "PNM":
+        return _OF_PNM[encoded[1:2]]
+    if kind == "JPEG 2000":
+        return ".j2k" if encoded[:1] == b"\xff" else ".jp2"  # a bare codestream, or in its boxes
+    if kind is not None:
+        return _SUFFIXES[kind]
     raise DataError(f"must be an image, but its {len(encoded)} bytes begin with {encoded[:8]!r}")
 
 

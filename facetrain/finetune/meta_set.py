@@ -13,7 +13,7 @@ from facetrain.core.log import logger
 from facetrain.core.progress import progress
 from facetrain.core.rng import numpy_generator
 from facetrain.data.batches.augment import AugmentParameters, augment
-from facetrain.data.batches.loader import Batch, OrderedLoader, TrainLoader
+from facetrain.data.batches.loader import Batch, OrderedLoader
 from facetrain.data.batches.meta_sampler import MetaSampler
 from facetrain.data.batches.planted_variation import (
     PLANTED_BLURS,
@@ -27,6 +27,7 @@ from facetrain.data.variation.labels import Variations
 from facetrain.dist.collectives import all_gather_no_grad
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
+from facetrain.engine.training import train_loader
 from facetrain.finetune.settings import FinetuneStageConfig
 
 _PLANTED = ("blur", "occlusion")
@@ -59,6 +60,8 @@ class MetaSet:
         mesh: Mesh,
     ) -> None:
         self.source = Subset(dataset, np.arange(dataset.num_images))
+        meta = config.finetune.meta
+        self._config, self._on_corrupt = config, meta.on_corrupt if meta else "error"
         self.plant, self.mesh, self.seed = config.finetune.plant, mesh, config.seed
         self.image_size, self.channels_last = config.model.image_size, config.train.channels_last
         plant = self.plant
@@ -124,16 +127,10 @@ class MetaSet:
 
     def batches(self, sampler: MetaSampler, workers: int, start_step: int) -> Iterator[LevelBatch]:
         """This rank's meta batch of every step from `start_step` on, without end."""
-        loader = TrainLoader(
-            self.source,
-            self.image_size,
-            sampler,
-            rank=self.mesh.rank,
-            world_size=self.mesh.world_size,
-            workers=workers,
-            start_step=start_step,
-            pin_memory=self.mesh.device.type == "cuda",
-        )
+        loader = train_loader(
+            self._config, self.source, sampler, self.mesh, start_step,
+            workers=workers, on_corrupt=self._on_corrupt,
+        )  # fmt: skip
         table = torch.from_numpy(self.level())
         for step, batch in enumerate(loader, start_step):
             level = torch.where(batch.label[:, None] >= 0, table[batch.index], -1)  # (B, K)

@@ -18,7 +18,7 @@ from facetrain.data.subset import trusted_images
 from facetrain.dist.mesh import Mesh
 from facetrain.engine.method import Method
 from facetrain.engine.settings import LoopConfig, TrainingConfig
-from facetrain.engine.training import make_sampler, warn_of_late
+from facetrain.engine.training import make_sampler, train_loader, warn_of_late
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
 from facetrain.methods.correction import CorrectionConfig, CorrectionMethod
@@ -143,15 +143,9 @@ def _trusted(
     sampler = TrainSampler(trusted.num_images, robust.batch_size, own_seed)
 
     def batches(start: int) -> TrainLoader:
-        return TrainLoader(
-            trusted,
-            config.model.image_size,
-            sampler,
-            rank=mesh.rank,
-            world_size=mesh.world_size,
-            workers=min(config.data.workers, 1),
-            start_step=start,
-            pin_memory=mesh.device.type == "cuda",
-        )
+        return train_loader(
+            config, trusted, sampler, mesh, start,
+            workers=min(config.data.workers, 1), on_corrupt=config.data.on_corrupt,
+        )  # fmt: skip
 
     return Trusted(batches, config.augment, own_seed, held_out)

@@ -1,11 +1,13 @@
 """Robust methods from the command line: one config key, their state, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.cli import Call
+from helpers.shards import damage_image
 
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.overlay import LabelOverlay
@@ -107,6 +109,23 @@ def test_trusting_most_of_the_training_set_is_refused(
         "train", recipe, "--out", tmp_path / "train", *words
     )
     call.done("train", recipe, "--out", tmp_path / "t", *words, "robust.hold_out=false")
+
+
+def test_a_trusted_image_that_cannot_be_decoded_is_skipped_or_named_as_the_recipe_says(
+    recipe: Path, faces: Path, tmp_path: Path, call: Call
+) -> None:
+    shutil.copytree(faces, tmp_path / "faces")
+    damage_image(tmp_path / "faces/train.rec", 1)
+    dataset = FaceDataset.open(tmp_path / "faces")
+    kept = np.zeros(48, np.bool_)
+    kept[:8] = True  # of which a look-ahead takes all
+    overlay = tmp_path / "trusted.npz"
+    LabelOverlay.make(dataset.class_ids[dataset.label], kept).save(overlay)
+    settings = [f"data.path={tmp_path / 'faces'}", "robust.name=l2b", f"robust.trusted={overlay}"]
+    settings += ["robust.batch_size=8", "robust.warmup_epochs=0", "train.clip_norm=1"]
+    words = ["train", recipe, "--out", tmp_path / "train", *settings, "train.max_steps=2"]
+    assert "record train.rec:1" in call.refused(*words)
+    call.done(*words, "data.on_corrupt=skip")
 
 
 def test_another_method_does_not_continue_a_run(recipe: Path, tmp_path: Path, call: Call) -> None:

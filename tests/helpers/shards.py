@@ -50,6 +50,14 @@ def damage_magic(path: Path, key: int) -> None:
     path.write_bytes(content)
 
 
+def damage_image(path: Path, key: int) -> None:
+    """Overwrite the first bytes of a JPEG: its record is whole, and shows nothing."""
+    content = bytearray(path.read_bytes())
+    start = content.index(b"\xff\xd8\xff", offsets(path)[key])
+    content[start : start + 3] = bytes(3)
+    path.write_bytes(content)
+
+
 def recount(path: Path, num_images: int, num_classes: int, after: float) -> Path:
     """Let record 0 of a header layout claim that its images end before key `after`."""
     counts = np.array([num_images + 1, num_images + num_classes + 1], "<f4")

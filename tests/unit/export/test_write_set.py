@@ -335,8 +335,14 @@ def test_files_keep_their_names_once_in_a_folder() -> None:
     assert files.next("bob", "y/1.png", "k", ".jpg") == "1.jpg"
     assert files.next("bob", None, "train.rec_7", ".png") == "train.rec_7.png"
     assert files.next("bob", "..", "train.rec_8", ".png") == "train.rec_8.png"
-    with pytest.raises(DataError, match="begin with b'garbage'"):
-        image_suffix(b"garbage")
+    first = {
+        ".jpg": b"\xff\xd8\xff\xe0", ".webp": b"RIFF\0\0\0\0WEBPVP8 ", ".pgm": b"P5 8 8 255 ",
+        ".avif": b"\0\0\0\x1cftypavif", ".jp2": b"\0\0\0\x0cjP  ", ".j2k": b"\xff\x4f\xff\x51",
+    }  # fmt: skip
+    assert [image_suffix(one) for one in first.values()] == list(first)
+    for none in (b"garbage", b"RIFF\0\0\0\0WAVEfmt "):
+        with pytest.raises(DataError, match="must be an image"):
+            image_suffix(none)
 
 
 def test_two_sets_are_written_as_one(tmp_path: Path) -> None:

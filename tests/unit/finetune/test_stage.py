@@ -1,11 +1,13 @@
 """The stage: what it starts from, what it refuses, what it leaves, and that it resumes."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.shards import damage_image
 
 from facetrain.core.config import parse_config
 from facetrain.core.errors import CheckpointError, ConfigError, DataError
@@ -105,6 +107,20 @@ def test_every_image_has_its_margin_and_residual(
     prior = run(root, tmp_path / "prior", finetune={"method": "class_margin"})
     assert "the prior alone, but finetune.prior=none" in capfd.readouterr().err
     assert not torch.allclose(weights(out), weights(prior))
+
+
+def test_a_meta_image_that_cannot_be_decoded_is_skipped_where_the_recipe_says(
+    root: Path, tmp_path: Path
+) -> None:
+    """A step takes all 24 images."""
+    shutil.copytree(root / "meta", tmp_path / "meta")
+    damage_image(tmp_path / "meta/train.rec", 5)
+    section = {"meta": {"path": str(tmp_path / "meta"), "workers": 0}, "head_epochs": 1}
+    section |= {"meta_batch_size": 24, "sampling": "none"}
+    with pytest.raises(DataError, match=r"record train\.rec:5"):
+        run(root, tmp_path / "a", finetune=section, train={"max_steps": 2})
+    section["meta"] = {**section["meta"], "on_corrupt": "skip"}
+    run(root, tmp_path / "b", finetune=section, train={"max_steps": 2})
 
 
 def test_the_variation_prior_gives_rare_levels_more(root: Path, tmp_path: Path) -> None:
