@@ -26,7 +26,7 @@ from facetrain.embedding import embed
 from facetrain.engine.inference import open_backbone
 from facetrain.engine.loop import Evaluate
 from facetrain.evaluate import evaluate, ijb
-from facetrain.evaluate.evaluate import EvaluateConfig, evaluate_sets, name_sources
+from facetrain.evaluate.evaluate import EvaluateConfig, check_sets, evaluate_sets, name_sources
 from facetrain.evaluate.ijb import IjbConfig
 from facetrain.finetune import finetune
 from facetrain.finetune.settings import FinetuneStageConfig
@@ -75,7 +75,8 @@ def train_stage(
 def _verifying(recipe: Recipe, mesh: Mesh) -> Evaluate | None:
     """What a training verifies itself by: the recipe's sets, if it names any."""
     size = recipe.model.image_size
-    if not name_sources(recipe.evaluate):  # a bad name must not wait for the first evaluation
+    check_sets(recipe.evaluate)  # what is missing must not wait for the first evaluation
+    if not name_sources(recipe.evaluate):
         if recipe.train.evaluate_every:
             logger.warning("train.evaluate_every: no set is named in evaluate to verify on")
         return None

@@ -238,7 +238,7 @@ def _evaluate(
     from facetrain import pipeline
     from facetrain.core.errors import ConfigError
     from facetrain.engine.inference import open_backbone
-    from facetrain.evaluate.evaluate import evaluate_sets, name_sources
+    from facetrain.evaluate.evaluate import check_sets, evaluate_sets, name_sources
     from facetrain.evaluate.ijb import evaluate_ijb
     from facetrain.report.gallery import draw_pictures, draw_subgroups
     from facetrain.report.style import Gallery
@@ -246,6 +246,7 @@ def _evaluate(
     sources, ijb = name_sources(config), config.ijb
     if backbone is None and (sources or ijb.features is None):
         raise ConfigError("evaluate needs --backbone B: a train folder, .pth, .onnx or safetensors")
+    check_sets(config)
     numbers: dict[str, Any] = {}
     model = open_backbone(backbone, mesh.device) if backbone and not out else None
     if sources and out and backbone:

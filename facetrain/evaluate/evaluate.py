@@ -20,7 +20,7 @@ from facetrain.core.digest import bytes_digest
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.log import logger
 from facetrain.core.run_folder import DISTANCES, VERIFICATION_FILE
-from facetrain.data.attributes import read_attributes
+from facetrain.data.attributes import Attribute, read_attributes
 from facetrain.data.evaluation.paired_faces import FolderSet, PairedFaces
 from facetrain.data.evaluation.verification_bin import VerificationSet
 from facetrain.data.files.npz_file import read_npz, write_npz
@@ -29,9 +29,9 @@ from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
 from facetrain.dist.stage import run_stage
 from facetrain.engine.inference import Backbone, embed_rows
-from facetrain.evaluate.ijb import IjbConfig
+from facetrain.evaluate.ijb import IjbConfig, open_protocol
 from facetrain.evaluate.numbers import pair_numbers, subgroup_numbers
-from facetrain.metrics.verification import Bools, Floats, check_norms, pair_geometry
+from facetrain.metrics.verification import Bools, Floats, check_folds, check_norms, pair_geometry
 from facetrain.models.weights import EmbeddingModel
 
 
@@ -121,6 +121,35 @@ def _open(source: Source) -> Pairs:
     )
 
 
+def check_sets(config: EvaluateConfig) -> None:
+    """Open every set of `config`, so that what is wrong with the last is told before the first.
+
+    Raises:
+        ConfigError: two sets of one name, or attributes for several sets.
+        DataError: a file that is missing or malformed, or fewer pairs than folds.
+    """
+    for source in name_sources(config).values():
+        pairs = _open(source)
+        try:
+            check_folds(pairs.same, config.num_folds)
+        except DataError as error:
+            raise DataError(f"{_listed_in(source)}: {error}") from None
+        if config.attributes is not None:
+            _attributes(config.attributes, pairs, pairs.num_pairs)
+    if config.ijb.path is not None:
+        open_protocol(config.ijb)
+
+
+def _listed_in(source: Source) -> Path:
+    return source.pair_list if isinstance(source, FolderSet) else source
+
+
+def _attributes(path: Path, pairs: Pairs | None, num_pairs: int) -> dict[str, Attribute]:
+    """Of the images of all pairs: by name, or by number where they have none."""
+    names = pairs.pairs.name if isinstance(pairs, PairedFaces) else 2 * num_pairs
+    return read_attributes(path, names)
+
+
 def pair_distances(
     backbone: Backbone, source: Source, mesh: Mesh, *, image_size: int, config: EvaluateConfig
 ) -> PairDistances:
@@ -153,13 +182,12 @@ def _numbers(source: Source, pairs: PairDistances, config: EvaluateConfig) -> di
     """The numbers of one set, by subgroup as well where attributes are given."""
     opened = _open(source) if isinstance(source, FolderSet) else None
     identity = opened.identity if isinstance(opened, PairedFaces) else None
-    where = str(source.pair_list if isinstance(source, FolderSet) else source)
+    where = str(_listed_in(source))
     numbers = pair_numbers(
         pairs.distance, pairs.same, config.num_folds, config.bootstrap, where, identity
     )
     if config.attributes is not None:
-        images = opened.pairs.name if isinstance(opened, PairedFaces) else 2 * len(pairs.same)
-        attributes = read_attributes(config.attributes, images)
+        attributes = _attributes(config.attributes, opened, len(pairs.same))
         place = np.arange(2 * len(pairs.same)).reshape(-1, 2).T
         numbers["subgroups"] = subgroup_numbers(attributes, place, pairs.distance, pairs.same)
     return numbers

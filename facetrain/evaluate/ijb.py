@@ -16,7 +16,7 @@ from facetrain.core.log import logger
 from facetrain.core.npy_file import read_npy
 from facetrain.core.option_of import Of
 from facetrain.core.run_folder import ROC_FILE, VERIFICATION_FILE
-from facetrain.data.attributes import read_attributes
+from facetrain.data.attributes import Attribute, read_attributes
 from facetrain.data.evaluation.ijb_metadata import IjbMetadata
 from facetrain.data.files.npz_file import write_npz
 from facetrain.dist.mesh import Mesh
@@ -76,16 +76,36 @@ def _inputs(config: IjbConfig, faces: IjbMetadata) -> dict[str, str]:
     return inputs
 
 
-def _open(config: IjbConfig, backbone: EmbeddingModel | None) -> IjbMetadata:
-    """The protocol's faces, when the configuration is complete."""
+def open_protocol(config: IjbConfig) -> IjbMetadata:
+    """The protocol's faces, where all files that go with them are there.
+
+    Raises:
+        ConfigError: no folder.
+        DataError: files that are missing, malformed or at odds with each other.
+    """
     if config.path is None:
         raise ConfigError("evaluate.ijb.path must name the folder of the protocol; add --ijb DIR")
-    if backbone is None and config.features is None:
+    faces = IjbMetadata.open(config.path, config.protocol)
+    if config.attributes is not None:
+        _attributes(config.attributes, faces)
+    if config.features is not None:
+        _open_features(config.features, faces)
+    return faces
+
+
+def _open(config: IjbConfig, backbone: EmbeddingModel | None) -> IjbMetadata:
+    """The protocol's faces, when there is something to embed them with."""
+    if config.path is not None and backbone is None and config.features is None:
         raise ConfigError(
             "IJB needs embeddings: give a --backbone to embed the images with, or --features, "
             "what one has made of them"
         )
-    return IjbMetadata.open(config.path, config.protocol)
+    return open_protocol(config)
+
+
+def _attributes(path: Path, faces: IjbMetadata) -> dict[str, Attribute]:
+    """By template."""
+    return read_attributes(path, [str(number) for number in faces.template_id])
 
 
 def _evaluate(
@@ -120,7 +140,7 @@ def _evaluate(
         )
     if config.attributes is not None:
         numbers["subgroups"] = subgroup_numbers(
-            read_attributes(config.attributes, [str(number) for number in faces.template_id]),
+            _attributes(config.attributes, faces),
             pairs.template,
             2 - 2 * pairs.similarity,
             pairs.same,

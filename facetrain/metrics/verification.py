@@ -235,6 +235,15 @@ def area_under(far: Floats, tar: Floats) -> float:
     return float(np.sum(np.diff(far) * (tar[1:] + tar[:-1]) / 2))
 
 
+def check_folds(same: Bools, num_folds: int) -> None:
+    """Raises DataError where pairs of both kinds (P,) are fewer than the folds of the accuracy."""
+    if same.any() and not same.all() and not 2 <= num_folds <= len(same):
+        raise DataError(
+            f"the accuracy in {num_folds} folds needs at least 2 folds and a pair in each, got "
+            f"{len(same)} pairs; give fewer folds (evaluate --folds, evaluate.num_folds)"
+        )
+
+
 def verification(distance: Floats, same: Bools, num_folds: int = 10) -> Verification:
     """Every verification number of one set of pairs, by squared L2 distance of unit embeddings.
 
@@ -251,12 +260,8 @@ def verification(distance: Floats, same: Bools, num_folds: int = 10) -> Verifica
         raise DataError(f"distances must be finite, but pairs {bad} are not; check the embeddings")
     auc = eer = None
     accuracy, threshold, dealt = np.zeros(0), np.zeros(0), False
+    check_folds(same, num_folds)
     if same.any() and not same.all():
-        if not 2 <= num_folds <= len(distance):
-            raise DataError(
-                f"the accuracy in {num_folds} folds needs at least 2 folds and a pair in each, got "
-                f"{len(distance)} pairs; give fewer folds (evaluate --folds, evaluate.num_folds)"
-            )
         accuracy, threshold = fold_accuracy(distance, same, num_folds)
         dealt = not np.array_equal(fold_of_pairs(same, num_folds), _runs(len(same), num_folds))
         far, tar = roc(distance, same)

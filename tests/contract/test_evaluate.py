@@ -140,6 +140,40 @@ def test_bad_options_are_status_2(
     assert message in call.refused("evaluate", "--backbone", backbone, *filled)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--bin", "{tmp}/none.bin"), "none.bin: must be a verification .bin"),
+        (("--bin", "{tmp}/cut.bin"), "cut.bin: "),
+        (("--lfw", "{tmp}/none"), "must be the folder of lfw's images"),
+        (("--ijb", "{tmp}"), "must hold ijbc_face_tid_mid.txt"),
+        (("--bin", "{tmp}/two.bin"), "two.bin: the accuracy in 10 folds"),
+    ],
+)
+def test_what_is_wrong_with_the_last_set_is_told_before_the_first_is_embedded(
+    call: Call,
+    backbone: Path,
+    recipe: Path,
+    faces: Path,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    good = faces / "pairs.bin"
+    (tmp_path / "cut.bin").write_bytes(good.read_bytes()[:-20])
+    pairs = VerificationSet.open(good)
+    write_bin(tmp_path / "two.bin", [pairs.encoded(i) for i in range(4)], [True, False])
+    filled = [argument.format(tmp=tmp_path) for argument in arguments]
+    err = call.refused("evaluate", "--backbone", backbone, "--bin", good, *filled)
+    assert message in err
+    assert "evaluate: pairs" not in err
+    if filled[0] == "--bin":  # a training of days is not begun either
+        bins = f"evaluate.bins=[{good},{filled[1]}]"
+        err = call.refused("train", recipe, "--out", tmp_path / "out", bins)
+        assert filled[1] in err
+        assert not list(tmp_path.glob("out/**/log.jsonl"))
+
+
 def test_pairs_of_given_embeddings(call: Call, lfw: Path, tmp_path: Path) -> None:
     """Cosines by NumPy, the threshold that they give at FAR 1e-2, and what is accepted there."""
     features = np.load(lfw / "features_mobilefacenet.npz")
