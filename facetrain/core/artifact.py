@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 import facetrain
 from facetrain.core.config import Config, config_digest
 from facetrain.core.digest import content_digest, file_digest
-from facetrain.core.errors import SHORTAGES, DataError, OutputError
+from facetrain.core.errors import SHORTAGES, DataError, OutputError, UserError
 from facetrain.core.log import logger
 from facetrain.core.run_folder import CHECKPOINTS, LOG_FILE, MANIFEST_FILE
 from facetrain.core.text import printable
@@ -40,8 +40,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     a part; a failed block leaves nothing behind.
 
     Raises:
-        OutputError: the disk is full, say; names `path`. An error of another file that the block
-            reads passes through.
+        OutputError: the disk is full, say; names `path`, or what would be in it. An error of
+            another file that the block reads passes through.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -56,9 +56,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         about = {str(error.filename), str(error.filename2)} - {"None"}
         own = {str(one) for one in (temporary, path, path.parent)}
-        if error.errno in SHORTAGES or (about and not about & own):
+        inside = any(one.startswith(f"{temporary}{os.sep}") for one in about)
+        if error.errno in SHORTAGES or (about and not about & own and not inside):
             raise
         raise not_writable(path, error) from None
+    except UserError as error:  # of a file inside, which nobody knows by its temporary name
+        told = str(error).replace(printable(temporary), printable(path))
+        if told == str(error):
+            raise
+        raise type(error)(told) from None
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)

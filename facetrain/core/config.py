@@ -41,6 +41,17 @@ class Config(BaseModel):
         use_attribute_docstrings=True,
     )
 
+    def __init__(self, /, **values: Any) -> None:
+        """Raises ConfigError, one line a problem, as a recipe does."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            name = type(self).__name__
+            raise ConfigError(_explain(error, type(self), name)) from None
+
+    # Tells pydantic that this only changes the error: sections are not built through it.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
     @model_validator(mode="after")
     def _nothing_asked_in_vain(self) -> Self:
         check_options(self)

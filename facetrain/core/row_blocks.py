@@ -22,7 +22,7 @@ from facetrain.core.artifact import Sealed, not_writable, read_sealed, write_sea
 from facetrain.core.digest import bytes_digest
 from facetrain.core.errors import DataError, OutputError
 from facetrain.core.log import logger
-from facetrain.core.text import printable
+from facetrain.core.text import printable, printable_size
 
 _COMMIT_SECONDS = 5.0
 """What a kill costs at most, beside the block in hand."""
@@ -106,7 +106,7 @@ class RowBlocks:
             except OSError as error:
                 path.unlink(missing_ok=True)
                 raise OutputError(
-                    f"{printable(path)}: needs {size / 2**30:.2f} GiB of disk, but "
+                    f"{printable(path)}: needs {printable_size(size)} of disk, but "
                     f"{error.strerror}; free some or choose another --out"
                 ) from None
 

@@ -16,6 +16,14 @@ def printable_lines(text: str) -> str:
     return _escaped(text, keep="\n\t")
 
 
+def printable_size(num_bytes: int) -> str:
+    """An amount of data with the unit that suits it: `820 bytes`, `3.5 MiB`, `12.0 GiB`."""
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{num_bytes} bytes"
+
+
 def _escaped(text: str, keep: str) -> str:
     if text.isprintable():
         return text

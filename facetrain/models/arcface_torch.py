@@ -6,10 +6,9 @@ Its files hold tensors only: no name of the network, no image size. Both follow 
 import math
 from collections.abc import Mapping
 
-from pydantic import ValidationError
 from torch import Tensor
 
-from facetrain.core.errors import CheckpointError
+from facetrain.core.errors import CheckpointError, ConfigError
 from facetrain.models.backbone import ModelConfig
 from facetrain.models.iresnet import IRESNET_BLOCKS
 
@@ -25,11 +24,9 @@ def identify(state: Mapping[str, Tensor], source: str) -> ModelConfig:
             return _identify_iresnet(state, source)
         if "conv_sep.layers.0.weight" in state and "features.layers.2.weight" in state:
             return _identify_mobilefacenet(state, source)
-    except ValidationError as error:  # a size beyond every network's
-        (first, *_) = error.errors()
+    except ConfigError as error:  # a size beyond every network's
         raise CheckpointError(
-            f"{source}: its shapes must be those of a backbone, but {first['loc'][0]} would be "
-            f"{first['input']}: {first['msg']}"
+            f"{source}: its shapes must be those of a backbone, but they make {error}"
         ) from None
     names = ", ".join(list(state)[:4])
     raise CheckpointError(

@@ -16,7 +16,7 @@ from facetrain.core.artifact import (
     write_manifest,
 )
 from facetrain.core.config import Config
-from facetrain.core.errors import DataError
+from facetrain.core.errors import DataError, OutputError
 
 
 class Settings(Config):
@@ -36,6 +36,25 @@ def test_a_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
         fail()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_full_disk_names_the_file_by_the_name_that_it_would_have_had(
+    tmp_path: Path, named: bool
+) -> None:
+    def fill() -> None:
+        with atomic_path(tmp_path / "set") as temporary:
+            temporary.mkdir()
+            if named:
+                raise OSError(errno.ENOSPC, "No space left on device", str(temporary / "a.jpg"))
+            with atomic_path(temporary / "train.rec"):
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OutputError) as raised:
+        fill()
+    name = "set" if named else "set/train.rec"
+    assert str(raised.value).startswith(f"{tmp_path / name}: must be writable, but No space left")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_folder_replaces_a_folder(tmp_path: Path) -> None:

@@ -89,6 +89,18 @@ def test_every_mistake_is_listed_at_once(tmp_path: Path) -> None:
     assert len(str(caught.value).splitlines()) == 3  # two unknown keys and the missing seed
 
 
+def test_a_mistake_in_python_is_told_as_in_a_recipe(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        Inner(learning_rate=0, milstones=(4,))  # type: ignore[call-arg]
+    assert str(raised.value).splitlines() == [
+        "Inner: learning_rate=0: Input should be greater than 0",
+        "Inner: unknown key 'milstones'; did you mean 'milestones'?",
+    ]
+    path = write(tmp_path, "seed: 3\noptimizer: {learning_rate: 0}\n")
+    with pytest.raises(ConfigError, match=r"recipe\.yaml: optimizer\.learning_rate=0: Input"):
+        load_config(Outer, path)
+
+
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: must be a YAML recipe"):
         load_config(Outer, Path("nowhere.yaml"))

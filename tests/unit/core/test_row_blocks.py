@@ -100,7 +100,7 @@ def test_what_is_not_whole_is_begun_again(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_at_the_start(tmp_path: Path) -> None:
     huge = RowBlocks(tmp_path, {"values.npy": ((1 << 50, 4), "float32")}, 4)
-    with pytest.raises(OutputError, match=r"values\.npy: needs \d+\.00 GiB of disk, but"):
+    with pytest.raises(OutputError, match=r"values\.npy: needs \d+\.\d GiB of disk, but"):
         huge.create()
     assert not (tmp_path / "values.npy").exists()
 

@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from facetrain.core.log import configure_logging, logger
-from facetrain.core.text import printable, printable_lines
+from facetrain.core.text import printable, printable_lines, printable_size
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,17 @@ def test_a_log_line_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
         logger.setLevel(level)
         logger.propagate = True
     assert capsys.readouterr().err == "\\x1b]0;title\\x07face.jpg: skipped\n"
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "shown"),
+    [
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (35_000, "34.2 KiB"),
+        (5 << 19, "2.5 MiB"),
+        (3 << 39, "1536.0 GiB"),
+    ],
+)
+def test_a_size_has_the_unit_that_suits_it(num_bytes: int, shown: str) -> None:
+    assert printable_size(num_bytes) == shown

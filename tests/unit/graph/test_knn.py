@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.dist.mesh import Mesh
@@ -367,7 +366,7 @@ def test_without_faiss(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_ivf_is_not_of_torch() -> None:
-    with pytest.raises(ValidationError, match="set backend to auto"):
+    with pytest.raises(ConfigError, match="set backend to auto"):
         KnnConfig(index="ivf", backend="torch")
 
 

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from pydantic import ValidationError
 from torch import Tensor
 
-from facetrain.core.errors import DataError
+from facetrain.core.errors import ConfigError, DataError
 from facetrain.dist.mesh import Mesh
 from facetrain.heads import sharded_softmax
 from facetrain.heads.head_config import HeadConfig
@@ -254,9 +253,7 @@ def test_label_out_of_range_is_named() -> None:
 
 
 def test_config_refuses_margins_of_another_kind() -> None:
-    with pytest.raises(
-        ValidationError, match=r"angular_margin belongs to .*, not to margin=cosface"
-    ):
+    with pytest.raises(ConfigError, match=r"angular_margin belongs to .*, not to margin=cosface"):
         HeadConfig(angular_margin=0.5)
     assert HeadConfig().base_margin == 0.35
     assert HeadConfig(margin="arcface").base_margin == 0.5

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 from helpers.class_graphs import SIZES, Table, random_features, random_table
-from pydantic import ValidationError
 from torch import Tensor
 
+from facetrain.core.errors import ConfigError
 from facetrain.graph.neighbour_table import NeighbourTable
 from facetrain.models.gcn import GCN, Activation, GCNConfig, GCNLayer
 
@@ -168,5 +168,5 @@ def test_derivatives_of_a_layer_against_finite_differences(activation: Activatio
 
 
 def test_no_layer_at_all_is_refused() -> None:
-    with pytest.raises(ValidationError, match="widths"):
+    with pytest.raises(ConfigError, match="widths"):
         GCNConfig(widths=())
