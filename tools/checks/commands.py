@@ -6,10 +6,11 @@
 
 A command is a line of a code block that begins with facetrain, torchrun or make demo. It runs in
 DIR, where the names that the pages use (people, yunet.onnx, lfw.bin, configs/mine.yaml, ...) stand
-for what is given here. Three things differ from the page: a review is ended by Ctrl-C after it has
-said its address, torchrun starts two processes, and trainings take a few steps of a small network.
---weights is a training of configs/lfw_small.yaml and --backbone its export; --landmarks are of the
-photographs. Prints status and seconds of each command; exit status 1 where one fails.
+for what is given here, or for small things made of it. Three things differ from the page: a review
+is ended by Ctrl-C after it has said its address, torchrun starts two processes, and trainings take
+a few steps of a small network. --weights is a training of configs/lfw_small.yaml and --backbone its
+export; --landmarks are of the photographs. Prints status and seconds of each command; exit status 1
+where one fails.
 """
 
 import argparse
@@ -37,16 +38,39 @@ train: {batch_size: 32, epochs: 1, margin_warmup_epochs: 0, precision: float32}
 schedule: {warmup_epochs: 0}
 evaluate: {bins: [lfw.bin]}
 """
+FEW_STEPS = ("train.epochs=1", "train.max_steps=2", "train.batch_size=32")
 SMALL = (
-    "model.name=small", "model.width=32", "model.image_size=64", "train.batch_size=32",
-    "train.epochs=1", "train.max_steps=2", "train.precision=float32", "train.compile=false",
+    "model.name=small", "model.width=32", "model.image_size=64", *FEW_STEPS,
+    "train.precision=float32", "train.compile=false",
 )  # fmt: skip
+IRESNET = (
+    "model.name=iresnet18", "model.width=null", "model.blocks=null", "model.image_size=112",
+    "model.embedding_size=512", "train.epochs=1", "train.max_steps=1", "train.batch_size=8",
+)  # fmt: skip
+CHANGED = {  # what a command names -> what is added to it
+    "configs/ms1m_r100_cosface.yaml": SMALL,
+    "configs/finetune_mvcom.yaml": (*SMALL, "finetune.meta_batch_size=16"),
+    "configs/lfw_small.yaml": FEW_STEPS,
+    "model.weights=backbone.pth": IRESNET,
+    "model.weights=runs/other/train": IRESNET,
+}
+"""Shorter trainings; weights are an IResNet's on the pages and `MINE` is another network."""
+MADE = {  # what pages name -> the command that makes it
+    "IJB_release": "pack people IJB_release --templates ijbc --landmarks lfw_5pts.csv",
+    "data/ms1m": "pack half_a data/ms1m --landmarks points.csv",
+    "data/vggface2": "pack half_b data/vggface2 --landmarks points2.csv",
+    "runs/other/train": f"train configs/mine.yaml --out runs/other/train {' '.join(IRESNET)}",
+    "backbone.pth": "export runs/other/train --format pth --out backbone.pth",
+}
 
 
 def commands(page: Path) -> Iterator[str]:
-    """The commands in a page's code blocks, without their comments."""
+    """The commands in a page's code blocks, without their comments and shell variables."""
     for block in re.findall(r"(?ms)^```\w*\n(.*?)^```", page.read_text(encoding="utf-8")):
+        variables = dict(re.findall(r'(?m)^(\w+)="(.*)"$', block))
         for line in block.splitlines():
+            for name, value in variables.items():
+                line = line.replace(f"${name}", value)
             if re.match(r"(\.venv/bin/)?(facetrain [a-z]|torchrun)", line):
                 yield re.sub(r"\s+#.*", "", line)
             elif line.startswith("make demo"):
@@ -61,13 +85,13 @@ def prepare(out: Path, options: argparse.Namespace) -> None:
     (out / "configs/mine.yaml").write_text(MINE, encoding="utf-8")
     links = {
         "people": options.photographs, "lfw": options.photographs, "lfw.bin": options.bin,
-        "yunet.onnx": options.detector, "face_detection_yunet.onnx": options.detector,
-        "w600k_r50.onnx": options.backbone, "B": options.weights,
-        "lfw_5pts.csv": options.landmarks,
+        "lfw-deepfunneled": options.photographs, "agedb_30.bin": options.bin,
+        "val.bin": options.bin, "yunet.onnx": options.detector,
+        "face_detection_yunet.onnx": options.detector, "w600k_r50.onnx": options.backbone,
+        "B": options.weights, "lfw_5pts.csv": options.landmarks,
     }  # fmt: skip
     for name, target in links.items():
         (out / name).symlink_to(target.resolve())
-    shutil.copytree(options.weights, out / "runs/other/train")
     people = [one for one in sorted(options.photographs.iterdir()) if len(list(one.iterdir())) > 1]
     pairs = ["10\t3"]
     for fold in range(10):
@@ -75,6 +99,7 @@ def prepare(out: Path, options: argparse.Namespace) -> None:
         pairs += [f"{own[k]}\t1\t2" for k in range(3)]
         pairs += [f"{own[k]}\t1\t{own[k + 1]}\t2" for k in range(3)]
     (out / "pairs.txt").write_text("\n".join(pairs), encoding="utf-8")
+    share(out, people)
     call(out, "pack people data/people --detector yunet.onnx")
     call(out, "embed data/people --backbone B --out mine")
     data = FaceDataset.open(out / "data/people")
@@ -87,6 +112,36 @@ def prepare(out: Path, options: argparse.Namespace) -> None:
     kept = np.zeros(data.num_rows, np.bool_)
     kept[data.row[np.concatenate([first, first + 1])]] = True
     LabelOverlay.make(data.base_label, kept).save(out / "trusted.npz")
+    for suffix in ("rec", "idx"):
+        (out / f"train.{suffix}").symlink_to(out / f"data/people/train.{suffix}")
+
+
+def share(out: Path, people: list[Path]) -> None:
+    """Photographs as a gallery with probes, and as two sets of different people."""
+    header, *lines = (out / "lfw_5pts.csv").read_text(encoding="utf-8").splitlines()
+    for half, number in (("half_a", ""), ("half_b", "2")):
+        chosen = people[half == "half_b" :: 2]
+        own = [line for line in lines if line.split("/")[0] in {one.name for one in chosen}]
+        (out / f"points{number}.csv").write_text("\n".join([header, *own]), encoding="utf-8")
+        names = [line.split(",")[0] for line in own]
+        groups = ["image,ethnicity", *(f"{name},{i % 3}" for i, name in enumerate(names))]
+        (out / f"ethnicity{number}.csv").write_text("\n".join(groups), encoding="utf-8")
+        for one in chosen:
+            (out / half).mkdir(exist_ok=True)
+            (out / half / one.name).symlink_to(one.resolve())
+    for one in people:
+        images = sorted(one.iterdir())
+        for folder, own in (("gallery", images[::2]), ("probe", images[1::2])):
+            (out / folder / one.name).mkdir(parents=True)
+            for image in own:
+                (out / folder / one.name / image.name).symlink_to(image.resolve())
+
+
+def make_named(out: Path, command: str) -> None:
+    """Make what a command names and nobody has made yet."""
+    for name, maker in MADE.items():
+        if name in command and not (out / name).exists():
+            call(out, maker)
 
 
 def call(out: Path, words: str) -> None:
@@ -102,8 +157,7 @@ def run(out: Path, command: str) -> tuple[int, str]:
         words = [*program, *words[words.index("-m") :]]
     else:
         words = [*COMMAND, *words[1:]]
-    if "configs/ms1m_r100_cosface.yaml" in words:
-        words += SMALL
+    words += [key for name, keys in CHANGED.items() if name in words for key in keys]
     if "review" in words:
         return reviewed(out, words)
     done = subprocess.run(words, cwd=out, capture_output=True, text=True, check=False)
@@ -139,6 +193,7 @@ def main() -> int:
         for command in commands(page):
             if not re.search(options.only, command):
                 continue
+            make_named(options.out, command)
             begun = time.perf_counter()
             status, said = run(options.out, command)
             print(f"  {status}  {time.perf_counter() - begun:5.1f} s  {command}", flush=True)
