@@ -121,9 +121,9 @@ def share(out: Path, people: list[Path]) -> None:
     header, *lines = (out / "lfw_5pts.csv").read_text(encoding="utf-8").splitlines()
     for half, number in (("half_a", ""), ("half_b", "2")):
         chosen = people[half == "half_b" :: 2]
-        own = [line for line in lines if line.split("/")[0] in {one.name for one in chosen}]
-        (out / f"points{number}.csv").write_text("\n".join([header, *own]), encoding="utf-8")
-        names = [line.split(",")[0] for line in own]
+        points = [line for line in lines if line.split("/")[0] in {one.name for one in chosen}]
+        (out / f"points{number}.csv").write_text("\n".join([header, *points]), encoding="utf-8")
+        names = [line.split(",")[0] for line in points]
         groups = ["image,ethnicity", *(f"{name},{i % 3}" for i, name in enumerate(names))]
         (out / f"ethnicity{number}.csv").write_text("\n".join(groups), encoding="utf-8")
         for one in chosen:
