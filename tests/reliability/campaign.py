@@ -23,7 +23,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reliability import damage, hostile, limits, requests
-from reliability.commands import COMMANDS, outcome
+from reliability.command import outcome
+from reliability.commands import COMMANDS
 from reliability.process import Ended, Process, call
 from reliability.workspace import build
 
@@ -32,8 +33,11 @@ from facetrain.core.errors import TERMINATED
 _STATUSES = (0, 2, 3, 4)
 _PATTERNS = (
     (signal.SIGKILL,), (signal.SIGKILL,), (signal.SIGTERM,), (signal.SIGINT,), (signal.SIGHUP,),
+    (signal.SIGQUIT,), (signal.SIGXCPU,), (signal.SIGPIPE, signal.SIGKILL),
     (signal.SIGTERM, signal.SIGKILL), (signal.SIGINT, signal.SIGINT),
-    (signal.SIGINT, signal.SIGKILL), (signal.SIGSTOP, signal.SIGCONT),
+    (signal.SIGINT, signal.SIGKILL), (signal.SIGINT, signal.SIGTERM),
+    (signal.SIGTERM, signal.SIGINT), (signal.SIGSTOP, signal.SIGCONT),
+    (signal.SIGTSTP, signal.SIGCONT),
 )  # fmt: skip
 _STATUS_OF = {signal.SIGINT: 130, signal.SIGCONT: 0}
 _EXACT = (".idx", ".npz", ".safetensors")  # points into a shard; has checksums; has a digest
@@ -198,7 +202,8 @@ class Campaign:
             what = hostile.rename(self.copy / "images", chance)
         else:
             path = self._pick(chance, command.reads + command.state)
-            assert path is not None
+            if path is None:
+                return
             what = f"{path.relative_to(self.copy)} {hostile.replace(path, chance)}"
         self.judge(tally, f"{what} (case {case})", name, exact=False)
 

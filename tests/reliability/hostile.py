@@ -249,6 +249,7 @@ _CONTENT: dict[str, Callable[[random.Random], bytes]] = {
     ".jpg": _png,
     ".safetensors": _safetensors,
     ".metadata": _pickle,
+    ".pth": lambda chance: chance.choice((_pickle, _npz))(chance),
     ".tar": _tar,
     ".lst": _table,
     ".csv": _table,

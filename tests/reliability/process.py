@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from facetrain.__main__ import run
+from facetrain.core.errors import UserError
 
 SECONDS = 180.0
 """A command that takes longer hangs: undisturbed, on a free core, the slowest takes 3."""
@@ -39,7 +40,7 @@ class Process:
     """One command, in a fork of this process: importing torch again would cost seconds.
 
     Args:
-        argv: of `facetrain`.
+        argv: of `facetrain`; or `python` and a program that uses the package.
         folder: where it runs.
         limit: called first in the new process, to set its limits.
     """
@@ -111,7 +112,7 @@ def _run(argv: Sequence[str], folder: Path, pipe: int, limit: Callable[[], None]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         if limit is not None:
             limit()
-        run(list(argv))
+        _use(argv[1]) if argv[0] == "python" else run(list(argv))
         status = 0
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
@@ -126,6 +127,14 @@ def _run(argv: Sequence[str], folder: Path, pipe: int, limit: Callable[[], None]
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status)
+
+
+def _use(program: str) -> None:
+    """Run a program as a user would write it, for whom what is wrong has classes of its own."""
+    try:
+        exec(program, {})
+    except (UserError, OSError, MemoryError) as error:
+        sys.exit(getattr(error, "exit_status", 2))
 
 
 def call(argv: Sequence[str], folder: Path, limit: Callable[[], None] | None = None) -> Ended:

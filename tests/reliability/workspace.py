@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from reliability.commands import COMMANDS, NUM_IMAGES
+from reliability.command import NUM_IMAGES
+from reliability.commands import COMMANDS
 from reliability.process import call
 
 RECIPE = """
@@ -29,7 +30,8 @@ evaluate: {bins: [pairs.bin], batch_size: 32, workers: 0, bootstrap: 0}
 _MODULES = (
     "facetrain.cli", "facetrain.demo", "facetrain.without_recipe", "facetrain.review.review",
     "facetrain.export.export", "facetrain.evaluate.ijb", "matplotlib.pyplot", "faiss",
-    "onnxruntime", "torch.utils.tensorboard", "torch.distributed.checkpoint.state_dict_saver",
+    "onnxruntime", "facetrain.api", "torch.utils.tensorboard",
+    "torch.distributed.checkpoint.state_dict_saver",
     "torch.distributed.checkpoint.state_dict_loader", "facetrain.dist.distributed_checkpoint",
 )  # fmt: skip
 """What commands import when they need it; imported once, before all of them are forked."""
@@ -72,15 +74,20 @@ def _write(folder: Path) -> None:
 
     from facetrain.data.evaluation.template_benchmark import write_template_benchmark
     from facetrain.data.synthetic import SyntheticConfig, write_pairs, write_synthetic
+    from facetrain.models.mobilefacenet import MobileFaceNet
 
     config = SyntheticConfig(num_identities=8, min_images=5, max_images=5, size=32)
     write_synthetic(folder / "data", config, quiet=True)
+    few = config.model_copy(update={"first_identity": 40, "num_identities": 3})
+    write_synthetic(folder / "more", few, quiet=True)
     others = config.model_copy(update={"first_identity": 8, "num_identities": 20})
     write_pairs(folder / "pairs.bin", others, num_pairs=20, quiet=True)
     write_template_benchmark(folder / "ijb", "ijbc", synthetic_faces(config), num_impostor_pairs=50)
     _write_images(folder)
     _write_source(folder / "source.npz")
     _write_network(folder / "net.onnx")
+    network = MobileFaceNet(8, 32, 64, (1, 1, 1, 1))
+    torch.save(network.eval().state_dict(), folder / "net.pth")
     (folder / "recipe.yaml").write_text(RECIPE)
     (folder / "tune.yaml").write_text(
         RECIPE.partition("clean:")[0] + "finetune: {method: cosface}\n"
@@ -112,6 +119,7 @@ def _write_images(folder: Path) -> None:
     paths = np.array(names)
     embedding = np.random.default_rng(0).normal(size=(NUM_IMAGES, 8)).astype(np.float32)
     np.savez(folder / "paths.npz", embedding=embedding, path=paths)
+    np.savez(folder / "rows.npz", embedding=embedding, row=np.arange(NUM_IMAGES))
     pairs = [
         f"{a} {b} {int(a.split('/')[0] == b.split('/')[0])}\n"
         for a in names[::4]
@@ -120,6 +128,7 @@ def _write_images(folder: Path) -> None:
     (folder / "pairs.csv").write_text("".join(pairs))
     points = "11,14,21,14,16,20,12,25,20,25"
     (folder / "points.csv").write_text("".join(f"{i},{points}\n" for i in range(NUM_IMAGES)))
+    (folder / "landmarks.csv").write_text("".join(f"{name},{points}\n" for name in names))
 
 
 def _write_source(path: Path) -> None:
@@ -129,6 +138,11 @@ def _write_source(path: Path) -> None:
     embedding = generator.normal(size=(12, 8))[true] + generator.normal(0, 0.3, (96, 8))
     label = np.where(np.arange(96) % 10 == 0, (true + 1) % 12, true)
     np.savez(path, embedding=embedding.astype(np.float32), label=label, is_clean=label == true)
+    np.savez(path.with_name("features.npz"), embedding=embedding.astype(np.float32), label=true)
+    known = embedding[::16].astype(np.float32)
+    np.savez(path.with_name("known.npz"), embedding=known, label=np.arange(len(known)))
+    faces = np.tile(embedding, (2, 1)).astype(np.float32)
+    np.save(path.with_name("ijb.npy"), faces[:NUM_IMAGES])
 
 
 def _write_network(path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from facetrain.core.errors import ConfigError
 from facetrain.core.lock import folder_lock
-from facetrain.core.run_folder import SKIPPED_FILE
+from facetrain.core.run_folder import IGNORED_FILE, SKIPPED_FILE
 from facetrain.data.evaluation.ijb_metadata import Protocol
 from facetrain.data.evaluation.template_benchmark import LooseFace, write_template_benchmark
 from facetrain.data.features import load_features
@@ -22,8 +22,9 @@ def pack_templates(
 ) -> dict[str, Any]:
     """Write `source` as templates, pairs, galleries into `out`/IJBB or IJBC; return the counts.
 
-    Images are cropped or aligned as `pack` does, and what cannot be is named in `out/skipped.txt`.
-    Of features, `out/features.npy` is written in place of images, for `evaluate --features`.
+    Images are cropped or aligned as `pack` does; what is not packed is named as there, in
+    `out/skipped.txt` or `out/ignored.txt`. Of features, `out/features.npy` is written in place
+    of images, for `evaluate --features`.
 
     Args:
         source: what `pack` takes; or a features `.npz`.
@@ -45,7 +46,7 @@ def pack_templates(
             packed = [LooseFace(one, None, ARCFACE_POINTS) for one in features.label.tolist()]
             order = write_template_benchmark(out, protocol, packed)
             np.save(out / "features.npy", features.embedding[order])
-            return _counts(packed, 0)
+            return _counts(packed)
         scratch = out / ".source.tar"
         try:
             listing = list_images(source, scratch)
@@ -63,12 +64,13 @@ def pack_templates(
             scratch.unlink(missing_ok=True)
         write_template_benchmark(out, protocol, packed)
         write_list(out / SKIPPED_FILE, skipped)
-        return _counts(packed, len(skipped))
+        write_list(out / IGNORED_FILE, listing.ignored)
+        left_out = {"num_skipped": len(skipped), "num_ignored": len(listing.ignored)}
+        return _counts(packed) | left_out
 
 
-def _counts(faces: list[LooseFace], num_skipped: int) -> dict[str, Any]:
+def _counts(faces: list[LooseFace]) -> dict[str, Any]:
     return {
         "num_images": len(faces),
         "num_identities": len({face.subject for face in faces}),
-        "num_skipped": num_skipped,
     }

@@ -35,9 +35,12 @@ def lines(path: Path) -> list[list[str]]:
 
 def test_every_image_is_in_one_template_of_its_person(photographs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
+    (photographs / "p0" / "notes.txt").write_text("no image by its name either")
     found = pack_templates(photographs, out, "ijbc", PackOptions(workers=1, show_progress=False))
-    assert found == {"num_images": PEOPLE * IMAGES - 1, "num_identities": PEOPLE, "num_skipped": 1}
+    assert found == {"num_images": PEOPLE * IMAGES - 1, "num_identities": PEOPLE, "num_skipped": 1,
+                     "num_ignored": 1}  # fmt: skip
     assert (out / "skipped.txt").read_text().startswith("p0/0.jpg\t")
+    assert (out / "ignored.txt").read_text().startswith("p0/notes.txt\t")
     meta = out / "IJBC" / "meta"
     subject = {}
     for part in ("gallery_G1", "gallery_G2", "probe_mixed"):
