@@ -14,8 +14,9 @@ from facetrain.core.artifact import Artifact
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, limits and /proc")
 COMMANDS = (
-    "pack", "pack, a tar", "inspect", "corrupt", "variations", "train", "embed", "graph", "clean",
-    "export", "write", "review",
+    "pack", "pack, a tar", "pack, pairs", "pack, templates", "inspect", "corrupt",
+    "corrupt, features", "variations", "train", "embed", "graph", "clean", "graph, no recipe",
+    "export", "write", "write, a table", "review",
 )  # fmt: skip
 NUMBERS = {"mutations": 30, "hostile": 10, "signals": 4, "limits": 6, "writers": 2, "requests": 40}
 
