@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from facetrain.core.errors import ConfigError
 from facetrain.core.lock import folder_lock
+from facetrain.core.npy_file import write_npy
 from facetrain.core.run_folder import IGNORED_FILE, SKIPPED_FILE
 from facetrain.data.evaluation.ijb_metadata import Protocol
 from facetrain.data.evaluation.template_benchmark import LooseFace, write_template_benchmark
@@ -44,8 +43,12 @@ def pack_templates(
                 raise ConfigError(f"{source}: embeddings have no landmarks; leave the option out")
             features = load_features(source)
             packed = [LooseFace(one, None, ARCFACE_POINTS) for one in features.label.tolist()]
-            order = write_template_benchmark(out, protocol, packed)
-            np.save(out / "features.npy", features.embedding[order])
+            write_template_benchmark(
+                out,
+                protocol,
+                packed,
+                beside=lambda order: write_npy(out / "features.npy", features.embedding[order]),
+            )
             return _counts(packed)
         scratch = out / ".source.tar"
         try:
@@ -62,9 +65,12 @@ def pack_templates(
                     packed.append(LooseFace(subject, result[0].encoded, points))
         finally:
             scratch.unlink(missing_ok=True)
-        write_template_benchmark(out, protocol, packed)
-        write_list(out / SKIPPED_FILE, skipped)
-        write_list(out / IGNORED_FILE, listing.ignored)
+
+        def name_the_rest(_: object) -> None:
+            write_list(out / SKIPPED_FILE, skipped)
+            write_list(out / IGNORED_FILE, listing.ignored)
+
+        write_template_benchmark(out, protocol, packed, beside=name_the_rest)
         left_out = {"num_skipped": len(skipped), "num_ignored": len(listing.ignored)}
         return _counts(packed) | left_out
 

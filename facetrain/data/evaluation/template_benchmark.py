@@ -5,7 +5,8 @@ one gallery. It measures a model on these people; its numbers say nothing about 
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import filecmp
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,25 +84,27 @@ def write_template_benchmark(
     faces: Sequence[LooseFace],
     *,
     num_impostor_pairs: int = 100_000,
+    beside: Callable[[list[int]], None] = lambda order: None,
 ) -> list[int]:
     """Write a benchmark to `root`/IJBB or IJBC; returns each image's place in `faces`.
+
+    The same benchmark may be there already, of a command that was killed at its end.
 
     Args:
         root: receives a new IJBB/ or IJBC/ with meta/ and loose_crop/.
         protocol: whose file names.
         faces: all identities; those with one image are probes without a mate.
         num_impostor_pairs: at most so many.
+        beside: writes what belongs to it, with what is returned, before its folder is there.
 
     Raises:
-        DataError: something is there already; or no two images are one person's, or no two of
+        DataError: something else is there already; or no two images are one person's, or no two of
             several.
     """
     generator = numpy_generator(0, "template benchmark")
     subject = np.array([face.subject for face in faces])
     templates = _draw_templates(subject, generator)
     home = root / protocol.upper()
-    if home.exists():
-        raise DataError(f"{home}: must be new, but is there already; give another OUT")
     pairs = _pair_lines(templates, num_impostor_pairs, generator)
     if {line[-1] for line in pairs} != {"0", "1"}:
         raise DataError(
@@ -110,7 +113,20 @@ def write_template_benchmark(
         )
     with atomic_path(home) as temporary:
         order = _write(temporary, protocol, faces, templates, pairs, generator)
+        if home.exists() and not _same(temporary, home):
+            raise DataError(f"{home}: must be new, but is there already; give another OUT")
+        beside(order)
     return order
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files."""
+    names = {path.relative_to(one) for path in one.rglob("*")}
+    return names == {path.relative_to(other) for path in other.rglob("*")} and all(
+        filecmp.cmp(one / name, other / name, shallow=False)
+        for name in names
+        if (one / name).is_file()
+    )
 
 
 def _write(

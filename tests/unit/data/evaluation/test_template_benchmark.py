@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from facetrain.core.errors import ConfigError, DataError
+from facetrain.data.evaluation import pack_templates as pack_templates_file
 from facetrain.data.evaluation.pack_templates import pack_templates
 from facetrain.data.features import Features, save_features
 from facetrain.data.packing.pack_image import PackOptions
@@ -82,8 +83,37 @@ def test_what_cannot_be_a_benchmark(photographs: Path, tmp_path: Path) -> None:
         pack_templates(
             tmp_path / "f.npz", tmp_path / "a", "ijbc", PackOptions(landmarks=tmp_path / "l.csv")
         )
-    pack_templates(photographs, tmp_path / "b", "ijbc", PackOptions(workers=1, show_progress=False))
+
+
+def test_the_same_command_again_ends_alike_and_replaces_nothing_else(
+    photographs: Path, tmp_path: Path
+) -> None:
+    options, out = PackOptions(workers=1, show_progress=False), tmp_path / "out"
+    counts = pack_templates(photographs, out, "ijbc", options)
+    assert pack_templates(photographs, out, "ijbc", options) == counts
+    (photographs / "p1" / "0.jpg").unlink()
+    (photographs / "p1" / "notes.txt").write_text("x")
+    before = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
     with pytest.raises(DataError, match=r"IJBC: must be new, but is there already"):
-        pack_templates(
-            photographs, tmp_path / "b", "ijbc", PackOptions(workers=1, show_progress=False)
-        )
+        pack_templates(photographs, out, "ijbc", options)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_benchmark_is_there_when_all_beside_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the features and the folder, the same command goes on to the same files."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    label = np.repeat(np.arange(PEOPLE), IMAGES)
+    save_features(tmp_path / "f.npz", Features(np.eye(PEOPLE, dtype=np.float32)[label], label))
+    options = PackOptions(show_progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(pack_templates_file, "write_npy", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pack_templates(tmp_path / "f.npz", tmp_path / "out", "ijbb", options)
+    assert not (tmp_path / "out" / "IJBB").exists()
+    pack_templates(tmp_path / "f.npz", tmp_path / "out", "ijbb", options)
+    assert (tmp_path / "out" / "features.npy").is_file()
