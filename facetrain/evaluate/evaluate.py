@@ -7,7 +7,7 @@ not grow with the embedding size.
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,37 +76,26 @@ class PairDistances:
     same: Bools
 
 
-def name_sets(bins: Sequence[Path]) -> dict[str, Path]:
-    """File stem -> file, in the order given.
-
-    Raises:
-        ConfigError: two files share a stem, which names their results.
-    """
-    named: dict[str, Path] = {}
-    for path in bins:
-        if path.stem in named:
-            raise ConfigError(
-                f"evaluate.bins: sets are reported under their file names, but {named[path.stem]} "
-                f"and {path} are both {path.stem!r}; rename one"
-            )
-        named[path.stem] = path
-    return named
-
-
 def name_sources(config: EvaluateConfig) -> dict[str, Source]:
     """Name of the results -> set: the `.bin` files' stems, then `FolderSet.name`.
 
     Raises:
         ConfigError: two sets of one name, or attributes for several sets.
     """
-    named: dict[str, Source] = dict(name_sets(config.bins))
-    for folder in config.folders:
-        if folder.name in named:
-            raise ConfigError(
-                f"evaluate.folders: sets are reported under their kinds or lists, but two are "
-                f"called {folder.name!r}; leave one out, or rename the .bin or the list"
+    sources: list[tuple[str, Source]] = [(path.stem, path) for path in config.bins]
+    sources += [(folder.name, folder) for folder in config.folders]
+    named: dict[str, Source] = {}
+    for name, source in sources:
+        if name in named:
+            came = " and ".join(
+                str(one.pair_list if isinstance(one, FolderSet) else one)
+                for one in (named[name], source)
             )
-        named[folder.name] = folder
+            raise ConfigError(
+                "evaluate: sets are reported under their kinds or their files' names, but "
+                f"{came} are both {name!r}; leave one out, or rename it"
+            )
+        named[name] = source
     if config.attributes is not None and len(named) > 1:
         raise ConfigError(
             f"evaluate.attributes describes the images of one set, but there are {len(named)} "

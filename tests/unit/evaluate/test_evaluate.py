@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from facetrain.core.errors import ConfigError, DataError
+from facetrain.data.evaluation.paired_faces import FolderSet
 from facetrain.data.evaluation.verification_bin import write_bin
 from facetrain.dist.mesh import Mesh
 from facetrain.evaluate import evaluate
-from facetrain.evaluate.evaluate import EvaluateConfig, evaluate_sets, pair_distances
+from facetrain.evaluate.evaluate import EvaluateConfig, evaluate_sets, name_sources, pair_distances
 from facetrain.metrics.verification import verification
 
 SIZE, D = 16, 5
@@ -151,8 +152,11 @@ def test_distances_are_believed_only_as_they_were_left(tmp_path):
 
 def test_two_sets_of_one_name_are_refused(tmp_path):
     bins = [tmp_path / "a" / "lfw.bin", tmp_path / "b" / "lfw.bin"]
-    with pytest.raises(ConfigError, match=r"a/lfw.bin and .*b/lfw.bin are both 'lfw'; rename one"):
+    with pytest.raises(ConfigError, match=r"a/lfw.bin and .*b/lfw.bin are both 'lfw'; leave one"):
         evaluate_sets(EvaluateConfig(bins=bins), Linear(), Mesh.single(), image_size=SIZE)
+    folder = FolderSet(kind="lfw", images=tmp_path)
+    with pytest.raises(ConfigError, match=r"a/lfw.bin and .*pairs.txt are both 'lfw'"):
+        name_sources(EvaluateConfig(bins=bins[:1], folders=(folder,)))
     with pytest.raises(ConfigError, match="must name at least one"):
         evaluate.run(CONFIG, Linear(), tmp_path / "out", Mesh.single(), inputs={})
 
