@@ -291,6 +291,10 @@ def test_a_cifar_file_that_is_a_program_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="it was refused and nothing was run"):
         images.read_cifar(tmp_path, 10)
     assert not (tmp_path / "was_run").exists()
+    turned = {b"data": np.asfortranarray(np.zeros((2, 3072), np.uint8)), b"labels": [0, 1]}
+    (tmp_path / "test_batch").write_bytes(pickle.dumps(turned, protocol=2))
+    with pytest.raises(DataError, match="row by row"):
+        images.read_cifar(tmp_path, 10)
     (tmp_path / "test_batch").write_bytes(b"not a pickle")
     with pytest.raises(DataError, match="Python version"):
         images.read_cifar(tmp_path, 10)

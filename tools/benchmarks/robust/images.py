@@ -1,14 +1,10 @@
 """MNIST, CIFAR and UTKFace as their authors publish them, from a user's own download.
 
-CIFAR's files are pickles. They are read with stand-ins for NumPy's constructors and nothing else
-at hand, as `facetrain.data.evaluation.verification_bin` reads its pickles: nothing in them is run.
+CIFAR's files are pickles; nothing in them is run.
 """
 
 import gzip
-import io
-import pickle
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +16,7 @@ from torch import Tensor
 
 from facetrain.core.errors import DataError
 from facetrain.core.rng import numpy_generator
+from facetrain.data.files.plain_pickle import load_plain
 from facetrain.data.images.codec import decode_image, fit_square
 from tools.benchmarks.robust.tasks import Labels, Pool
 
@@ -46,7 +43,7 @@ def read_mnist(folder: Path) -> Pool:
     for name in ("train", "t10k"):
         x = _idx(folder, f"{name}-images-idx3-ubyte", 3)
         label = _idx(folder, f"{name}-labels-idx1-ubyte", 1)
-        parts.append((x[:, None].astype(np.float32) / 255, label.astype(np.int64)))
+        parts.append((x[:, None].astype(np.float32) / np.float32(255), label.astype(np.int64)))
     return _pool(folder, parts, {2: 7, 3: 8, 5: 6, 6: 5, 7: 1})
 
 
@@ -164,67 +161,15 @@ def _cifar_file(path: Path, key: bytes) -> tuple[NDArray[np.float32], Labels]:
     if not path.is_file():
         kind = "cifar100" if b"e_labels" in key else "cifar10"
         raise DataError(f"{path} is missing; {path.parent} must hold {WHERE[kind]}")
+    must = f"{path}: must be a file of CIFAR's Python version"
     try:
-        content = _Unpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-        x, label = content[b"data"].bytes_of_images(), np.array(content[key], np.int64)
-        return x.reshape(-1, 3, 32, 32).astype(np.float32) / 255, label
+        content = load_plain(path.read_bytes(), must, mappings=True)
+        images = content[b"data"]
+        if images.by_columns or (pixels := images.tobytes()) is None:
+            raise ValueError("its images are not plain bytes, row by row")
+        x, label = np.frombuffer(pixels, np.uint8), np.array(content[key], np.int64)
+        return x.reshape(-1, 3, 32, 32).astype(np.float32) / np.float32(255), label
     except DataError:
         raise
-    except Exception as error:  # a damaged pickle may raise anything
-        raise DataError(f"{path}: must be a file of CIFAR's Python version; {error}") from None
-
-
-class _Array:
-    """Stands for numpy.ndarray: keeps its bytes."""
-
-    def __init__(self, *_: object) -> None:
-        self._data = b""
-
-    def __setstate__(self, state: Any) -> None:
-        *_, fortran, self._data = state
-        if fortran or not isinstance(self._data, bytes):
-            raise pickle.UnpicklingError("its images are not plain bytes, row by row")
-
-    def bytes_of_images(self) -> NDArray[np.uint8]:
-        """(N, 3072)"""
-        return np.frombuffer(self._data, np.uint8).reshape(-1, 3 * 32 * 32)
-
-
-class _Dtype:
-    """Stands for numpy.dtype: must be that of bytes."""
-
-    def __init__(self, name: object, *_: object) -> None:
-        if name not in (b"u1", "u1"):
-            raise pickle.UnpicklingError(f"its images are of type {name!r:.20}, not bytes")
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-def _encode(text: object, encoding: object = "latin1") -> bytes:
-    """Stands for _codecs.encode: how Python 3 writes bytes in protocol 2."""
-    if not isinstance(text, str) or encoding not in (b"latin1", "latin1"):
-        raise pickle.UnpicklingError("it encodes something else than latin1 text")
-    return text.encode("latin1")
-
-
-_STAND_INS: dict[str, Callable[..., object]] = {
-    "numpy.ndarray": _Array,
-    "numpy.dtype": _Dtype,
-    "_codecs.encode": _encode,
-    "numpy.core.multiarray._reconstruct": lambda *_: _Array(),
-    "numpy._core.multiarray._reconstruct": lambda *_: _Array(),
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Resolves the names that an array of bytes needs to stand-ins, and no others."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        full_name = f"{module}.{name}"
-        if full_name not in _STAND_INS:
-            raise DataError(
-                f"a CIFAR file holds images and labels only, but this one asks for {full_name}; "
-                "it was refused and nothing was run. Do not use this file"
-            )
-        return _STAND_INS[full_name]
+    except Exception as error:  # whatever else the file may hold
+        raise DataError(f"{must}; {error}") from None
