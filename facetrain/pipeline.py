@@ -191,7 +191,7 @@ def clean_stage(
         mesh,
         backbone=backbone,
         inputs=inputs,
-        decided=review_overlay.decided_rows(recipe.data.overlay, dataset.num_rows)[dataset.row],
+        verified=review_overlay.decided_rows(recipe.data.overlay, dataset.num_rows)[dataset.row],
     )
     if mesh.is_main:
         write_stage_data(out_dir, recipe.data)

@@ -5,15 +5,15 @@ layers are not in the supplement and are our choice.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from facetrain.clean.cleaner import Cleaner, passes, probability_on
+from facetrain.clean.cleaner import Cleaner, passes
+from facetrain.clean.labelled_set import LabelledSet
 from facetrain.clean.threshold_loss import threshold_loss
-from facetrain.clean.training import GraphConfig, TrustedLabels, draw_noise, draw_piece
+from facetrain.clean.training import noisy_piece
 from facetrain.core.config import Config
 from facetrain.core.progress import progress
 from facetrain.core.rng import derive_seed
@@ -34,7 +34,7 @@ class AdapterConfig(Config):
 
 
 def class_summary(clean_probability: Tensor, graphs: ClassGraphs) -> Tensor:
-    """What the adapter knows of each class, (C, S); the order of its images plays no part.
+    """What the adapter reads of each class, (C, S); the order of its images plays no part.
 
     Quantiles, mean and spread of the class's probabilities, its log size, and the mean over all
     images, by which a class is compared with the others.
@@ -56,14 +56,6 @@ def class_summary(clean_probability: Tensor, graphs: ClassGraphs) -> Tensor:
     return torch.stack([*columns, mean, (variance + 1e-6).sqrt(), size.log(), overall], dim=1)
 
 
-class ScoredClasses(NamedTuple):
-    """A labelled set after the cleaner, with what is known of its labels."""
-
-    graphs: ClassGraphs
-    clean_probability: Tensor  # (N,) by node
-    is_clean: Tensor  # (N,) bool, true or planted
-
-
 class ThresholdAdapter(nn.Module):
     """Summary of a class -> its threshold in (0, 1); 0.5 before training.
 
@@ -77,14 +69,8 @@ class ThresholdAdapter(nn.Module):
 
     def __init__(self, summary: Tensor, width: int = 64) -> None:
         super().__init__()
-        self.mean: Tensor
-        self.spread: Tensor
-        self.least: Tensor
-        self.most: Tensor
-        self.register_buffer("least", summary.amin(0))
-        self.register_buffer("most", summary.amax(0))
-        self.register_buffer("mean", summary.mean(0))
-        self.register_buffer("spread", summary.std(0) + 1e-2)
+        self.least, self.most = nn.Buffer(summary.amin(0)), nn.Buffer(summary.amax(0))
+        self.mean, self.spread = nn.Buffer(summary.mean(0)), nn.Buffer(summary.std(0) + 1e-2)
         last = nn.Linear(width, 1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -96,13 +82,9 @@ class ThresholdAdapter(nn.Module):
         logit: Tensor = self.layers((summary - self.mean) / self.spread).squeeze(1)
         return logit
 
-    def threshold(self, clean_probability: Tensor, graphs: ClassGraphs) -> Tensor:
-        """Threshold of each class, (C,) in (0, 1)."""
-        return torch.sigmoid(self(class_summary(clean_probability, graphs)))
-
 
 def fit_adapter(
-    judged: Sequence[ScoredClasses],
+    classes: Sequence[tuple[ClassGraphs, Tensor, Tensor]],
     *,
     margin: float,
     prior_weight: float,
@@ -115,55 +97,42 @@ def fit_adapter(
     that no cleaner can recognise pull the thresholds of pure classes to zero.
 
     Args:
+        classes: of each set its graphs, clean probabilities (N,) and truth (N,) bool, by node.
         margin: m_fp and m_fn of the loss, in probability.
         prior_weight: of the squared logit, which holds a threshold at 0.5 where the loss is flat.
     """
-    summaries = [class_summary(one.clean_probability, one.graphs) for one in judged]
+    summaries = [class_summary(probability, graphs) for graphs, probability, _ in classes]
     adapter = ThresholdAdapter(torch.cat(summaries)).to(summaries[0].device)
     optimizer = torch.optim.Adam(adapter.parameters(), learning_rate)
     for step in range(steps):
-        one, summary = judged[step % len(judged)], summaries[step % len(judged)]
-        logit = adapter(summary)
+        graphs, probability, is_clean = classes[step % len(classes)]
+        logit = adapter(summaries[step % len(classes)])
         loss = threshold_loss(
-            one.clean_probability,
-            torch.sigmoid(logit)[one.graphs.label],
-            one.is_clean,
+            probability,
+            torch.sigmoid(logit)[graphs.label],
+            is_clean,
             margin_false_positive=margin,
             margin_false_negative=margin,
         )
-        balanced = (_mean(loss[one.is_clean]) + _mean(loss[~one.is_clean])) / 2
+        halves = [part.sum() / max(len(part), 1) for part in (loss[is_clean], loss[~is_clean])]
         optimizer.zero_grad()
-        (balanced + prior_weight * (logit**2).mean()).backward()
+        (sum(halves) / 2 + prior_weight * (logit**2).mean()).backward()
         optimizer.step()
     return adapter
 
 
-def _mean(loss: Tensor) -> Tensor:
-    """The mean, 0 of nothing."""
-    return loss.sum() / max(len(loss), 1)
-
-
 def learn_thresholds(
-    graph: GraphConfig,
-    config: AdapterConfig,
-    cleaner: Cleaner,
-    source: TrustedLabels,
-    seed: int,
-    *,
-    show: bool,
+    config: AdapterConfig, cleaner: Cleaner, source: LabelledSet, seed: int, *, show: bool
 ) -> ThresholdAdapter:
     """The threshold adapter of `cleaner`, trained on fresh noise in the source.
 
-    Draws of the target's own believed images serve no better where there is a source: the images
-    that are hard to judge are not among them (docs/log.md).
+    Not on the target's pseudo-labelled images: the hard ones are not among them.
     """
     seen = []
     draws = range(config.num_draws)
     for draw in progress(draws, "clean: thresholds", total=len(draws), enabled=show):
-        piece = draw_piece(draw_noise(graph, source, seed, "adapter", draw), seed, "adapter", draw)
+        piece = noisy_piece(source.with_noise(seed, "adapter", draw), seed, "adapter", draw)
         *_, features = passes(cleaner, piece)
-        seen.append(
-            ScoredClasses(piece.graphs, probability_on(cleaner, piece, features), piece.truth())
-        )
+        seen.append((piece.graphs, cleaner.probability(piece, features), piece.truth()))
     torch.manual_seed(derive_seed(seed, "adapter"))
     return fit_adapter(seen, margin=config.margin, prior_weight=config.prior_weight)

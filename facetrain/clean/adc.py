@@ -11,19 +11,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from facetrain.clean.adapter import AdapterConfig, class_summary, learn_thresholds
-from facetrain.clean.calibration import Draw
-from facetrain.clean.cleaner import Cleaner, clean_probability
-from facetrain.clean.labelled_set import LabelledSet
-from facetrain.clean.training import (
-    GraphConfig,
-    MetaConfig,
-    PretrainConfig,
-    TrustedLabels,
-    adapt,
-    draw_noise,
-    pretrain,
+from facetrain.clean.adapter import (
+    AdapterConfig,
+    ThresholdAdapter,
+    class_summary,
+    learn_thresholds,
 )
+from facetrain.clean.cleaner import Cleaner, clean_probability
+from facetrain.clean.labelled_set import GraphConfig, LabelledSet
+from facetrain.clean.training import MetaConfig, PretrainConfig, adapt, pretrain
 from facetrain.core.config import Config
 from facetrain.core.errors import CheckpointError
 from facetrain.core.log import logger
@@ -47,67 +43,56 @@ class AdcConfig(Config):
     adapter: AdapterConfig = AdapterConfig()
 
 
-class Evidence(NamedTuple):
-    """What the cleaner says of a target, and of draws of noise to weigh its word by."""
+class Adc(NamedTuple):
+    """The cleaner, brought to a target, and its thresholds."""
 
-    logit: Tensor | None  # (num_images,) that the label is right, from its class's threshold on
-    draws: list[Draw]
+    cleaner: Cleaner
+    adapter: ThresholdAdapter | None  # None: every threshold is 0.5
+
+    @torch.no_grad()
+    def logit(self, labelled: LabelledSet, mesh: Mesh) -> Tensor:
+        """Of each label being right, (num_images,), less its class's threshold; 0 if not judged."""
+        graphs = labelled.classes.subset(labelled.large).to(labelled.embedded.device)
+        probability = clean_probability(self.cleaner, labelled, mesh)[graphs.row]
+        logit = torch.logit(probability, eps=_SURE)
+        if self.adapter is not None:
+            logit -= self.adapter(class_summary(probability, graphs))[graphs.label]
+        return torch.zeros_like(labelled.ones()).index_copy_(0, graphs.row, logit)
 
 
-def gcn_evidence(
+def learn_adc(
     config: AdcConfig,
-    source: TrustedLabels,
+    source: LabelledSet,
     target: LabelledSet,
-    calibrating: TrustedLabels,
-    num_draws: int,
     out_dir: Path,
     mesh: Mesh,
     digest: str,
-) -> Evidence:
-    """Train on `source`, adapt to `target` and judge it.
+) -> Adc:
+    """Train on `source`, whose labels are true, and adapt to `target`.
 
     Args:
-        calibrating: what noise is planted into for `draws`.
-        num_draws: how often.
         out_dir: the pre-trained cleaner is kept here, and taken up when its `digest` is this one.
         digest: of what it depends on.
     """
     cleaner = pretrained(config, source, out_dir / PRETRAINED_FILE, mesh, digest)
     cleaner = adapt(
-        config.graph, config.meta, cleaner, source, target, mesh, config.seed,
-        batch_classes=config.pretrain.batch_classes,
+        config.meta, cleaner, source, target, config.seed,
+        batch_classes=config.pretrain.batch_classes, show=mesh.is_main,
     )  # fmt: skip
     _same_on_every_rank(cleaner, mesh)
     adapter = None
     if config.adapter.num_draws:
-        adapter = learn_thresholds(
-            config.graph, config.adapter, cleaner, source, config.seed, show=mesh.is_main
-        )
-
-    @torch.no_grad()
-    def judge(labelled: LabelledSet, of: Mesh) -> Tensor:
-        graphs = labelled.classes.subset(labelled.large).to(mesh.device)
-        chance = clean_probability(cleaner, labelled, of)[-1][graphs.row]
-        logit = torch.logit(chance, eps=_SURE)
-        if adapter is not None:
-            logit -= adapter(class_summary(chance, graphs))[graphs.label]  # of the threshold
-        return torch.zeros_like(labelled.certain()).index_copy_(0, graphs.row, logit)
-
-    truth = torch.from_numpy(calibrating.label).to(mesh.device)
-    draws = []
-    for draw in range(num_draws):
-        drawn = draw_noise(config.graph, calibrating, config.seed, "calibrate", draw)
-        draws.append(Draw(drawn, truth, judge(drawn, Mesh.single(mesh.device))))
-    return Evidence(judge(target, mesh), draws)
+        adapter = learn_thresholds(config.adapter, cleaner, source, config.seed, show=mesh.is_main)
+    return Adc(cleaner, adapter)
 
 
 def pretrained(
-    config: AdcConfig, source: TrustedLabels, path: Path, mesh: Mesh, digest: str
+    config: AdcConfig, source: LabelledSet, path: Path, mesh: Mesh, digest: str
 ) -> Cleaner:
     """The cleaner after its training on the source, from `path` if it lies there with `digest`."""
     if (cleaner := _taken_up(config, path, digest)) is not None:
         return cleaner.to(mesh.device)
-    cleaner = pretrain(config.graph, config.pretrain, source, config.seed, show=mesh.is_main)
+    cleaner = pretrain(config.pretrain, source, config.seed, show=mesh.is_main)
     _same_on_every_rank(cleaner, mesh)
     if mesh.is_main:
         save_tensors(path, cleaner.state_dict(), _OF, {"inputs": digest})

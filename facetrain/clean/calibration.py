@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,50 +24,46 @@ _PRIOR_IMAGES = (4.0, 10.0, 4.0)
 that learned the noise is 0.005 less: there the labels fit better than noise that is planted."""
 
 
-class Draw(NamedTuple):
-    """A set under planted noise, and what the GCN says of it."""
-
-    labelled: LabelledSet
-    true_label: Tensor  # (num_images,) whose the images are
-    cleaner_logit: Tensor | None  # (num_images,)
-
-
-def calibrate(draws: Sequence[Draw], model: IdentityModel, mesh: Mesh) -> Calibration:
+def calibrate(
+    draws: Sequence[LabelledSet],
+    cleaner_logits: Sequence[Tensor | None],
+    model: IdentityModel,
+    mesh: Mesh,
+) -> Calibration:
     """The temperature, the offset and the GCN's weight under which planted noise is most likely.
 
     Cross-entropy of the true class, or nobody where that is no candidate, over all images of all
     draws, at the classes' members as the posterior finds them; these depend on the three in turn,
     so twice.
+
+    Args:
+        draws: sets under noise that they know.
+        cleaner_logits: (num_images,) of each, or None throughout.
     """
-    with_cleaner = draws[0].cleaner_logit is not None
-    found = Calibration(cleaner_weight=0.5 if with_cleaner else 0.0)
+    found = Calibration(cleaner_weight=_USUAL.cleaner_weight)
     for _ in range(_ROUNDS):
         with torch.no_grad():
             sets = [
-                (Estimation(d.labelled, model, found, d.cleaner_logit, mesh).run(), d)
-                for d in draws
+                Estimation(draw, model, found, logit, mesh).run()
+                for draw, logit in zip(draws, cleaner_logits, strict=True)
             ]
-        found = _fit([_Case.of(one, draw) for one, draw in sets], found, with_cleaner)
+        found = _fit(sets, found)
     return found
 
 
-class _Case(NamedTuple):
-    estimation: Estimation
-    logit: Tensor | None
-    truth: Tensor  # (n,) slot of the true class among the candidates, the last for nobody
-
-    @classmethod
-    def of(cls, estimation: Estimation, draw: Draw) -> "_Case":
-        row, place = estimation.row, estimation.place
-        logit = None if draw.cleaner_logit is None else draw.cleaner_logit[row]
-        class_id = draw.labelled.classes.class_id.to(place.device)
-        right = (class_id[place.clamp(min=0)] == draw.true_label[row][:, None]) & estimation.real
-        nobody = ~right.any(1, keepdim=True)
-        return cls(estimation, logit, torch.cat([right, nobody], 1).float().argmax(1))
+def _true_slot(one: Estimation) -> Tensor:
+    """Which candidate each image is of, (n,), the last for nobody."""
+    labelled = one.labelled
+    assert labelled.true_label is not None
+    class_id = labelled.classes.class_id.to(one.place.device)
+    true = labelled.true_label[one.row][:, None]
+    right = (class_id[one.place.clamp(min=0)] == true) & (one.place >= 0)
+    return torch.cat([right, ~right.any(1, keepdim=True)], 1).float().argmax(1)
 
 
-def _fit(cases: Sequence[_Case], start: Calibration, with_cleaner: bool) -> Calibration:
-    device = cases[0].truth.device
+def _fit(sets: Sequence[Estimation], start: Calibration) -> Calibration:
+    device = sets[0].place.device
+    truth = [_true_slot(one) for one in sets]
     free, origin = (
         torch.tensor(
             [math.log(one.temperature), one.offset / _OFFSET_UNIT, one.cleaner_weight],
@@ -79,24 +74,20 @@ def _fit(cases: Sequence[_Case], start: Calibration, with_cleaner: bool) -> Cali
     free.requires_grad_()
     strength = torch.tensor(_PRIOR_IMAGES, device=device)
     optimizer = torch.optim.LBFGS([free], max_iter=_STEPS, line_search_fn="strong_wolfe")
-    number = sum(len(case.truth) for case in cases)
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        weights = Calibration(
-            free[0].exp(), _OFFSET_UNIT * free[1], free[2] if with_cleaner else 0.0  # type: ignore[arg-type]
-        )  # fmt: skip
-        total = torch.zeros((), device=device)
-        for case in cases:
-            odds = case.estimation.terms.log_odds(weights, case.logit)
-            total = total + cross_entropy(odds, case.truth, reduction="sum")
+        weights = Calibration(free[0].exp(), _OFFSET_UNIT * free[1], free[2])  # type: ignore[arg-type]
+        total = sum(
+            cross_entropy(one.log_odds(weights), slot, reduction="sum")
+            for one, slot in zip(sets, truth, strict=True)
+        )
         # Separable draws would have all of them grow without end.
-        away = free - origin
-        mean = (total + 0.5 * (strength * away.square()).sum()) / max(number, 1)
+        total = total + 0.5 * (strength * (free - origin).square()).sum()
+        mean = total / max(sum(map(len, truth)), 1)
         mean.backward()  # type: ignore[no-untyped-call]
         return mean
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
     temperature, offset, weight = free.detach().tolist()
-    weight = max(weight, 0.0) if with_cleaner else 0.0
-    return Calibration(math.exp(temperature), _OFFSET_UNIT * offset, weight)
+    return Calibration(math.exp(temperature), _OFFSET_UNIT * offset, max(weight, 0.0))

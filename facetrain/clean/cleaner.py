@@ -1,7 +1,7 @@
 """The cleaner: node features, standardised, through the GCN, twice.
 
-The second pass sees every class through the first one's answer: each image counts as much as it
-is pass_weight, so the class centre is no longer pulled by the noise (the paper passes once).
+In the second pass an image counts as much as the first found it clean, so that noise no longer
+pulls the class centre (the paper passes once).
 """
 
 from collections.abc import Iterator
@@ -32,66 +32,60 @@ class Cleaner(nn.Module):
     def __init__(self, config: GCNConfig, features: Tensor) -> None:
         super().__init__()
         self.gcn = GCN(config, features.shape[1])
-        self.mean: Tensor
-        self.spread: Tensor
-        self.register_buffer("mean", features.mean(0))
         spread = features.std(0)
-        self.register_buffer("spread", spread.where(spread > 1e-3, 1.0))  # belief: none yet
+        self.mean = nn.Buffer(features.mean(0))
+        self.spread = nn.Buffer(spread.where(spread > 1e-3, 1.0))  # constant columns
 
     def forward(self, features: Tensor, graph: Graph) -> GCNOutput:
         """Logit (N,) and hidden (N, F')."""
         output: GCNOutput = self.gcn((features - self.mean) / self.spread, graph)
         return output
 
+    @torch.no_grad()
+    def probability(self, piece: Piece, features: Tensor) -> Tensor:
+        """Clean probability of the nodes of `piece`, (N,)."""
+        return self(features, piece.graph()[0]).clean_probability  # type: ignore[no-any-return]
+
 
 def pass_weight(owner: LabelledSet, row: Tensor, clean_probability: Tensor) -> Tensor:
-    """Weight of each image, (num_images,), for the next pass: its clean probability where known.
+    """Weight of each image, (num_images,), in the next pass: its clean probability where known.
 
     Never quite 0 or 1, so that no pass can rule an image out for good.
     """
-    weight = owner.certain()
+    weight = owner.ones()
     weight[row] = clean_probability.clamp(_CERTAIN, 1 - _CERTAIN)
     return weight
 
 
-@torch.no_grad()
-def probability_on(cleaner: Cleaner, piece: Piece, features: Tensor) -> Tensor:
-    """Clean probability of the nodes of `piece`, (N,)."""
-    output: GCNOutput = cleaner(features, piece.graph()[0])
-    return output.clean_probability
-
-
 def passes(cleaner: Cleaner, piece: Piece) -> Iterator[Tensor]:
-    """Features (N, F) of each pass over `piece`, a later one's by the answer to the one before.
+    """Features (N, F) of each pass over `piece`, those of a later one by the output of the former.
 
-    The cleaner answers when the next is asked for, so as it has become by then.
+    The cleaner is asked when the next pass is, so as it has become by then.
     """
-    features = piece.features(piece.owner.certain())
+    features = piece.features(piece.owner.ones())
     yield features
     for _ in range(NUM_PASSES - 1):
-        answer = probability_on(cleaner, piece, features)
-        features = piece.features(pass_weight(piece.owner, piece.graphs.row, answer))
+        probability = cleaner.probability(piece, features)
+        features = piece.features(pass_weight(piece.owner, piece.graphs.row, probability))
         yield features
 
 
 @torch.no_grad()
-def clean_probability(cleaner: Cleaner, labelled: LabelledSet, mesh: Mesh) -> list[Tensor]:
-    """How likely each image belongs to its class, (num_images,) after each pass.
+def clean_probability(cleaner: Cleaner, labelled: LabelledSet, mesh: Mesh) -> Tensor:
+    """How likely each image belongs to its class, (num_images,); 1 outside of large classes.
 
-    Each rank judges some of the large classes; every rank gets all answers. 1 for other images.
+    Each rank judges some of the classes; every rank gets all of it.
     """
-    graphs = labelled.classes.subset(labelled.large)
-    row = graphs.row.to(labelled.embedded.device)
-    weight, answers = labelled.certain(), []
+    row = labelled.classes.subset(labelled.large).row.to(labelled.embedded.device)
     own = labelled.cut(_NODES_AT_ONCE)[mesh.rank :: mesh.world_size]
+    probability = labelled.ones()
     for number in range(NUM_PASSES):
-        answer = torch.zeros_like(weight)
-        label = f"clean, pass {number + 1}"
+        weight = pass_weight(labelled, row, probability[row]) if number else probability
+        found = torch.zeros_like(probability)
         shown = mesh.is_main and len(own) > 1
+        label = f"clean, pass {number + 1}"
         for classes in progress(own, label, total=len(own), unit="piece", enabled=shown):
             piece = labelled.piece(classes)
-            answer[piece.graphs.row] = probability_on(cleaner, piece, piece.features(weight))
-        answer = all_reduce_sum(answer, mesh)[row]
-        weight = pass_weight(labelled, row, answer)
-        answers.append(labelled.certain().index_copy_(0, row, answer))
-    return answers
+            found[piece.graphs.row] = cleaner.probability(piece, piece.features(weight))
+        probability = labelled.ones().index_copy_(0, row, all_reduce_sum(found, mesh)[row])
+    return probability

@@ -8,16 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from facetrain.clean.findings import (
-    double_names,
-    exchanged,
-    in_evaluation_set,
-    own_members,
-)
+from facetrain.clean.double_names import double_names
+from facetrain.clean.evaluation_faces import in_evaluation_set
+from facetrain.clean.exchanges import exchanged
 from facetrain.clean.identity_model import IdentityModel
 from facetrain.clean.labelled_set import LabelledSet
 from facetrain.clean.near_duplicates import near_duplicates
-from facetrain.clean.posterior import Calibration, Posterior
+from facetrain.clean.posterior import Calibration, Posterior, members_by_label
 from facetrain.data.cleaning_result import REASON_NAMES, CleaningResult, Reason
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.overlay import LabelOverlay
@@ -35,7 +32,7 @@ def result_of(
     calibration: Calibration,
     found: Posterior,
     excluded: Sequence[NDArray[np.floating]],
-    confirmed: Tensor | None = None,
+    verified: Tensor | None = None,
     seed: int = 0,
 ) -> CleaningResult:
     """Decisions and reasons, in the numbers that `labelled` has for its classes.
@@ -46,77 +43,64 @@ def result_of(
 
     Args:
         excluded: embeddings (M, D) of evaluation sets.
-        confirmed: (num_images,) bool, not judged.
+        verified: (num_images,) bool, not judged.
         seed: of the hypotheses that are planted.
     """
     place, class_id = labelled.place_of_row, labelled.classes.class_id.to(labelled.place_of_row)
-    swaps = exchanged(labelled, model, found, confirmed, seed)
-    mended = place.clone()
-    mended[swaps.first], mended[swaps.second] = place[swaps.second], place[swaps.first]
-    members = own_members(labelled, model, found, mended)
-    merges = double_names(labelled, model, found, members, seed)
-    overlap = torch.zeros(len(class_id), dtype=torch.bool, device=place.device)
+    present = place >= 0
+    swaps = exchanged(labelled, model, found, verified, seed)  # (2, E)
+    mended = place.index_put((swaps,), place[swaps.flip(0)])
+    members = members_by_label(labelled, model, found, mended)
+    person = double_names(labelled, model, found, members, seed)
+    overlap = torch.zeros_like(person, dtype=torch.bool)
     for embedding in excluded:
-        overlap |= in_evaluation_set(labelled, model, calibration, members, merges, embedding)
+        overlap |= in_evaluation_set(labelled, model, calibration, members, person, embedding)
 
-    moves = torch.zeros_like(place, dtype=torch.bool)
-    moves[torch.cat(swaps)] = True
-    stays = _beside(labelled, moves)
+    probability = found.probability[:, 0]
     other, slot = found.probability[:, 1:].max(1)
-    goes = found.place[:, 1:].gather(1, slot[:, None])[:, 0]
-    stays |= _first_of_two_lone(labelled, goes.where(found.probability[:, 0] <= _HALF, -1))
-    probability = found.probability[:, 0].clone()
+    goes = found.place[:, 1:].gather(1, slot[:, None])[:, 0]  # the likeliest other class
+    moves = torch.zeros_like(present).index_fill(0, swaps.flatten(), True)
+    left = torch.zeros_like(overlap).index_fill(0, place[moves], True)
+    stays = (labelled.size_of_row() == 2) & left[place.clamp(min=0)] & ~moves
+    stays |= _first_of_two_lone(labelled, goes.where(probability <= _HALF, -1))
+    goes = goes.index_put((swaps,), place[swaps.flip(0)])
+    other = torch.where(moves, other.clamp(min=_HALF), other)
     probability = torch.where(moves, probability.clamp(max=_HALF), probability)
     probability = torch.where(stays, probability.clamp(min=_STAYS), probability)
-    judged = place >= 0
-    if confirmed is not None:
-        judged &= ~confirmed
+
+    judged = present if verified is None else present & ~verified
     kept = (probability > _HALF) | ~judged
-    goes[swaps.first], goes[swaps.second] = place[swaps.second], place[swaps.first]
-    other = torch.where(moves, other.clamp(min=_HALF), other)
     elsewhere = ~kept & (goes >= 0) & ((other >= found.nobody) | moves)
     # As likely of the other class as of its own: whose it is, is open.
-    open_question = judged & (goes >= 0) & (probability < 2 * other) & (other < 2 * probability)
-    open_question &= (torch.maximum(probability, other) > found.nobody) & ~moves & ~stays
+    ambiguous = judged & (goes >= 0) & (probability < 2 * other) & (other < 2 * probability)
+    ambiguous &= (torch.maximum(probability, other) > found.nobody) & ~moves & ~stays
+    suggested = (elsewhere | ambiguous) & judged
     copies = near_duplicates(labelled.embedded, labelled.label_of_row)
-
     reason = torch.full_like(place, Reason.CLEAN)
     reason[(found.hard > _HALF) & ~stays] = Reason.HARD
     reason[copies >= 0] = Reason.COPY
     reason[~kept] = Reason.NOBODY
     reason[elsewhere] = Reason.OTHER_IDENTITY
-    reason[open_question] = Reason.AMBIGUOUS
+    reason[ambiguous] = Reason.AMBIGUOUS
     reason[~judged] = Reason.NOT_JUDGED
-    suggested = (elsewhere | open_question) & judged
-    into = merges.into[place.clamp(min=0)].where(judged, -1)
 
-    def named(of_class: Tensor) -> NDArray[np.int64]:
-        label: NDArray[np.int64] = (
-            class_id[of_class.clamp(min=0)].where(of_class >= 0, -1).cpu().numpy()
-        )
-        return label
+    def named(of_class: Tensor, where: Tensor) -> NDArray[np.int64]:
+        label = class_id[of_class.clamp(min=0)].where(where, -1)
+        return label.cpu().numpy()  # type: ignore[no-any-return]
 
+    own = place.clamp(min=0)
     return CleaningResult(
-        clean_probability=probability.where(place >= 0, 1.0).float().cpu().numpy(),
+        clean_probability=probability.where(present, 1.0).float().cpu().numpy(),
         kept=kept.cpu().numpy(),
-        suggested_label=named(goes.where(suggested, -1)),
+        suggested_label=named(goes, suggested),
         suggested_probability=other.where(suggested, 0.0).float().cpu().numpy(),
         reason=reason.to(torch.uint8).cpu().numpy(),
-        merge_label=named(into),
+        merge_label=named(person[own], judged & (person[own] != own)),
         duplicate_of=copies.cpu().numpy(),
-        overlap=(overlap[place.clamp(min=0)] & (place >= 0)).cpu().numpy(),
+        overlap=(overlap[own] & present).cpu().numpy(),
         class_id=class_id.cpu().numpy(),
         threshold=np.full(len(class_id), _HALF, np.float32),
     )
-
-
-def _beside(labelled: LabelledSet, moves: Tensor) -> Tensor:
-    """(num_images,) bool, the other image of each class of two of which one moves."""
-    place, size = labelled.place_of_row, labelled.classes.size.to(moves.device)
-    left = torch.zeros_like(size, dtype=torch.bool)
-    left[place[moves]] = True
-    left &= size == 2
-    return left[place.clamp(min=0)] & (place >= 0) & ~moves
 
 
 def _first_of_two_lone(labelled: LabelledSet, goes: Tensor) -> Tensor:
@@ -127,10 +111,8 @@ def _first_of_two_lone(labelled: LabelledSet, goes: Tensor) -> Tensor:
     Args:
         goes: (num_images,) the class each image goes to, -1 for none.
     """
-    place = labelled.place_of_row
-    size = labelled.classes.size.to(goes.device)
-    lone = (size[place.clamp(min=0)] == 1) & (place >= 0)
-    to = torch.full_like(size, -1)  # (C,) where the one image of a class goes
+    place, lone = labelled.place_of_row, labelled.size_of_row() == 1
+    to = torch.full_like(labelled.size, -1)  # (C,) where the one image of a class goes
     to[place[lone]] = goes[lone]
     back = to[goes.clamp(min=0)].where(goes >= 0, -1)
     return lone & (back == place) & (place < goes)

@@ -1,4 +1,4 @@
-"""Embeddings of evaluation sets, to find whom a training set has in common with them."""
+"""Whom a training set has in common with evaluation sets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from facetrain.clean.identity_model import IdentityModel
+from facetrain.clean.labelled_set import LabelledSet
+from facetrain.clean.posterior import Calibration, Members
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.data.evaluation.verification_bin import VerificationSet
 from facetrain.data.features import load_embedding
@@ -15,6 +19,7 @@ from facetrain.engine.inference import embed_images
 from facetrain.models.weights import BackboneSource, load_backbone
 
 _IMAGES_AT_ONCE = 256
+_SHORTLIST = 4
 
 
 def excluded_embeddings(
@@ -56,3 +61,46 @@ def _embed(faces: VerificationSet, backbone: BackboneSource, mesh: Mesh) -> NDAr
         batch = torch.from_numpy(images).permute(0, 3, 1, 2)
         parts.append(embed_images(model, batch, mesh.device, flip=True).numpy())
     return np.concatenate(parts)
+
+
+def in_evaluation_set(
+    labelled: LabelledSet,
+    model: IdentityModel,
+    calibration: Calibration,
+    members: Members,
+    person: Tensor,
+    embedding: NDArray[np.floating],
+) -> Tensor:
+    """Which classes (C,) are of a person in an evaluation set, those of one person together.
+
+    An evaluation image is of one of the classes whose centres are nearest, or of nobody; a class is
+    flagged where an image is more likely its person's than not.
+
+    Args:
+        members: of all that carry each label.
+        person: (C,) the class whose name each should take (`double_names`).
+        embedding: (M, D) of the evaluation images, by the same backbone.
+    """
+    device = members.total.device
+    num_classes = labelled.classes.num_classes
+    shrink = model.between / (1 + model.between * members.precision[:, None])
+    centre = torch.nn.functional.normalize(shrink * members.total)  # (C, D)
+    at_once = max(1, (1 << 24) // num_classes)
+    ratios, places = [], []
+    for start in range(0, len(embedding), at_once):
+        z = labelled.embedded.centred(embedding[start : start + at_once]) @ model.basis
+        near = (z @ centre.mT).topk(min(_SHORTLIST, num_classes), dim=1).indices  # (m, S)
+        ratios.append(model.log_ratio(z[:, None], *(one[near] for one in members)))
+        places.append(near)
+    ratio, place = torch.cat(ratios), torch.cat(places)
+    evidence = calibration.temperature * ratio
+    whose = person[place]  # (M, S)
+    same = whose[:, :, None] == whose[:, None, :]
+    total = evidence[:, None, :].masked_fill(~same, -torch.inf).logsumexp(2)  # of the person
+    rival = evidence[:, None, :].masked_fill(same, -torch.inf).logsumexp(2)
+    best = total.argmax(1, keepdim=True)
+    versus = torch.logaddexp(rival, torch.full_like(rival, float(np.log(num_classes))))
+    likelier = (total - versus).gather(1, best)[:, 0] > 0
+    flagged = torch.zeros(num_classes, dtype=torch.bool, device=device)
+    flagged[whose.gather(1, best)[:, 0][likelier]] = True
+    return flagged[person]

@@ -1,4 +1,4 @@
-"""Noise with known truth, planted anew into images whose labels are believed.
+"""Noise with known truth, planted anew into images whose labels are taken for true.
 
 A cleaner sees each draw once. With few identities that is worth more than any regulariser.
 """
@@ -12,10 +12,8 @@ from facetrain.data.noise.plant import STRUCTURED, NoiseConfig, plant_at_most
 _LEAST_OWN = 4
 
 
-def fresh_noise(
-    label: NDArray[np.int64], trusted: NDArray[np.bool_], seed: int, *parts: int | str
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """One draw of noisy labels (N,), -1 where an image is absent, and their truth (N,).
+def fresh_noise(label: NDArray[np.int64], seed: int, *parts: int | str) -> NDArray[np.int64]:
+    """One draw of noisy labels (N,), -1 where an image is absent.
 
     Rates and kinds vary from draw to draw, up to half of all images, since a target's are unknown:
     flips with outliers, flips alone, structured noise, all three. After structured noise either
@@ -23,24 +21,22 @@ def fresh_noise(
     some classes lose part of their own images, so that the owner need not be the largest group.
 
     Args:
-        label: (N,) as the data set has them.
-        trusted: (N,) images whose label is believed; the others are absent.
+        label: (N,) true ones, -1 for images that take no part.
         seed: with `parts`, names the draw.
     """
     generator = numpy_generator(seed, "fresh noise", *parts)
     config = NoiseConfig(**_rates(generator), seed=derive_seed(seed, *parts))
-    planted = plant_at_most(label, config, trusted)
-    noisy = np.where(planted.kept & trusted, planted.label, -1)
+    planted = plant_at_most(label, config, label >= 0)
+    noisy = np.where(planted.kept, planted.label, -1)
     if config.structured > 0:
         moved = planted.kind == STRUCTURED
         choice = generator.random()
         if choice < 0.4:
-            donors = np.unique(planted.true_label[moved])
-            leaving = donors[generator.random(len(donors)) < 0.5]
-            noisy[np.isin(noisy, leaving)] = -1
+            donors = np.unique(label[moved])
+            noisy[np.isin(noisy, donors[generator.random(len(donors)) < 0.5])] = -1
         elif choice < 0.7:
-            _thin(noisy, planted.is_clean, np.unique(planted.label[moved]), generator)
-    return noisy, planted.is_clean
+            noisy[_thinned(noisy, label, np.unique(planted.label[moved]), generator)] = -1
+    return noisy
 
 
 def _rates(generator: np.random.Generator) -> dict[str, float]:
@@ -57,15 +53,16 @@ def _rates(generator: np.random.Generator) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _thin(
+def _thinned(
+    noisy: NDArray[np.int64],
     label: NDArray[np.int64],
-    is_clean: NDArray[np.bool_],
     receivers: NDArray[np.int64],
     generator: np.random.Generator,
-) -> None:
-    """Take up to half of their own images from half of the `receivers`, in place."""
-    own = np.bincount(label[(label >= 0) & is_clean], minlength=label.max() + 1)
+) -> NDArray[np.bool_]:
+    """(N,) up to half of the own images of half of the `receivers`."""
+    inside = (noisy >= 0) & (noisy == label)
+    own = np.bincount(noisy[inside], minlength=noisy.max() + 1)
     share = np.zeros(len(own))
     chosen = receivers[(generator.random(len(receivers)) < 0.5) & (own[receivers] > _LEAST_OWN)]
     share[chosen] = generator.uniform(0, 0.5, len(chosen))
-    label[is_clean & (label >= 0) & (generator.random(len(label)) < share[label])] = -1
+    return inside & (generator.random(len(noisy)) < share[noisy])

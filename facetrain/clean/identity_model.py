@@ -12,7 +12,6 @@ and costs O(D).
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,9 +22,7 @@ SPREAD = (1.0, 1.5, 2.0, 3.0)
 """Of the qualities, a grid from which a heavy tail is mixed. (1,) is the Gaussian model."""
 _ITERATIONS = 5
 _PRIOR_WITHIN, _PRIOR_BETWEEN = 8, 0.5
-"""Strength of the priors of W and B, in observations a dimension. With a source half and twice of
-both change F1 by less than 0.0005; without one, half changes it as little, but twice of B beside
-half of W takes 0.02 in the mean (dlib's embedding)."""
+"""Strength of the priors of W and B, in observations a dimension."""
 _LEAST_VARIANCE = 1e-2  # of identities, in the units of W
 
 
@@ -63,25 +60,29 @@ class IdentityModel:
         square = (z - variance * total).square_()
         wide = torch.empty_like(square)
         found = []
-        for quality, (share, spread) in enumerate(self._qualities()):
+        for quality, spread in enumerate(self.spread.tolist()):
             torch.div(square, torch.add(variance, spread, out=wide), out=wide)
-            found.append(math.log(share) - 0.5 * (wide.sum(-1) + volume[..., quality]))
+            found.append(self.share[quality].log() - 0.5 * (wide.sum(-1) + volume[..., quality]))
         return torch.stack(found, -1)
+
+    def log_anybody(self, z: Tensor) -> Tensor:
+        """Log p(z) (...,) of an image (..., D) of somebody without other images."""
+        none, volume = z.new_zeros(z.shape[:-1]), self.volume(z.new_zeros(()))
+        return self.log_likelihood(z, none, torch.zeros_like(z), volume).logsumexp(-1)
+
+    def log_ratio(self, z: Tensor, precision: Tensor, total: Tensor) -> Tensor:
+        """LLR (...,): log p(z | the members of a class) - log p(z | anybody)."""
+        return self.log_likelihood(z, precision, total).logsumexp(-1) - self.log_anybody(z)
 
     def volume(self, precision: Tensor) -> Tensor:
         """Sum over d of log(v_d + spread_j), (..., J): what `log_likelihood` has of n alone."""
         variance = self._variance(precision)
-        return torch.stack(
-            [(variance + spread).log_().sum(-1) for _, spread in self._qualities()], -1
-        )
+        wide = (variance + spread for spread in self.spread.tolist())
+        return torch.stack([one.log_().sum(-1) for one in wide], -1)
 
     def _variance(self, precision: Tensor) -> Tensor:
         """What is unknown of an identity, v, (..., D)."""
         return self.between / (1 + self.between * precision[..., None])
-
-    def _qualities(self) -> list[tuple[float, float]]:
-        """(share, spread) of each."""
-        return list(zip(self.share.tolist(), self.spread.tolist(), strict=True))
 
     def weight(self, quality: Tensor) -> Tensor:
         """What an image counts in n, and its z in t, from its qualities (..., J)."""
@@ -94,13 +95,6 @@ class IdentityModel:
         """
         shrink = 1 / (1 + self.between * precision[..., None])
         return 0.5 * (shrink.log() + shrink * self.between * total.square()).sum(-1)
-
-
-class Fit(NamedTuple):
-    """A fitted model and how it came about."""
-
-    model: IdentityModel
-    bound: list[float]  # after each iteration: the log posterior's lower bound, never falling
 
 
 class _Prior(NamedTuple):
@@ -125,19 +119,22 @@ def fit_identities(
     weight: Tensor,
     spread: Sequence[float] = SPREAD,
     iterations: int = _ITERATIONS,
-) -> Fit:
+) -> tuple[IdentityModel, list[float]]:
     """Maximum a posteriori W, B and qualities by variational EM: q(y) q(quality) in each class.
 
     Inverse-Wishart priors hold W and B where images and identities are few: W as 8 D images shaped
     as the covariance of all, B as D / 2 identities that differ as images of one do, as far apart as
-    the moments say. A class of one image speaks for B as well. Costs iterations * N * D^2.
+    the moments say. A class of one image counts for B as well. Costs iterations * N * D^2.
 
     Args:
         unit_embedding: (N, D) centred.
         label: (N,) 0 to C - 1.
-        weight: (N,) in [0, 1], how much each label is believed.
+        weight: (N,) in [0, 1], how probable each label is.
         spread: (J,) of the qualities, 1 first, ascending.
         iterations: of EM.
+
+    Returns:
+        The model, and after each iteration the lower bound of the log posterior, never falling.
     """
     x, weight = unit_embedding.double(), weight.double()
     num_classes, size, number = int(label.max()) + 1, x.shape[1], float(weight.sum())
@@ -148,13 +145,19 @@ def fit_identities(
     quality = torch.zeros(len(x), len(wide), dtype=x.dtype, device=x.device)
     quality[:, 0] = 1
     bounds = []
+
+    def sums(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images by their weight and quality, (N, D), and each class's n (C,) and t (C, D)."""
+        counts = weight * (quality @ (1 / wide))
+        counted, precision = counts[:, None] * z, _by_class(counts, label, num_classes)
+        return counted, precision, _by_class(counted, label, num_classes)
+
     for _ in range(iterations):
         basis, variances = _diagonalise(within, between)
         z = x @ basis
-        counts = weight * (quality @ (1 / wide))
-        precision = _by_class(counts, label, num_classes)
+        _, precision, total = sums(z)
         variance = variances / (1 + variances * precision[:, None])  # (C, D)
-        mean = variance * _by_class(counts[:, None] * z, label, num_classes)
+        mean = variance * total
         distance = (z - mean[label]).square().sum(1) + variance.sum(1)[label]  # expected, (N,)
         joint = share.log() - 0.5 * (distance[:, None] / wide + size * wide.log())
         quality = joint.softmax(1)
@@ -169,19 +172,17 @@ def fit_identities(
         share = ((weight @ quality) / number).clamp(min=1e-6)
         share = share / share.sum()
         inverse = torch.linalg.inv(basis)
-        counts = weight * (quality @ (1 / wide))
-        precision = _by_class(counts, label, num_classes)
         # Sum of counts (z - y)(z - y)^T over the images, expected, by sums over classes.
-        cross = mean.mT @ _by_class(counts[:, None] * z, label, num_classes)
-        scatter = (counts[:, None] * z).mT @ z - cross - cross.mT
-        scatter += (precision[:, None] * mean).mT @ mean
+        counted, precision, total = sums(z)
+        cross = mean.mT @ total
+        scatter = counted.mT @ z - cross - cross.mT + (precision[:, None] * mean).mT @ mean
         scatter += torch.diag(precision @ variance)
         within = prior_within.mode(inverse.mT @ scatter @ inverse, number)
         spread_of_classes = mean.mT @ mean + torch.diag(variance.sum(0))
         between = prior_between.mode(inverse.mT @ spread_of_classes @ inverse, num_classes)
     basis, variances = _diagonalise(within, between)
     model = IdentityModel(basis, variances, share, wide)
-    return Fit(model.to(unit_embedding.device), bounds)
+    return model.to(unit_embedding.device), bounds
 
 
 def _by_class(value: Tensor, label: Tensor, num_classes: int) -> Tensor:
@@ -214,12 +215,8 @@ def _moments(
     between = inverse.mT @ ((value - 1).clamp(min=_LEAST_VARIANCE)[:, None] * inverse)
     far = (value - 1).mean().clamp(min=_LEAST_VARIANCE)
     prior_between = _Prior(far * within, _PRIOR_BETWEEN * size)
-    return (
-        prior_within,
-        prior_between,
-        within,
-        prior_between.mode(num_classes * between, num_classes),
-    )
+    between = prior_between.mode(num_classes * between, num_classes)
+    return prior_within, prior_between, within, between
 
 
 def shrunk(covariance: Tensor, number: float) -> Tensor:

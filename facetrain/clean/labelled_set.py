@@ -7,11 +7,14 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from facetrain.clean.embedded_set import EmbeddedSet
+from facetrain.clean.fresh_noise import fresh_noise
 from facetrain.clean.relational import Context, Scale, measure_scale, relational_features
-from facetrain.core.rng import torch_generator
+from facetrain.core.config import Config
+from facetrain.core.rng import numpy_generator, torch_generator
 from facetrain.graph.affinity import normalised_affinity
 from facetrain.graph.class_graphs import (
     ClassGraphs,
@@ -21,13 +24,27 @@ from facetrain.graph.class_graphs import (
 )
 from facetrain.graph.dgl_graph import DGLGraph
 from facetrain.graph.neighbour_table import NeighbourTable
-from facetrain.models.gcn import Graph
+from facetrain.models.gcn import GCNConfig, Graph
 
 NodeInput = Literal["relational", "canonical", "embedding"]
-Backend = Literal["native", "dgl"]
 _DUPLICATE = 0.9995
 LEAST_IMAGES = 4
 """Of a class that the GCN learns on and judges; in fewer it sees no structure."""
+
+
+class GraphConfig(Config):
+    """What the GCN reads, and how its graph is made."""
+
+    node_input: NodeInput = "relational"
+    """`embedding` is the paper's literal form, `canonical` turns each class to one axis first;
+    both memorise the people of a source with few identities."""
+    num_neighbours: int = Field(20, ge=1)
+    """K of the class graphs."""
+    num_context: int = Field(40, ge=1)
+    """Neighbours in the global graph, of any class."""
+    backend: Literal["native", "dgl"] = "native"
+    """`dgl` gives the same numbers, more slowly."""
+    gcn: GCNConfig = GCNConfig(bias=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,30 +64,27 @@ class Piece:
         """What the GCN reads of each node, (N, F).
 
         Args:
-            weight: (num_images,) belief in each image's label, by row of the data set.
+            weight: (num_images,) probability of each image's label, by row of the data set.
         """
-        if self.owner.node_input == "embedding":
+        owner = self.owner
+        if owner.config.node_input == "embedding":
             return self.unit_embedding
-        if self.owner.node_input == "canonical":
+        if owner.config.node_input == "canonical":
             return canonical_frame(self.unit_embedding, self.graphs)
-        own = self.owner.label_of_row[self.graphs.row][:, None]
-        label = self.owner.label_of_row[self.context_row].where(self.context_row >= 0, -1)
-        # The very image under another label says nothing about which of the two is right.
+        own = owner.label_of_row[self.graphs.row][:, None]
+        label = owner.label_of_row[self.context_row].where(self.context_row >= 0, -1)
+        # The very image under another label does not show which of the two is right.
         label = label.where((self.context_similarity < _DUPLICATE) | (label == own), -1)
         around = Context(self.context_similarity, label, weight[self.context_row])
+        own_weight = weight[self.graphs.row]
         return relational_features(
-            self.unit_embedding,
-            self.graphs,
-            self.whole,
-            weight[self.graphs.row],
-            around,
-            self.owner.scale,
+            self.unit_embedding, self.graphs, self.whole, own_weight, around, owner.scale
         )
 
     def truth(self) -> Tensor:
-        """Whether each node is clean, (N,) bool, where the set knows."""
-        assert self.owner.is_clean is not None
-        return self.owner.is_clean[self.graphs.row]
+        """Whether each node's label is its true one, (N,) bool, where the set knows."""
+        assert self.owner.true_label is not None
+        return (self.owner.label_of_row == self.owner.true_label)[self.graphs.row]
 
     def graph(self, classes: Tensor | None = None) -> tuple[Graph, Tensor]:
         """The graphs of these classes (of all), packed, and their nodes in this piece."""
@@ -83,7 +97,7 @@ class Piece:
             neighbour, similarity = neighbour[node] - shift[:, None], similarity[node]
             neighbour = neighbour.where(self.neighbour[node] >= 0, -1)
         mask = neighbour >= 0
-        make = DGLGraph if self.owner.backend == "dgl" else NeighbourTable
+        make = DGLGraph if self.owner.config.backend == "dgl" else NeighbourTable
         return make(neighbour.clamp(min=0), normalised_affinity(similarity, mask), mask), node
 
 
@@ -93,23 +107,18 @@ class LabelledSet:
     Args:
         embedded: the images.
         label: (num_images,) what they are said to be; -1 is absent.
-        is_clean: (num_images,) truth about the labels, where it is known.
-        num_neighbours: K of the class graphs.
-        node_input: what the GCN reads of a node.
-        backend: what computes the graph convolution.
+        config: how its class graphs are made.
+        true_label: (num_images,) where it is known.
     """
 
     def __init__(
         self,
         embedded: EmbeddedSet,
         label: NDArray[np.integer],
-        is_clean: NDArray[np.bool_] | None = None,
-        *,
-        num_neighbours: int,
-        node_input: NodeInput,
-        backend: Backend,
+        config: GraphConfig,
+        true_label: Tensor | None = None,
     ) -> None:
-        self.embedded, self.node_input, self.backend = embedded, node_input, backend
+        self.embedded, self.config, self.true_label = embedded, config, true_label
         self.classes = group_by_class(label)  # on the CPU
         self.label_of_row = torch.from_numpy(label.astype(np.int64)).to(embedded.device)
         self.place_of_row = torch.full_like(self.label_of_row, -1)
@@ -117,8 +126,8 @@ class LabelledSet:
         self.place_of_row[self.classes.row.to(embedded.device)] = self.classes.label.to(
             embedded.device
         )
-        self.is_clean = None if is_clean is None else torch.from_numpy(is_clean).to(embedded.device)
-        self._num_neighbours = num_neighbours
+        self.size = self.classes.size.to(embedded.device)
+        """(C,) images of each class."""
         self.large = torch.nonzero(self.classes.size >= LEAST_IMAGES)[:, 0]
         """Places in `classes` of those with at least LEAST_IMAGES images."""
 
@@ -127,25 +136,38 @@ class LabelledSet:
         """What cosines mean in this set, under its labels."""
         return measure_scale(self.embedded.rows, self.classes, torch_generator(0, "scale"))
 
-    @property
-    def num_images(self) -> int:
-        """Rows of the data set, absent ones included."""
-        return int(self.embedded.num_images)
+    def ones(self) -> Tensor:
+        """The weight of every image in a first pass, (num_images,)."""
+        return torch.ones(self.embedded.num_images, device=self.embedded.device)
 
-    def certain(self) -> Tensor:
-        """Full belief in every label, (num_images,): the weight of a first pass."""
-        return torch.ones(self.num_images, device=self.embedded.device)
+    def size_of_row(self) -> Tensor:
+        """Images of each image's class, itself among them, (num_images,); 0 for an absent one."""
+        return self.size[self.place_of_row.clamp(min=0)].where(self.place_of_row >= 0, 0)
+
+    def only(self, chosen: Tensor) -> "LabelledSet":
+        """The images (num_images,) bool alone, their labels taken for true."""
+        label = self.label_of_row.where(chosen, -1)
+        return LabelledSet(self.embedded, label.cpu().numpy(), self.config, label)
+
+    def with_noise(self, seed: int, *parts: int | str) -> "LabelledSet":
+        """The set under freshly planted noise, whose truth it knows."""
+        label = fresh_noise(self.label_of_row.cpu().numpy(), seed, *parts)
+        return LabelledSet(self.embedded, label, self.config, self.label_of_row)
+
+    def some(self, classes: Tensor, most_images: int, seed: int, *parts: int | str) -> Tensor:
+        """These classes at random, as many as have `most_images` images, but at least one."""
+        classes = classes[torch.from_numpy(numpy_generator(seed, *parts).permutation(len(classes)))]
+        images = self.classes.size[classes].cumsum(0)
+        return classes[(images <= most_images) | (images == images[:1])]
 
     def piece(self, classes: Tensor | None = None) -> Piece:
         """These classes (places in `self.classes`), or all of them, on the set's device."""
         graphs = self.classes if classes is None else self.classes.subset(classes)
         graphs = graphs.to(self.embedded.device)
-        unit_embedding = self.embedded.rows(graphs.row)
-        whole = Neighbourhoods(unit_embedding, graphs)
-        nearest = class_neighbours(whole, graphs, self._num_neighbours)
-        return Piece(
-            self, graphs, unit_embedding, whole, *nearest, *self.embedded.context(graphs.row)
-        )
+        unit = self.embedded.rows(graphs.row)
+        whole = Neighbourhoods(unit, graphs)
+        nearest = class_neighbours(whole, graphs, self.config.num_neighbours)
+        return Piece(self, graphs, unit, whole, *nearest, *self.embedded.context(graphs.row))
 
     def cut(self, max_nodes: int) -> list[Tensor]:
         """The large classes in runs of `max_nodes` images or less, and one class more."""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from facetrain.clean.identity_model import IdentityModel
 from facetrain.clean.labelled_set import LabelledSet
@@ -32,7 +33,7 @@ _PRIOR_IMAGES = 16
 _NUMBERS_AT_ONCE = 1 << 18
 _ON_GPU = 64
 """Times as many on a GPU, which wants few launches."""
-_CLASSES_AT_ONCE = 1 << 12
+_AT_ONCE = 1 << 12
 _LEAST, _NEVER = 1e-3, -1e9
 _HARD = 2.0  # spread from which an image is a hard one of its identity
 
@@ -49,37 +50,48 @@ class Calibration(NamedTuple):
     """Of the GCN's logit."""
 
 
-class Terms(NamedTuple):
-    """What the odds of n images are made of."""
-
-    given: Tensor  # (n,) log prior of the given label
-    other: Tensor  # (n,) of each other class
-    nobody: Tensor  # (n,)
-    ratio: Tensor  # (n, M) LLR to each candidate, the given first
-    filled: Tensor  # (n,) in [0, 1], whether the given label has other images at all
-    real: Tensor  # (n, M) bool, False past the last candidate
-
-    def log_odds(self, calibration: Calibration, cleaner_logit: Tensor | None) -> Tensor:
-        """Unnormalised log posterior of the candidates and of nobody, (n, M + 1)."""
-        score = self.other[:, None] + calibration.temperature * self.ratio
-        own = self.ratio[:, 0] + calibration.offset * self.filled
-        given = self.given + calibration.temperature * own
-        if cleaner_logit is not None:
-            given = given + calibration.cleaner_weight * cleaner_logit
-        score = torch.cat([given[:, None], score[:, 1:], self.nobody[:, None]], 1)
-        absent = torch.cat([~self.real, torch.zeros_like(self.real[:, :1])], 1)
-        return score.masked_fill(absent, _NEVER)
-
-
 class Members(NamedTuple):
-    """What a class's images say of its identity: n (C,) and t (C, D)."""
+    """What the images of classes say of their identities, by sums: n (C,) and t (C, D)."""
 
     precision: Tensor
     total: Tensor
 
+    @classmethod
+    def none(cls, num_classes: int, model: IdentityModel) -> "Members":
+        """Classes without images, to be added to."""
+        zeros = model.between.new_zeros(num_classes, len(model.between))
+        return cls(zeros[:, 0].clone(), zeros)
+
+    @classmethod
+    def of(
+        cls,
+        labelled: LabelledSet,
+        model: IdentityModel,
+        row: Tensor,
+        place: Tensor,
+        counts: Tensor,
+        num_classes: int,
+    ) -> "Members":
+        """Images (n,) that count so much (n,) in these classes (n,)."""
+        members = cls.none(num_classes, model)
+        for part in torch.split(torch.arange(len(row), device=row.device), _AT_ONCE):
+            z = labelled.embedded.rows(row[part]) @ model.basis
+            members.add(place[part], counts[part], z)
+        return members
+
+    def add(self, place: Tensor, counts: Tensor, z: Tensor) -> None:
+        """Images z (n, D) that count so much (n,) in these classes (n,)."""
+        self.precision.index_add_(0, place, counts)
+        self.total.index_add_(0, place, counts[:, None] * z)
+
+    def without(self, place: Tensor, counts: Tensor, z: Tensor) -> "Members":
+        """These classes (...,) less an image z (..., D) each that counts so much (...,) in it."""
+        precision = (self.precision[place] - counts).clamp(min=0)
+        return Members(precision, self.total[place] - counts[..., None] * z)
+
 
 class Posterior(NamedTuple):
-    """The answer for all images; absent ones hold -1 and zeros."""
+    """Whose each image is; absent ones hold -1 and zeros."""
 
     place: Tensor  # (num_images, M) classes compared with, the given first, -1 past the last
     probability: Tensor  # (num_images, M)
@@ -87,7 +99,6 @@ class Posterior(NamedTuple):
     hard: Tensor  # (num_images,) that it is no usual image of the class it is labelled with
     own_ratio: Tensor  # (num_images,) LLR of the given label
     counts: Tensor  # (num_images,) in its class's precision and total, if it is of it
-    members: Members
 
 
 class Estimation:
@@ -99,11 +110,11 @@ class Estimation:
 
     Args:
         labelled: C classes.
-        model: of their embeddings.
+        model: of their embeddings, on their device.
         calibration: how the evidence weighs.
-        cleaner_logit: (num_images,) 0 where the GCN has no say; None where there is no GCN.
+        cleaner_logit: (num_images,) 0 where the GCN does not judge; None without a GCN.
         mesh: whose ranks share the work.
-        confirmed: (num_images,) bool, whose label a person has confirmed.
+        verified: (num_images,) bool, labels that are certain.
     """
 
     def __init__(
@@ -113,35 +124,32 @@ class Estimation:
         calibration: Calibration,
         cleaner_logit: Tensor | None,
         mesh: Mesh,
-        confirmed: Tensor | None = None,
+        verified: Tensor | None = None,
     ) -> None:
-        self._labelled, self._calibration, self._mesh = labelled, calibration, mesh
-        self._model = model = model.to(labelled.embedded.device)
+        self.labelled = labelled
+        self._model, self._calibration, self._mesh = model, calibration, mesh
         present = torch.nonzero(labelled.place_of_row >= 0)[:, 0]
         start, stop = shard_range(len(present), mesh.rank, mesh.world_size)
         self.row = row = present[start:stop]  # (n,) this rank's images
         self._logit = None if cleaner_logit is None else cleaner_logit[row]
-        self.place = candidates(labelled, row)  # (n, M)
-        self._confirmed = None if confirmed is None else confirmed[row]
-        self.real = self.place >= 0
-        self.belief = torch.zeros(self.place.shape, device=row.device)  # r, damped
-        size = labelled.classes.size.to(row.device)
-        given = self.place[:, 0]
-        first = labelled.classes.row.to(row.device)[labelled.classes.start[:-1].to(row.device)]
-        second = (size[given] == 2) & (row != first[given])
-        self.belief[:, 0] = (~second).float()
-        self.quality = torch.zeros(*self.place.shape, len(model.share), device=row.device)
-        self.quality[..., 0] = 1
-        shape = (labelled.classes.num_classes, len(model.between))
-        self.members = Members(torch.zeros(shape[0], device=row.device),
-                               torch.zeros(shape, device=row.device))  # fmt: skip
-        self._num_images = labelled.classes.num_nodes
+        self._verified = None if verified is None else verified[row]
+        self.place = place = candidates(labelled, row)  # (n, M)
+        given, device = place[:, 0], row.device
+        first = labelled.classes.row.to(device)[labelled.classes.start[:-1].to(device)]
+        second = (labelled.size[given] == 2) & (row != first[given])
+        self._responsibility = torch.zeros(place.shape, device=device)  # r, damped
+        self._responsibility[:, 0] = (~second).float()
+        self._quality = torch.zeros(*place.shape, len(model.share), device=device)
+        self._quality[..., 0] = 1
+        self._ratio = torch.zeros_like(self._responsibility)  # LLR
+        self._filled = torch.zeros(len(row), device=device)  # in [0, 1], has the class others?
+        self.probability = torch.zeros(len(row), place.shape[1] + 1, device=device)
         self._rate, self._nobody_share = 0.2, 0.3
-        self._wrong = torch.zeros(shape[0], device=row.device)  # (C,) expected wrong labels
-        self._size = size
+        self._class_rate = torch.full((labelled.classes.num_classes,), self._rate, device=device)
+        self.members = Members.none(labelled.classes.num_classes, model)
         for block in self._blocks("first"):
             self._add(block, self._basis(block), self.members)
-        self._share(self.members)
+        self._sum_over_ranks(self.members)
 
     def run(self) -> "Estimation":
         """All passes."""
@@ -149,72 +157,62 @@ class Estimation:
             self._pass(number)
         return self
 
+    def log_odds(self, weights: Calibration, of: slice = slice(None)) -> Tensor:
+        """Unnormalised log posterior of the candidates and of nobody, (n, M + 1)."""
+        own = weights.temperature * weights.offset * self._filled[of]
+        if self._logit is not None:
+            own = own + weights.cleaner_weight * self._logit[of]
+        evidence = pad(weights.temperature * self._ratio[of], (0, 1))
+        return self._prior[of] + evidence + pad(own[:, None], (0, evidence.shape[1] - 1))
+
     def _pass(self, number: int) -> None:
         model, before = self._model, self.members
-        after = Members(torch.zeros_like(before.precision), torch.zeros_like(before.total))
-        rate = (self._wrong + _PRIOR_IMAGES * self._rate) / (self._size + _PRIOR_IMAGES)
-        if number == 0:
-            rate = torch.full_like(rate, self._rate)
-        given = self.place[:, 0]
-        wrong = rate[given].clamp(1e-4, 1 - 1e-4)  # (n,)
-        others = max(self._labelled.classes.num_classes - 1, 1)
-        prior = (1 - wrong).log(), (wrong * (1 - self._nobody_share) / others).log()
-        ratio, filled = torch.zeros_like(self.belief), torch.zeros_like(wrong)
-        hard = torch.zeros_like(wrong)
+        after = Members.none(len(before.precision), model)
+        self._prior = self._log_prior()
         # Most candidates are without the image as they are, so their volume is the class's own.
-        volume = torch.cat(
-            [model.volume(n) for n in torch.split(before.precision, _CLASSES_AT_ONCE)]
-        )
-        volume_of_anybody = model.volume(before.precision.new_zeros(()))
+        volume = torch.cat([model.volume(n) for n in torch.split(before.precision, _AT_ONCE)])
         for block in self._blocks(f"pass {number + 1}"):
-            z = self._basis(block)
-            counts = self._counts(block)
+            z, counts = self._basis(block), self._counts(block)
             at = self.place[block].clamp(min=0)
-            precision = (before.precision[at] - counts).clamp(min=0)
-            total = before.total[at] - counts[..., None] * z[:, None]
+            others = before.without(at, counts, z[:, None])
             without, inside = volume[at], counts > 0  # (n, M, J), (n, M)
-            without[inside] = model.volume(precision[inside])
-            found = model.log_likelihood(z[:, None], precision, total, without)  # (n, M, J)
-            nothing = torch.zeros_like(precision[:, 0])
-            anybody = model.log_likelihood(z, nothing, torch.zeros_like(z), volume_of_anybody)
-            ratio[block] = found.logsumexp(-1) - anybody.logsumexp(-1)[:, None]
-            filled[block] = precision[:, 0].clamp(max=1)
-            quality = found.softmax(-1)
-            hard[block] = quality[:, 0, model.spread >= _HARD].sum(1)
-            terms = Terms(
-                prior[0][block], prior[1][block], (wrong[block] * self._nobody_share).log(),
-                ratio[block], filled[block], self.real[block],
-            )  # fmt: skip
-            logit = None if self._logit is None else self._logit[block]
-            odds = terms.log_odds(self._calibration, logit)
-            belief = self._certain(odds, block).softmax(1)[:, :-1]
+            without[inside] = model.volume(others.precision[inside])
+            found = model.log_likelihood(z[:, None], *others, without)  # (n, M, J)
+            self._ratio[block] = found.logsumexp(-1) - model.log_anybody(z)[:, None]
+            self._filled[block] = others.precision[:, 0].clamp(max=1)
+            self._quality[block] = found.softmax(-1)
+            self.probability[block] = self.log_odds(self._calibration, block).softmax(1)
+            new = self.probability[block, :-1]
             damping = _DAMPING if number else 0.0
-            self.belief[block] = damping * self.belief[block] + (1 - damping) * belief
-            self.quality[block] = quality
+            old = self._responsibility[block]
+            self._responsibility[block] = damping * old + (1 - damping) * new
             self._add(block, z, after)
-        self._share(after)
-        self.members, self.hard = after, hard
+        self._sum_over_ranks(after)
+        self.members = after
+        self._learn_rates()
+
+    def _log_prior(self) -> Tensor:
+        """Of the given label, each other candidate and nobody, (n, M + 1)."""
+        wrong = self._class_rate[self.place[:, 0]].clamp(1e-4, 1 - 1e-4)[:, None]  # (n, 1)
+        others = max(self.labelled.classes.num_classes - 1, 1)
+        other = (wrong * (1 - self._nobody_share) / others).log()
         nobody = (wrong * self._nobody_share).log()
-        self.terms = Terms(*prior, nobody, ratio, filled, self.real)
-        odds = self.terms.log_odds(self._calibration, self._logit)
-        odds = self._certain(odds, slice(None)).softmax(1)
-        self.probability = odds  # (n, M + 1)
-        self._learn_rates(odds)
+        prior = torch.cat([other.where(self.place >= 0, _NEVER), nobody], 1)
+        prior[:, :1] = (1 - wrong).log()
+        if self._verified is not None:
+            prior[self._verified, 0] = -_NEVER
+        return prior
 
-    def _certain(self, odds: Tensor, block: slice) -> Tensor:
-        """The same, with what a person has confirmed beyond doubt."""
-        if self._confirmed is not None:
-            odds[self._confirmed[block], 0] = -_NEVER
-        return odds
-
-    def _learn_rates(self, odds: Tensor) -> None:
+    def _learn_rates(self) -> None:
         """The noise rate of the set and of its classes, and the share of nobody in it."""
-        wrong = 1 - odds[:, 0]
-        count = torch.zeros_like(self._wrong).index_add_(0, self.place[:, 0], wrong)
-        sums = torch.stack([wrong.sum(), odds[:, -1].sum()])
-        self._wrong, sums = all_reduce_sum(count, self._mesh), all_reduce_sum(sums, self._mesh)
-        self._rate = float((sums[0] / self._num_images).clamp(1e-3, 0.6))
+        wrong = 1 - self.probability[:, 0]
+        of_class = torch.zeros_like(self._class_rate).index_add_(0, self.place[:, 0], wrong)
+        sums = torch.stack([wrong.sum(), self.probability[:, -1].sum()])
+        of_class, sums = all_reduce_sum(of_class, self._mesh), all_reduce_sum(sums, self._mesh)
+        self._rate = float((sums[0] / self.labelled.classes.num_nodes).clamp(1e-3, 0.6))
         self._nobody_share = float((sums[1] / sums[0].clamp(min=1e-6)).clamp(0.02, 0.98))
+        smoothed = of_class + _PRIOR_IMAGES * self._rate
+        self._class_rate = smoothed / (self.labelled.size + _PRIOR_IMAGES)
 
     def _blocks(self, what: str) -> Iterator[slice]:
         """Runs of this rank's images whose products fit into a cache."""
@@ -222,54 +220,45 @@ class Estimation:
         many = _ON_GPU if self.row.is_cuda else 1
         step = max(1, many * _NUMBERS_AT_ONCE // per_image)
         starts = range(0, len(self.row), step)
-        shown = self._mesh.is_main and len(starts) > 200
-        for start in progress(
-            starts, f"clean: posterior, {what}", total=len(starts), unit="block", enabled=shown
-        ):
+        label, shown = f"clean: posterior, {what}", self._mesh.is_main and len(starts) > 200
+        for start in progress(starts, label, total=len(starts), unit="block", enabled=shown):
             yield slice(start, min(start + step, len(self.row)))
 
     def _basis(self, block: slice) -> Tensor:
-        return self._labelled.embedded.rows(self.row[block]) @ self._model.basis
+        return self.labelled.embedded.rows(self.row[block]) @ self._model.basis
 
     def _counts(self, block: slice) -> Tensor:
         """What each image of the block counts in each of its candidates, (n, M)."""
-        belief = self.belief[block]
-        belief = torch.where(self.real[block] & (belief > _LEAST), belief, 0.0)
-        return belief * self._model.weight(self.quality[block])
+        r = self._responsibility[block]
+        r = torch.where((self.place[block] >= 0) & (r > _LEAST), r, 0.0)
+        return r * self._model.weight(self._quality[block])
 
     def _add(self, block: slice, z: Tensor, members: Members) -> None:
         counts = self._counts(block)
         image, slot = torch.nonzero(counts, as_tuple=True)
-        place, counted = self.place[block][image, slot], counts[image, slot]
-        members.precision.index_add_(0, place, counted)
-        members.total.index_add_(0, place, counted[:, None] * z[image])
+        members.add(self.place[block][image, slot], counts[image, slot], z[image])
 
-    def _share(self, members: Members) -> None:
-        all_reduce_sum(members.precision, self._mesh)
-        all_reduce_sum(members.total, self._mesh)
+    def _sum_over_ranks(self, members: Members) -> None:
+        for value in members:
+            all_reduce_sum(value, self._mesh)
 
     def everywhere(self) -> Posterior:
-        """The answer for the images of all ranks."""
-        size, device = self._labelled.num_images, self.row.device
+        """The posterior of the images of all ranks."""
 
-        def whole(value: Tensor, absent: float) -> Tensor:
-            full = torch.full((size, *value.shape[1:]), absent, dtype=value.dtype, device=device)
-            full[self._labelled.place_of_row >= 0] = 0
+        def whole(value: Tensor) -> Tensor:
+            full = value.new_zeros(self.labelled.embedded.num_images, *value.shape[1:])
             full[self.row] = value
-            if self._mesh.world_size > 1:
-                full[self._labelled.place_of_row < 0] = 0
-                full = all_reduce_sum(full, self._mesh)
-                full[self._labelled.place_of_row < 0] = absent
-            return full
+            return all_reduce_sum(full, self._mesh)
 
-        odds = self.probability
-        counts = self._model.weight(self.quality[:, 0])
+        own = self._quality[:, 0]
         return Posterior(
-            whole(self.place, -1), whole(odds[:, :-1].contiguous(), 0.0),
-            whole(odds[:, -1].contiguous(), 0.0), whole(self.hard, 0.0),
-            whole(self.terms.ratio[:, 0].contiguous(), 0.0),
-            whole(counts, 0.0), self.members,
-        )  # fmt: skip
+            whole(self.place + 1) - 1,
+            whole(self.probability[:, :-1]),
+            whole(self.probability[:, -1]),
+            whole(own[:, self._model.spread >= _HARD].sum(1)),
+            whole(self._ratio[:, 0]),
+            whole(self._model.weight(own)),
+        )
 
 
 @torch.no_grad()
@@ -279,11 +268,29 @@ def posterior(
     calibration: Calibration,
     cleaner_logit: Tensor | None,
     mesh: Mesh,
-    confirmed: Tensor | None = None,
+    verified: Tensor | None = None,
 ) -> Posterior:
-    """Whose image each is, with the arguments of `Estimation`; every rank gets the answer."""
-    estimation = Estimation(labelled, model, calibration, cleaner_logit, mesh, confirmed)
+    """Whose image each is, with the arguments of `Estimation`; every rank gets all of it."""
+    estimation = Estimation(labelled, model, calibration, cleaner_logit, mesh, verified)
     return estimation.run().everywhere()
+
+
+def members_by_label(
+    labelled: LabelledSet, model: IdentityModel, found: Posterior, place: Tensor
+) -> Members:
+    """What the images under each label say of its identity, the most likely ones in full.
+
+    Unlike the posterior's members, which an image leaves for where it seems to belong: whether two
+    labels are one person is asked of those who carry them.
+
+    Args:
+        place: (num_images,) the class that each image counts for, -1 for none.
+    """
+    row = torch.nonzero(place >= 0)[:, 0]
+    place, own = place[row], found.probability[row, 0]
+    best = own.new_zeros(labelled.classes.num_classes).scatter_reduce(0, place, own, "amax")
+    counts = own / best[place].clamp(min=1e-6) * found.counts[row]
+    return Members.of(labelled, model, row, place, counts, len(best))
 
 
 def candidates(labelled: LabelledSet, row: Tensor) -> Tensor:

@@ -16,22 +16,20 @@ def threshold_loss(
 ) -> Tensor:
     """Threshold-aware loss of each image, (N,), not reduced (ADC supplement, Algorithm 1).
 
-    The compact Eq. 6 is misprinted: in the clean image's branch `[t - m_fn]_+` must read
-    `[(1 - t) - m_fn]_+`, else the loss of a false negative would raise the threshold, against
-    Eq. 14. Corrected, the branches mirror each other under p -> 1 - p, t -> 1 - t:
+    Eq. 6 of the paper has a misprint: in the clean image's branch `[t - m_fn]_+` must read
+    `[(1 - t) - m_fn]_+`, else a false negative would raise the threshold, against Eq. 14:
 
         noise: -log(1 - [p - [t - m_fp]_+]_+)
         clean: -log(1 - [(1 - p) - [(1 - t) - m_fn]_+]_+)
 
     It is zero where noise has p + m_fp <= t and clean images have p - m_fn >= t. A false positive
     raises t (Eq. 13), a false negative lowers it (Eq. 14); elsewhere t has no gradient. The
-    paper's prose on its Figure 1 swaps those two names. The logarithm's argument is at least
-    1e-6, with no gradient below.
+    logarithm's argument is at least 1e-6, with no gradient below.
 
     Args:
         clean_probability: (N,) in [0, 1]; detach it to train the threshold alone.
         threshold: (N,) in [0, 1], each image's own class's.
-        is_clean: (N,) bool, true or pseudo label.
+        is_clean: (N,) bool, true or pseudo-label.
         margin_false_positive: m_fp, distance wanted between noise and the threshold above it.
         margin_false_negative: m_fn, distance wanted between clean images and the one below.
     """

@@ -22,14 +22,14 @@ def answer(mesh: Mesh) -> Posterior:
     label[::6] = (5 * label[::6] + 1) % 22
     label[[7, 40]] = -1
     labelled = labelled_as(embedding, label)
-    confirmed = torch.zeros(len(label), dtype=torch.bool)
-    confirmed[12] = True
+    verified = torch.zeros(len(label), dtype=torch.bool)
+    verified[12] = True
     logit = torch.from_numpy(np.sin(np.arange(len(label)))).float()
     whole, module._NUMBERS_AT_ONCE = module._NUMBERS_AT_ONCE, BLOCK
     try:
         weights = PLAIN._replace(cleaner_weight=0.5)
         model = model_of(labelled_as(embedding, person))
-        return posterior(labelled, model, weights, logit, mesh, confirmed)
+        return posterior(labelled, model, weights, logit, mesh, verified)
     finally:
         module._NUMBERS_AT_ONCE = whole
 
@@ -48,8 +48,6 @@ def test_ranks_equal_one_process(ranks: Ranks) -> None:
             torch.testing.assert_close(
                 getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-4, msg=name
             )
-        for one, other in zip(found.members, expected.members, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_one_image_leaves_ranks_without_work(ranks: Ranks) -> None:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from facetrain.clean.cleaner import Cleaner
 from facetrain.clean.embedded_set import EmbeddedSet
-from facetrain.clean.labelled_set import NodeInput
-from facetrain.clean.training import GraphConfig, PretrainConfig, TrustedLabels, pretrain
+from facetrain.clean.labelled_set import GraphConfig, LabelledSet, NodeInput
+from facetrain.clean.training import PretrainConfig, pretrain
 from facetrain.core.rng import numpy_generator
 from facetrain.data.features import unit_rows
 from facetrain.data.noise.plant import NoiseConfig, plant
@@ -67,16 +67,16 @@ def embedded(embedding: NDArray[Any], num_context: int = GRAPH.num_context) -> E
     return EmbeddedSet(embedding, slow_knn(embedding), num_context, CPU)
 
 
-def known(seed: int, num_identities: int) -> TrustedLabels:
-    """People whose labels are all believed."""
+def known(seed: int, num_identities: int, graph: GraphConfig = GRAPH) -> LabelledSet:
+    """People whose labels are all true."""
     embedding, label = people(seed, num_identities)
-    return TrustedLabels(embedded(embedding), label, np.ones(len(label), np.bool_))
+    return LabelledSet(embedded(embedding), label, graph)
 
 
 @functools.cache
 def _trained(seed: int, node_input: NodeInput) -> Cleaner:
     graph = GRAPH.model_copy(update={"node_input": node_input})
-    return pretrain(graph, PRETRAIN, known(seed + 100, 24), seed, show=False)
+    return pretrain(PRETRAIN, known(seed + 100, 24, graph), seed, show=False)
 
 
 def trained_cleaner(seed: int = 0, node_input: NodeInput = "relational") -> Cleaner:

@@ -3,14 +3,21 @@
 from typing import Any
 
 import numpy as np
-from helpers.people import CPU, GRAPH, embedded
+from helpers.people import CPU, GRAPH, embedded, random_unit
 from numpy.typing import NDArray
+from torch import Tensor
 
+from facetrain.clean.double_names import double_names
 from facetrain.clean.fitting import fit_to
 from facetrain.clean.identity_model import IdentityModel
 from facetrain.clean.labelled_set import LabelledSet
-from facetrain.clean.posterior import NUM_CANDIDATES, Calibration, Posterior, posterior
-from facetrain.clean.training import labelled_set
+from facetrain.clean.posterior import (
+    NUM_CANDIDATES,
+    Calibration,
+    Posterior,
+    members_by_label,
+    posterior,
+)
 from facetrain.core.rng import numpy_generator
 from facetrain.dist.mesh import Mesh
 
@@ -36,12 +43,12 @@ def gaussian_people(seed: int, sizes: list[int], image: float = 0.35) -> tuple[A
 
 def labelled_as(embedding: NDArray[Any], label: NDArray[np.integer]) -> LabelledSet:
     """The embeddings, with an exact graph, under these labels."""
-    return labelled_set(GRAPH, embedded(embedding), np.asarray(label, np.int64))
+    return LabelledSet(embedded(embedding), np.asarray(label, np.int64), GRAPH)
 
 
 def model_of(labelled: LabelledSet) -> IdentityModel:
     """Fitted in full belief in the labels."""
-    return fit_to(labelled, labelled.certain())
+    return fit_to(labelled, labelled.ones())
 
 
 def answer_of(labelled: LabelledSet, model: IdentityModel | None = None, **more: Any) -> Posterior:
@@ -75,3 +82,40 @@ def slow_candidates(embedding: NDArray[Any], label: NDArray[np.integer], image: 
         if other >= 0 and other not in found:
             found.append(other)
     return found[:NUM_CANDIDATES]
+
+
+class Case:
+    """People under labels, and what the model says of them."""
+
+    def __init__(self, embedding: Any, label: Any, person: Any) -> None:
+        self.labelled: LabelledSet = labelled_as(embedding, label)
+        self.model: IdentityModel = model_of(labelled_as(embedding, person))
+        self.found = answer_of(self.labelled, self.model)
+        self.members = members_by_label(
+            self.labelled, self.model, self.found, self.labelled.place_of_row
+        )
+
+    def person(self, seed: int = 0) -> Tensor:
+        """What `double_names` finds."""
+        return double_names(self.labelled, self.model, self.found, self.members, seed)
+
+
+NUM_PEOPLE = 60
+
+
+def doubled() -> tuple[Any, Any, Any]:
+    """Sixty people of 6 images. Of 0 and 1 two, three are under the names 70 and 80; person 3 has
+    the face of 2, twenty degrees aside.
+    """
+    embedding, person = gaussian_people(0, [6] * NUM_PEOPLE, image=0.3)
+    generator = numpy_generator(4, "alike")
+    centre = random_unit(generator, 1, SIZE)[0] * np.sqrt(SIZE)
+    aside = random_unit(generator, 1, SIZE)[0]
+    aside -= (aside @ centre) / SIZE * centre
+    aside *= np.tan(np.radians(20)) * np.sqrt(SIZE) / np.linalg.norm(aside)
+    noise = 0.3 * generator.normal(size=(12, SIZE))
+    embedding[12:24] = centre + noise + np.repeat([0 * aside, aside], 6, 0)
+    label = person.copy()
+    label[[4, 5]] = 70
+    label[[9, 10, 11]] = 80
+    return embedding, label, person

@@ -105,7 +105,7 @@ def passes(gcn: GCN, batches: dict[str, Batch], backend: str) -> dict[str, Calla
         return torch.cat([part.flatten() for part in gradient])
 
     def meta() -> Tensor:
-        found = meta_gradient(
+        gradient = meta_gradient(
             dict(gcn.named_parameters()),
             loss_on("source"),
             loss_on("target"),
@@ -113,7 +113,7 @@ def passes(gcn: GCN, batches: dict[str, Batch], backend: str) -> dict[str, Calla
             source_weight=0.5,
             second_order=True,
         )
-        return torch.cat([part.flatten() for part in found.gradient.values()])
+        return torch.cat([part.flatten() for part in gradient.values()])
 
     return {"inference": inference, "training": training, "meta": meta}
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from facetrain.clean.clean import CleanConfig, clean
 from facetrain.clean.embedded_set import EmbeddedSet
-from facetrain.clean.training import TrustedLabels
+from facetrain.clean.labelled_set import LabelledSet
 from facetrain.core.rng import numpy_generator
 from facetrain.data.noise.plant import NoiseConfig, plant
 from facetrain.dist.mesh import Mesh
@@ -120,14 +120,13 @@ def embedded(embedding: NDArray[Any], graph: Path, config: CleanConfig, mesh: Me
     return EmbeddedSet(embedding, KnnGraph.open(graph), config.graph.num_context, mesh.device)
 
 
-def known_source(folder: Path, size: int, config: CleanConfig, mesh: Mesh) -> TrustedLabels:
+def known_source(folder: Path, size: int, config: CleanConfig, mesh: Mesh) -> LabelledSet:
     """Other identities whose labels are known."""
     path, graph = folder / "source.npy", folder / "source_graph"
     label = write_embedding(path, _SOURCE_ROWS, size, "float16", _SPECTRUM, mesh.device, seed=1)
     embedding = np.load(path, mmap_mode="r")
     knn_graph(embedding, KnnConfig(num_neighbours=config.graph.num_context), mesh, graph)
-    trusted = np.ones(len(label), np.bool_)
-    return TrustedLabels(embedded(embedding, graph, config, mesh), label, trusted)
+    return LabelledSet(embedded(embedding, graph, config, mesh), label, config.graph)
 
 
 def clean_set(

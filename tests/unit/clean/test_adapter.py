@@ -1,16 +1,29 @@
 """The adapter's class summary by a slow oracle, and thresholds where they are known."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from facetrain.clean.adapter import ScoredClasses, ThresholdAdapter, class_summary, fit_adapter
+from facetrain.clean.adapter import ThresholdAdapter, class_summary, fit_adapter
 from facetrain.clean.threshold_loss import threshold_loss
 from facetrain.core.rng import numpy_generator, torch_generator
-from facetrain.graph.class_graphs import group_by_class
+from facetrain.graph.class_graphs import ClassGraphs, group_by_class
 
 QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+
+
+class ScoredClasses(NamedTuple):
+    """As `fit_adapter` takes them."""
+
+    graphs: ClassGraphs
+    clean_probability: torch.Tensor
+    is_clean: torch.Tensor
+
+    def thresholds(self, adapter: ThresholdAdapter) -> torch.Tensor:
+        return torch.sigmoid(adapter(class_summary(self.clean_probability, self.graphs)))
 
 
 def judged(*groups: tuple[float, float, int], classes: int = 20, seed: int = 0) -> ScoredClasses:
@@ -31,7 +44,7 @@ def judged(*groups: tuple[float, float, int], classes: int = 20, seed: int = 0) 
 def thresholds(one: ScoredClasses, prior_weight: float = 0.0) -> NDArray[np.float32]:
     torch.manual_seed(0)
     adapter = fit_adapter([one], margin=0.1, prior_weight=prior_weight)
-    found = adapter.threshold(one.clean_probability, one.graphs)
+    found = one.thresholds(adapter)
     return found.detach().numpy()
 
 
@@ -66,7 +79,7 @@ def test_the_order_of_images_plays_no_part() -> None:
 def test_half_before_training() -> None:
     one = judged((0.9, 0.1, 8), (0.1, 0.1, -2))
     adapter = ThresholdAdapter(class_summary(one.clean_probability, one.graphs))
-    assert adapter.threshold(one.clean_probability, one.graphs).tolist() == [0.5] * 20
+    assert one.thresholds(adapter).tolist() == [0.5] * 20
 
 
 def test_stays_at_half_where_noise_and_clean_stand_apart() -> None:
@@ -141,14 +154,14 @@ def test_beyond_what_it_was_trained_on_counts_as_the_nearest() -> None:
     ]
     torch.manual_seed(0)
     adapter = fit_adapter(sets, margin=0.1, prior_weight=0.001)
-    inside = torch.cat([adapter.threshold(one.clean_probability, one.graphs) for one in sets])
+    inside = torch.cat([one.thresholds(adapter) for one in sets])
     other = judged((0.9, 0.09, 180), (0.45, 0.15, -120), seed=2)
     summary = class_summary(other.clean_probability, other.graphs)
     seen = torch.cat([class_summary(one.clean_probability, one.graphs) for one in sets])
     assert (summary[:, -1] < seen[:, -1].min() - 0.05).all()
     nearest = torch.minimum(torch.maximum(summary, seen.amin(0)), seen.amax(0))
     torch.testing.assert_close(adapter(summary), adapter(nearest))
-    found = adapter.threshold(other.clean_probability, other.graphs)
+    found = other.thresholds(adapter)
     assert ((found > inside.min() - 0.15) & (found < inside.max() + 0.15)).all()
     # Inside of the range nothing is changed.
     free = adapter.layers((seen - adapter.mean) / adapter.spread).squeeze(1)

@@ -13,10 +13,10 @@ from helpers.people import GRAPH, PRETRAIN, embedded, known, noisy_people, peopl
 
 from facetrain.clean import adc
 from facetrain.clean.adapter import AdapterConfig
-from facetrain.clean.adc import PRETRAINED_FILE, AdcConfig, gcn_evidence, pretrained
+from facetrain.clean.adc import PRETRAINED_FILE, AdcConfig, learn_adc, pretrained
 from facetrain.clean.clean import CleanConfig, run_features
-from facetrain.clean.labelled_set import LEAST_IMAGES
-from facetrain.clean.training import MetaConfig, labelled_set
+from facetrain.clean.labelled_set import LEAST_IMAGES, LabelledSet
+from facetrain.clean.training import MetaConfig
 from facetrain.data.cleaning_result import CleaningResult
 from facetrain.data.features import Features, save_features
 from facetrain.dist.mesh import Mesh
@@ -122,18 +122,16 @@ def test_of_small_classes_it_says_nothing(trained: Path, tmp_path: Path) -> None
     label[2::9] = -1
     for number, size in ((0, 1), (1, 3), (2, 4)):
         label[np.flatnonzero(label == number)[size:]] = -1
-    target = labelled_set(GRAPH, embedded(embedding), label)
+    target = LabelledSet(embedded(embedding), label, GRAPH)
     source = known(0, 20)
-    found = gcn_evidence(CONFIG, source, target, source, 2, tmp_path, MESH, "one")
-    assert found.logit is not None
-    logit = found.logit.numpy()
+    found = learn_adc(CONFIG, source, target, tmp_path, MESH, "one")
+    logit = found.logit(target, MESH).numpy()
     size = np.bincount(label[label >= 0])
     silent = (label < 0) | (size[label] < LEAST_IMAGES)
     assert np.array_equal(logit == 0, silent)
     assert logit[~silent & is_clean].mean() > 1 > -0.5 > logit[~silent & ~is_clean].mean()
     adapted = CONFIG.model_copy(update={"adapter": AdapterConfig(num_draws=3, margin=0.4)})
-    moved = gcn_evidence(adapted, source, target, source, 0, tmp_path, MESH, "one").logit
-    assert moved is not None
+    moved = learn_adc(adapted, source, target, tmp_path, MESH, "one").logit(target, MESH)
     levels = []
     for one in np.unique(label[~silent]):
         shift = (moved.numpy() - logit)[label == one]
@@ -142,17 +140,15 @@ def test_of_small_classes_it_says_nothing(trained: Path, tmp_path: Path) -> None
     assert np.ptp(levels) > 0.01
     assert np.array_equal(moved.numpy() == 0, silent)
 
-    # The draws are of the source, under noise of known truth, and each is another one.
-    assert len(found.draws) == 2
-    for draw in found.draws:
-        wrong = (draw.labelled.label_of_row != draw.true_label) & (draw.labelled.label_of_row >= 0)
-        assert np.array_equal(draw.true_label, source.label)
-        assert wrong.any()
-        assert draw.cleaner_logit is not None
-        right = (draw.labelled.label_of_row == draw.true_label) & (draw.cleaner_logit != 0)
-        assert draw.cleaner_logit[right].mean() > draw.cleaner_logit[wrong].mean() + 2
-    labels = [draw.labelled.label_of_row for draw in found.draws]
-    assert not torch.equal(*labels)
+
+def test_noise_planted_into_a_set_is_known_and_another_each_time() -> None:
+    source = known(0, 20)
+    draws = [source.with_noise(0, "calibrate", draw) for draw in range(2)]
+    for draw in draws:
+        assert draw.true_label is not None
+        assert torch.equal(draw.true_label, source.label_of_row)
+        assert ((draw.label_of_row != draw.true_label) & (draw.label_of_row >= 0)).any()
+    assert not torch.equal(draws[0].label_of_row, draws[1].label_of_row)
 
 
 @pytest.mark.parametrize("gcn", [False, True], ids=["posterior alone", "with the GCN"])

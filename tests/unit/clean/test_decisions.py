@@ -112,10 +112,10 @@ def test_what_is_absent_or_confirmed_is_not_judged(case: Case) -> None:
     label[3] = -1
     labelled = labelled_as(case.embedding, label)
     found = answer_of(labelled, case.model)
-    confirmed = torch.zeros(len(label), dtype=torch.bool)
-    confirmed[7] = True
+    verified = torch.zeros(len(label), dtype=torch.bool)
+    verified[7] = True
     put(found, 7, 1.0, 0.0, 0.0, 0.9)
-    result = result_of(labelled, case.model, PLAIN, found, [], confirmed)
+    result = result_of(labelled, case.model, PLAIN, found, [], verified)
     for row in (3, 7):
         assert result.reason[row] == Reason.NOT_JUDGED
         assert result.kept[row]
@@ -176,11 +176,11 @@ def test_an_exchange_is_told_of_both(order: list[int]) -> None:
         assert len(set(person[mended == name])) == 1
     assert (result.merge_label == -1).all()
     assert np.isin(result.reason[np.setdiff1d(np.arange(4), told)], Reason.CLEAN).all()
-    # Where a person has confirmed one of the two, the others are told.
-    confirmed = torch.zeros(len(label), dtype=torch.bool)
-    confirmed[told[0]] = True
-    found = posterior(labelled, model, PLAIN, None, MESH, confirmed)
-    result = result_of(labelled, model, PLAIN, found, [], confirmed)
+    # Where a person has verified one of the two, the others are told.
+    verified = torch.zeros(len(label), dtype=torch.bool)
+    verified[told[0]] = True
+    found = posterior(labelled, model, PLAIN, None, MESH, verified)
+    result = result_of(labelled, model, PLAIN, found, [], verified)
     assert result.clean_probability[told[0]] == 1
     assert np.flatnonzero(~result.kept).tolist() == np.setdiff1d(np.arange(4), told).tolist()
 

@@ -127,7 +127,7 @@ def test_the_bound_never_falls(images: int, spread: tuple[float, ...], known: Co
     x, label, weight = drawn(known, 3, 20, images, hard=0.2)
     label = label.clone()
     label[-1] = 20  # and a class of one image
-    bound = np.array(fit_identities(x, label, weight, spread, iterations=15).bound)
+    bound = np.array(fit_identities(x, label, weight, spread, iterations=15)[1])
     assert (np.diff(bound) >= -1e-9 * np.abs(bound[1:])).all()
     assert bound[-1] > bound[0] + 0.1
 
@@ -136,8 +136,8 @@ def test_the_gaussian_bound_is_the_joint_density(known: Covariances) -> None:
     """With one quality nothing is approximate: log p(all images | W, B) + log p(W, B)."""
     x, label, _ = drawn(known, 4, 6, 3)
     certain, num_steps = torch.ones(len(x), dtype=torch.float64), 3
-    fitted = fit_identities(x, label, certain, (1.0,), num_steps).model
-    bound = fit_identities(x, label, certain, (1.0,), num_steps + 1).bound[-1]
+    fitted = fit_identities(x, label, certain, (1.0,), num_steps)[0]
+    bound = fit_identities(x, label, certain, (1.0,), num_steps + 1)[1][-1]
     inverse = torch.linalg.inv(fitted.basis.double())
     within = inverse.mT @ inverse
     between = inverse.mT @ (fitted.between.double()[:, None] * inverse)
@@ -162,12 +162,12 @@ def off_by(found: Floats, truth: Floats) -> float:
 def test_covariances_are_recovered(known: Covariances) -> None:
     x, label, weight = drawn(known, 5, 1500, 4)
     certain = torch.ones_like(weight)
-    found = covariances_of(fit_identities(x, label, certain, (1.0,)).model)
+    found = covariances_of(fit_identities(x, label, certain, (1.0,))[0])
     assert off_by(found[0], known.within) < 0.06  # as far off as 4500 differences leave it
     assert off_by(found[1], known.between) < 0.1
     # Under shuffled labels nothing is left between classes.
     shuffled = label[torch.randperm(len(label), generator=torch.Generator().manual_seed(0))]
-    wrong = covariances_of(fit_identities(x, shuffled, certain, (1.0,)).model)
+    wrong = covariances_of(fit_identities(x, shuffled, certain, (1.0,))[0])
     assert off_by(wrong[1], known.between) > 0.8
 
 
@@ -175,13 +175,13 @@ def test_hard_images_are_recovered(known: Covariances) -> None:
     """A tenth of the images is hard; the Gaussian model widens W for their sake."""
     x, label, weight = drawn(known, 6, 400, 24, hard=0.1)
     certain = torch.ones_like(weight)
-    heavy = fit_identities(x, label, certain, (1.0, 4.0), iterations=30).model
+    heavy = fit_identities(x, label, certain, (1.0, 4.0), iterations=30)[0]
     assert float(heavy.share[1]) == pytest.approx(0.1, abs=0.02)
-    gaussian = fit_identities(x, label, certain, (1.0,), iterations=30).model
+    gaussian = fit_identities(x, label, certain, (1.0,), iterations=30)[0]
     within = [off_by(covariances_of(model)[0], known.within) for model in (heavy, gaussian)]
     assert within[0] < 0.1 < 0.25 < within[1]
     none = drawn(known, 6, 400, 24)
-    usual = fit_identities(none.x, none.label, certain, (1.0, 4.0), iterations=30).model
+    usual = fit_identities(none.x, none.label, certain, (1.0, 4.0), iterations=30)[0]
     assert float(usual.share[1]) < 0.01
 
 
@@ -211,7 +211,7 @@ def test_fewer_images_than_dimensions(num_classes: int, images: int, known: Cova
     turned = x @ turn
     said = []
     for rows in (x, turned):
-        model = fit_identities(rows, label, weight).model
+        model = fit_identities(rows, label, weight)[0]
         assert all(bool(value.isfinite().all()) for value in vars(model).values())
         z = rows.float() @ model.basis
         nothing = torch.zeros(len(z))

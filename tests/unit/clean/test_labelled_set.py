@@ -10,7 +10,6 @@ from helpers.people import GRAPH, embedded, noisy_people, people, random_unit, r
 
 from facetrain.clean.cleaner import Cleaner
 from facetrain.clean.labelled_set import LabelledSet, NodeInput, canonical_frame
-from facetrain.clean.training import labelled_set
 from facetrain.core.rng import numpy_generator, torch_generator
 from facetrain.graph.class_graphs import group_by_class
 from facetrain.graph.neighbour_table import NeighbourTable
@@ -21,7 +20,7 @@ ANY = torch.linspace(-1, 1, 5)
 def of_sizes(*sizes: int) -> LabelledSet:
     label = np.repeat(np.arange(len(sizes)), sizes)
     embedding = random_unit(numpy_generator(0, "sizes"), len(label), 8)
-    return labelled_set(GRAPH, embedded(embedding), label)
+    return LabelledSet(embedded(embedding), label, GRAPH)
 
 
 def aggregate(graph: Any, num_nodes: int) -> torch.Tensor:
@@ -34,7 +33,7 @@ def aggregate(graph: Any, num_nodes: int) -> torch.Tensor:
 def test_classes_of_a_piece_equal_those_alone() -> None:
     embedding, label, _ = noisy_people(0, 9)
     label[label == 4] = np.where(np.arange((label == 4).sum()) == 0, 4, -1)  # one image of 4
-    owner = labelled_set(GRAPH, embedded(embedding), label)
+    owner = LabelledSet(embedded(embedding), label, GRAPH)
     piece = owner.piece(torch.tensor([7, 2, 4, 0, 8]))
     assert piece.graphs.class_id[2] == 4
     for classes in ([1], [4, 0, 2], [2], [3, 1, 0, 4, 2]):
@@ -49,7 +48,7 @@ def test_classes_of_a_piece_equal_those_alone() -> None:
 def test_a_piece_is_built_from_plain_neighbours() -> None:
     """The whole set's graph against each image's nearest of its class and Eq. 16's shares."""
     embedding, label, _ = noisy_people(1, 6)
-    piece = labelled_set(GRAPH, embedded(embedding), label).piece()
+    piece = LabelledSet(embedded(embedding), label, GRAPH).piece()
     graph, node = piece.graph()
     assert isinstance(graph, NeighbourTable)
     message = torch.randn(len(node), 5, generator=torch_generator(0, "message"))
@@ -134,8 +133,8 @@ def test_dgl_gives_the_same_logits(node_input: NodeInput) -> None:
     images, logits = embedded(embedding), []
     for backend in ("native", "dgl"):
         update = {"backend": backend, "node_input": node_input}
-        piece = labelled_set(GRAPH.model_copy(update=update), images, label).piece()
-        features = piece.features(piece.owner.certain())
+        piece = LabelledSet(images, label, GRAPH.model_copy(update=update)).piece()
+        features = piece.features(piece.owner.ones())
         torch.manual_seed(0)
         cleaner = Cleaner(GRAPH.gcn, features)
         graph, node = piece.graph(torch.tensor([5, 2, 0]))
@@ -154,8 +153,8 @@ def test_node_inputs() -> None:
     images = embedded(embedding)
     for node_input in ("embedding", "canonical"):
         config = GRAPH.model_copy(update={"node_input": node_input})
-        piece = labelled_set(config, images, label).piece()
-        found = piece.features(piece.owner.certain())
+        piece = LabelledSet(images, label, config).piece()
+        found = piece.features(piece.owner.ones())
         expected = images.rows(piece.graphs.row)
         if node_input == "canonical":
             expected = canonical_frame(expected, piece.graphs)

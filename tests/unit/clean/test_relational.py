@@ -58,7 +58,7 @@ def mixed(seed: int = 0) -> tuple[NDArray[Any], NDArray[Any], torch.Tensor]:
 
 def by_row(piece: Piece, features: torch.Tensor) -> NDArray[Any]:
     """Features in the data set's order, NaN for absent images."""
-    found = np.full((piece.owner.num_images, features.shape[1]), np.nan)
+    found = np.full((piece.owner.embedded.num_images, features.shape[1]), np.nan)
     found[piece.graphs.row.numpy()] = features.numpy()
     return found
 

@@ -11,7 +11,8 @@ from helpers.people import GRAPH, PRETRAIN, embedded, known, noisy_people, train
 from facetrain.clean import training
 from facetrain.clean.cleaner import Cleaner, clean_probability
 from facetrain.clean.fresh_noise import fresh_noise
-from facetrain.clean.training import MetaConfig, adapt, batches, draw_piece, labelled_set, pretrain
+from facetrain.clean.labelled_set import LabelledSet
+from facetrain.clean.training import MetaConfig, adapt, batches, pretrain
 from facetrain.core.rng import numpy_generator
 from facetrain.dist.mesh import Mesh
 from facetrain.graph.class_graphs import group_by_class
@@ -30,28 +31,26 @@ def same(first: Cleaner, second: Cleaner) -> bool:
 def adapted(cleaner: Cleaner, config: MetaConfig, target: Any = None, seed: int = 0) -> Cleaner:
     if target is None:
         embedding, label, _ = noisy_people(7, 16)
-        target = labelled_set(GRAPH, embedded(embedding), label)
+        target = LabelledSet(embedded(embedding), label, GRAPH)
     source = known(100, 24)
-    return adapt(GRAPH, config, cleaner, source, target, MESH, seed, batch_classes=6)
+    return adapt(config, cleaner, source, target, seed, batch_classes=6, show=False)
 
 
 def test_pretraining_is_a_function_of_the_seed() -> None:
-    first, again, other = (
-        pretrain(GRAPH, SHORT, known(1, 10), seed, show=False) for seed in (0, 0, 1)
-    )
+    first, again, other = (pretrain(SHORT, known(1, 10), seed, show=False) for seed in (0, 0, 1))
     assert same(first, again)
     assert not same(first, other)
 
 
-def shuffled_truth(
-    label: Any, trusted: Any, seed: int, *parts: int | str
-) -> tuple[np.ndarray, np.ndarray]:
+def shuffled_truth(owner: LabelledSet, seed: int, *parts: int | str) -> LabelledSet:
     """The same noise, but the truth of some other image."""
-    noisy, is_clean = fresh_noise(label, trusted, seed, *parts)
+    label = owner.label_of_row.numpy()
+    noisy = fresh_noise(label, seed, *parts)
     present = np.flatnonzero(noisy >= 0)
     order = numpy_generator(seed, "shuffled", *parts).permutation(present)
-    is_clean[present] = is_clean[order]
-    return noisy, is_clean
+    truth = noisy.copy()
+    truth[present[(noisy != label)[order]]] = -1
+    return LabelledSet(owner.embedded, noisy, owner.config, torch.from_numpy(truth))
 
 
 def judged(cleaner: Cleaner) -> tuple[float, float]:
@@ -59,8 +58,8 @@ def judged(cleaner: Cleaner) -> tuple[float, float]:
     aurocs, losses = [], []
     for seed in (7, 8):
         embedding, label, is_clean = noisy_people(seed, 16, 0.3)
-        owner = labelled_set(GRAPH, embedded(embedding), label)
-        chance = clean_probability(cleaner, owner, MESH)[-1].numpy().astype(np.float64)
+        owner = LabelledSet(embedded(embedding), label, GRAPH)
+        chance = clean_probability(cleaner, owner, MESH).numpy().astype(np.float64)
         found = auroc(chance, is_clean)
         assert found is not None
         aurocs.append(found)
@@ -81,9 +80,9 @@ def test_finds_noise_of_new_people_and_its_control_does_not(
         least_auroc, loss = judged(trained_cleaner(seed))
         assert least_auroc > 0.98
         assert loss < 0.15
-    monkeypatch.setattr(training, "fresh_noise", shuffled_truth)
+    monkeypatch.setattr(LabelledSet, "with_noise", shuffled_truth)
     for seed in range(2):
-        control = pretrain(GRAPH, PRETRAIN, known(seed + 100, 24), seed, show=False)
+        control = pretrain(PRETRAIN, known(seed + 100, 24), seed, show=False)
         least_auroc, loss = judged(control)
         assert least_auroc < 0.95
         assert loss > 0.4
@@ -128,7 +127,7 @@ def test_a_target_without_learnable_classes_leaves_the_cleaner() -> None:
     """Classes of at most three images give no pseudo-labels to learn from."""
     embedding, _, _ = noisy_people(7, 16)
     label = np.arange(len(embedding)) // 3
-    target = labelled_set(GRAPH, embedded(embedding), label)
+    target = LabelledSet(embedded(embedding), label, GRAPH)
     cleaner = trained_cleaner()
     assert same(adapted(cleaner, META, target), cleaner)
 
@@ -155,16 +154,16 @@ def test_a_piece_of_a_large_set_is_a_part_of_it() -> None:
     embedding, label, _ = noisy_people(0, 12)
     label[:40] = 12  # a class larger than the limit
     label[40:43] = 13  # and one too small to learn from
-    owner = labelled_set(GRAPH, embedded(embedding), label)
+    owner = LabelledSet(embedded(embedding), label, GRAPH)
     seen = set()
     for seed in range(12):
-        graphs = draw_piece(owner, seed, most_images=35).graphs
+        graphs = owner.classes.subset(owner.some(owner.large, 35, seed))
         assert graphs.num_nodes <= 35 or graphs.class_id.tolist() == [12]
         assert graphs.num_nodes > 35 - 15 or 12 not in seen
         seen |= set(graphs.class_id.tolist())
     assert len(seen) > 8
     size = np.bincount(label)
-    large = draw_piece(owner, 0).graphs
+    large = owner.classes.subset(owner.some(owner.large, 4096, 0))
     assert sorted(large.class_id.tolist()) == np.flatnonzero(size >= 4).tolist()
     assert large.num_nodes == size[size >= 4].sum()
     assert 13 not in seen
@@ -175,19 +174,19 @@ def test_pseudo_labels_and_their_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -
     embedding, _, _ = noisy_people(0, 12)
     label = np.full(len(embedding), -1)
     label[:6] = 4
-    owner = labelled_set(GRAPH, embedded(embedding), label)
+    owner = LabelledSet(embedded(embedding), label, GRAPH)
     answer = torch.ones(len(label))
     answer[:6] = torch.tensor([0.9, 0.1, 0.5, 0.36, 0.64, 0.66])
-    fixed: Callable[..., list[torch.Tensor]] = lambda *_: [answer, answer]  # noqa: E731
-    monkeypatch.setattr(training, "clean_probability", fixed)
+    fixed: Callable[..., torch.Tensor] = lambda *_: answer[:6]  # noqa: E731
+    monkeypatch.setattr(Cleaner, "probability", fixed)
     cleaner = trained_cleaner()
-    first = training._pseudo_labelled(cleaner, owner, MESH, (0.35, 0.65), 0)
+    first = training._pseudo_labelled(cleaner, owner, (0.35, 0.65), 0)
     assert first.counts.tolist() == [1, 1, 0, 0, 0, 1]
     assert first.target.tolist() == [1, 0, 0, 0, 1, 1]
-    later = training._pseudo_labelled(cleaner, owner, MESH, (0.5, 0.5), 0)
+    later = training._pseudo_labelled(cleaner, owner, (0.5, 0.5), 0)
     assert later.counts.tolist() == [1] * 6
     # The second pass sees what was answered.
-    weight = owner.certain()
+    weight = owner.ones()
     weight[:6] = answer[:6]
     torch.testing.assert_close(first.features[1], first.piece.features(weight))
     with torch.no_grad():

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 from facetrain.clean import calibration, fitting, identity_model, posterior
-from facetrain.clean.calibration import Draw, calibrate
+from facetrain.clean.calibration import calibrate
 from facetrain.clean.clean import CleanConfig
 from facetrain.clean.fitting import fit_to, fit_unsupervised
 from facetrain.clean.identity_model import IdentityModel
+from facetrain.clean.labelled_set import LabelledSet
 from facetrain.clean.posterior import Calibration
-from facetrain.clean.training import TrustedLabels, draw_noise, labelled_set
 from facetrain.data.features import Features, load_features
 from facetrain.dist.mesh import Mesh
 from tools.benchmarks.clean.run import embedded, f1
@@ -58,7 +58,7 @@ def _numbers() -> Iterator[Change]:
         ("rounds of calibration", calibration, "_ROUNDS", (1, 4)),
         ("rounds of the fit without a source", fitting, "_ROUNDS", (1, 4)),
         ("share of strangers to begin at", fitting, "_STRANGERS", (0.98, 0.995)),
-        ("belief in those further off", fitting, "_LITTLE", (0.025, 0.1)),
+        ("weight of those further off", fitting, "_LITTLE", (0.025, 0.1)),
         ("temperature while fitting", fitting, "_UNFITTED",
          (Calibration(0.25), Calibration(1.0))),
     ]  # fmt: skip
@@ -95,20 +95,17 @@ def changed(change: Change | None) -> Iterator[None]:
 
 
 def score(
-    target: Features, known: TrustedLabels | None, model: IdentityModel | None, draws: int
+    target: Features, known: LabelledSet | None, model: IdentityModel | None, draws: int
 ) -> float:
     """F1 on one target by its source's model, or by its own."""
     assert target.is_clean is not None
-    labelled = labelled_set(CONFIG.graph, _embedded(target), target.label)
+    labelled = LabelledSet(_embedded(target), target.label, CONFIG.graph)
     if known is None or model is None:
-        model, belief = fit_unsupervised(labelled, MESH)
-        known = TrustedLabels(labelled.embedded, target.label, (belief > 0.5).numpy())
-    truth = torch.from_numpy(known.label)
-    noisy = [
-        Draw(draw_noise(CONFIG.graph, known, 0, "calibrate", draw), truth, None)
-        for draw in range(draws)
-    ]
-    found = posterior.posterior(labelled, model, calibrate(noisy, model, MESH), None, MESH)
+        model, probability = fit_unsupervised(labelled, MESH)
+        known = labelled.only(probability > 0.5)
+    noisy = [known.with_noise(0, "calibrate", draw) for draw in range(draws)]
+    weights = calibrate(noisy, [None] * draws, model, MESH)
+    found = posterior.posterior(labelled, model, weights, None, MESH)
     return f1((found.probability[:, 0] > 0.5).numpy(), target.is_clean)
 
 
@@ -149,10 +146,9 @@ def main() -> None:
             of_source, alone = [], []
             for (model, seed), source in sources.items():
                 assert source.is_clean is not None
-                known = TrustedLabels(_embedded(source), source.label, source.is_clean)
-                right = np.where(known.trusted, known.label, -1)
-                labelled = labelled_set(CONFIG.graph, known.embedded, right)
-                fitted = fit_to(labelled, labelled.certain())
+                right = np.where(source.is_clean, source.label, -1)
+                known = LabelledSet(_embedded(source), right, CONFIG.graph)
+                fitted = fit_to(known, known.ones())
                 of_source += [
                     score(targets[model, kind, seed], known, fitted, arguments.draws)
                     for kind in WITH_SOURCE

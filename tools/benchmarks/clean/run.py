@@ -29,13 +29,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from facetrain.clean.adapter import learn_thresholds
+from facetrain.clean.adapter import class_summary, learn_thresholds
 from facetrain.clean.adc import PRETRAINED_FILE, pretrained
 from facetrain.clean.clean import CleanConfig, clean
 from facetrain.clean.cleaner import Cleaner, clean_probability
 from facetrain.clean.embedded_set import EmbeddedSet
 from facetrain.clean.labelled_set import LabelledSet
-from facetrain.clean.training import TrustedLabels, adapt, labelled_set, pretrain
+from facetrain.clean.training import adapt, pretrain
 from facetrain.core.artifact import write_json
 from facetrain.data.features import Features, load_features, unit_rows
 from facetrain.dist.mesh import Mesh
@@ -108,7 +108,7 @@ def baseline_rows(target: Features, with_cleanlab: bool) -> Iterator[Row]:
 
 def standardised_by(cleaner: Cleaner, target: LabelledSet) -> Cleaner:
     """The cleaner with the target's statistics in place of the source's."""
-    features = target.piece().features(target.certain())
+    features = target.piece().features(target.ones())
     other = copy.deepcopy(cleaner)
     spread = features.std(0)
     other.mean, other.spread = features.mean(0), spread.where(spread > 1e-3, 1.0)
@@ -131,10 +131,9 @@ class Cleaners:
         self.drift, self.brief = drift, brief
         self._folder = tempfile.TemporaryDirectory()
         self.folder = Path(self._folder.name)
-        self.config, self.source = (
-            config,
-            TrustedLabels(embedded(source.embedding, config), source.label, source.is_clean),
-        )
+        images = embedded(source.embedding, config)
+        label = np.where(source.is_clean, source.label, -1)
+        self.config, self.source = config, LabelledSet(images, label, config.graph)
         if not config.gcn:
             return
         self.base = pretrained(config, self.source, self.folder / PRETRAINED_FILE, MESH, _DIGEST)
@@ -142,7 +141,8 @@ class Cleaners:
         for name, node_input in (("literal", "embedding"), ("canonical", "canonical")):
             if inputs:
                 graph = config.graph.model_copy(update={"node_input": node_input})
-                cleaner = pretrain(graph, config.pretrain, self.source, config.seed, show=False)
+                known = LabelledSet(images, label, graph)
+                cleaner = pretrain(config.pretrain, known, config.seed, show=False)
                 self.others[name] = graph, cleaner
 
     def rows(self, target: Features) -> Iterator[Row]:
@@ -153,28 +153,27 @@ class Cleaners:
         if not config.gcn:
             yield from self._stage("posterior alone", config, images, target)
             return
-        labelled = labelled_set(config.graph, images, target.label)
+        labelled = LabelledSet(images, target.label, config.graph)
 
         def chance(cleaner: Cleaner, of: LabelledSet = labelled) -> NDArray[np.float32]:
-            answer: NDArray[np.float32] = clean_probability(cleaner, of, MESH)[-1].numpy()
+            answer: NDArray[np.float32] = clean_probability(cleaner, of, MESH).numpy()
             return answer
 
         def adapted(cleaner: Cleaner, second_order: bool) -> Cleaner:
             return adapt(
-                config.graph, config.meta.model_copy(update={"second_order": second_order}),
-                cleaner, self.source, labelled, MESH, config.seed,
-                batch_classes=config.pretrain.batch_classes,
+                config.meta.model_copy(update={"second_order": second_order}),
+                cleaner, self.source, labelled, config.seed,
+                batch_classes=config.pretrain.batch_classes, show=False,
             )  # fmt: skip
 
         def thresholds(
-            cleaner: Cleaner, answer: NDArray[np.float32], known: TrustedLabels
+            cleaner: Cleaner, answer: NDArray[np.float32], known: LabelledSet
         ) -> NDArray[np.float32]:
-            adapter = learn_thresholds(
-                config.graph, config.adapter, cleaner, known, config.seed, show=False
-            )
+            adapter = learn_thresholds(config.adapter, cleaner, known, config.seed, show=False)
             graphs = labelled.classes
             with torch.no_grad():
-                level = adapter.threshold(torch.from_numpy(answer)[graphs.row], graphs).numpy()
+                summary = class_summary(torch.from_numpy(answer)[graphs.row], graphs)
+                level = torch.sigmoid(adapter(summary)).numpy()
             by_label = np.full(int(target.label.max()) + 1, np.nan, np.float32)
             by_label[graphs.class_id.numpy()] = level
             return by_label
@@ -188,7 +187,7 @@ class Cleaners:
             if self.brief:
                 continue
             # Only the target shows what its own statistics do to the answers.
-            believed = TrustedLabels(images, target.label, answer > 0.5)
+            believed = labelled.only(torch.from_numpy(answer > 0.5))
             known = self.source if cleaner is self.base else believed
             level = thresholds(cleaner, answer, known)[target.label]
             yield f"{prefix} + adapter", f1(answer > level, is_clean)
@@ -213,7 +212,7 @@ class Cleaners:
         for name, (graph, cleaner) in self.others.items():
             yield (
                 name,
-                f1(chance(cleaner, labelled_set(graph, images, target.label)) > 0.5, is_clean),
+                f1(chance(cleaner, LabelledSet(images, target.label, graph)) > 0.5, is_clean),
             )
 
     def _stage(
