@@ -168,6 +168,7 @@ def _source_set(
     if config.source is None:
         return None
     features = load_features(config.source, need_is_clean=True)
+    assert features.is_clean is not None
     size = features.embedding.shape[1]
     if config.graph.node_input != "relational" and size != embedding_size:
         raise ConfigError(

@@ -86,7 +86,7 @@ def result_of(
 
     def named(of_class: Tensor, where: Tensor) -> NDArray[np.int64]:
         label = class_id[of_class.clamp(min=0)].where(where, -1)
-        return label.cpu().numpy()  # type: ignore[no-any-return]
+        return label.cpu().numpy()
 
     own = place.clamp(min=0)
     return CleaningResult(

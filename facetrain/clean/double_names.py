@@ -89,7 +89,7 @@ def _divided(labelled: LabelledSet, model: IdentityModel, found: Posterior, seed
     part = (2 * graphs.label + (nth >= cut[graphs.label])).to(row.device)
     counts = found.probability[row, 0] * found.counts[row]
     halves = Members.of(labelled, model, row, part, counts, 2 * len(chosen))
-    whole = Members(*(one.unflatten(0, (-1, 2)).sum(1) for one in halves))
+    whole = Members(*(one.reshape(-1, 2, *one.shape[1:]).sum(1) for one in halves))
     ratio = model.log_evidence(*whole) - model.log_evidence(*halves).reshape(-1, 2).sum(1)
     return ratio[halves.precision.reshape(-1, 2).amin(1) > 0.5]
 

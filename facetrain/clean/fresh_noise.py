@@ -65,4 +65,5 @@ def _thinned(
     share = np.zeros(len(own))
     chosen = receivers[(generator.random(len(receivers)) < 0.5) & (own[receivers] > _LEAST_OWN)]
     share[chosen] = generator.uniform(0, 0.5, len(chosen))
-    return inside & (generator.random(len(noisy)) < share[noisy])
+    thinned: NDArray[np.bool_] = inside & (generator.random(len(noisy)) < share[noisy])
+    return thinned

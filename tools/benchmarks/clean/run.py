@@ -111,7 +111,8 @@ def standardised_by(cleaner: Cleaner, target: LabelledSet) -> Cleaner:
     features = target.piece().features(target.ones())
     other = copy.deepcopy(cleaner)
     spread = features.std(0)
-    other.mean, other.spread = features.mean(0), spread.where(spread > 1e-3, 1.0)
+    other.mean.copy_(features.mean(0))
+    other.spread.copy_(spread.where(spread > 1e-3, 1.0))
     return other
 
 
