@@ -137,11 +137,11 @@ class Estimation:
         given, device = place[:, 0], row.device
         first = labelled.classes.row.to(device)[labelled.classes.start[:-1].to(device)]
         second = (labelled.size[given] == 2) & (row != first[given])
-        self._responsibility = torch.zeros(place.shape, device=device)  # r, damped
-        self._responsibility[:, 0] = (~second).float()
+        self.responsibility = torch.zeros(place.shape, device=device)  # r, damped
+        self.responsibility[:, 0] = (~second).float()
         self._quality = torch.zeros(*place.shape, len(model.share), device=device)
         self._quality[..., 0] = 1
-        self._ratio = torch.zeros_like(self._responsibility)  # LLR
+        self.ratio = torch.zeros_like(self.responsibility)  # LLR
         self._filled = torch.zeros(len(row), device=device)  # in [0, 1], has the class others?
         self.probability = torch.zeros(len(row), place.shape[1] + 1, device=device)
         self._rate, self._nobody_share = 0.2, 0.3
@@ -162,7 +162,7 @@ class Estimation:
         own = weights.temperature * weights.offset * self._filled[of]
         if self._logit is not None:
             own = own + weights.cleaner_weight * self._logit[of]
-        evidence = pad(weights.temperature * self._ratio[of], (0, 1))
+        evidence = pad(weights.temperature * self.ratio[of], (0, 1))
         return self._prior[of] + evidence + pad(own[:, None], (0, evidence.shape[1] - 1))
 
     def _pass(self, number: int) -> None:
@@ -178,14 +178,14 @@ class Estimation:
             without, inside = volume[at], counts > 0  # (n, M, J), (n, M)
             without[inside] = model.volume(others.precision[inside])
             found = model.log_likelihood(z[:, None], *others, without)  # (n, M, J)
-            self._ratio[block] = found.logsumexp(-1) - model.log_anybody(z)[:, None]
+            self.ratio[block] = found.logsumexp(-1) - model.log_anybody(z)[:, None]
             self._filled[block] = others.precision[:, 0].clamp(max=1)
             self._quality[block] = found.softmax(-1)
             self.probability[block] = self.log_odds(self._calibration, block).softmax(1)
             new = self.probability[block, :-1]
             damping = _DAMPING if number else 0.0
-            old = self._responsibility[block]
-            self._responsibility[block] = damping * old + (1 - damping) * new
+            old = self.responsibility[block]
+            self.responsibility[block] = damping * old + (1 - damping) * new
             self._add(block, z, after)
         self._sum_over_ranks(after)
         self.members = after
@@ -229,7 +229,7 @@ class Estimation:
 
     def _counts(self, block: slice) -> Tensor:
         """What each image of the block counts in each of its candidates, (n, M)."""
-        r = self._responsibility[block]
+        r = self.responsibility[block]
         r = torch.where((self.place[block] >= 0) & (r > _LEAST), r, 0.0)
         return r * self._model.weight(self._quality[block])
 
@@ -256,7 +256,7 @@ class Estimation:
             whole(self.probability[:, :-1]),
             whole(self.probability[:, -1]),
             whole(own[:, self._model.spread >= _HARD].sum(1)),
-            whole(self._ratio[:, 0]),
+            whole(self.ratio[:, 0]),
             whole(self._model.weight(own)),
         )
 

@@ -1,4 +1,4 @@
-"""Where the fit of a noisy set begins, and that a small one does not believe its wrong labels."""
+"""Where the fit of a noisy set begins, and that a small one is not fitted to its wrong labels."""
 
 import numpy as np
 import pytest
@@ -16,14 +16,14 @@ def test_who_agrees_is_told_by_strangers() -> None:
     label = person.copy()
     wrong = np.arange(0, 300, 7)
     label[wrong] = (label[wrong] + 11) % 60
-    belief = agreeing(labelled_as(embedding, label)).numpy() == 1
-    assert belief[300:].all()  # alone in their classes
-    assert belief[wrong].mean() < 0.05
+    weight = agreeing(labelled_as(embedding, label)).numpy() == 1
+    assert weight[300:].all()  # alone in their classes
+    assert weight[wrong].mean() < 0.05
     right = np.setdiff1d(np.arange(300), wrong)
-    assert belief[right].mean() > 0.95
+    assert weight[right].mean() > 0.95
     shuffled = numpy_generator(0, "shuffled").permutation(label)
-    belief = agreeing(labelled_as(embedding, shuffled)).numpy() == 1
-    assert belief[:300].mean() < 0.1
+    weight = agreeing(labelled_as(embedding, shuffled)).numpy() == 1
+    assert weight[:300].mean() < 0.1
 
 
 def test_one_class_has_no_strangers() -> None:
@@ -32,8 +32,8 @@ def test_one_class_has_no_strangers() -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_small_set_does_not_believe_its_wrong_labels(seed: int) -> None:
-    """Forty people of five images in 128 dimensions, a fifth under another name: begun at belief in
+def test_a_small_set_is_not_fitted_to_its_wrong_labels(seed: int) -> None:
+    """Forty people of five images in 128 dimensions, a fifth under another name: begun at weight 1 in
     all labels, none of the wrong ones would be found. With a covariance that 200 images do not
     determine, what is misplaced would look like nobody rather than like whom it is of.
     """
@@ -43,11 +43,11 @@ def test_a_small_set_does_not_believe_its_wrong_labels(seed: int) -> None:
     label, wrong = person.copy(), generator.permutation(200)[:40]
     label[wrong] = (label[wrong] + generator.integers(1, 40, 40)) % 40
     labelled = labelled_as(embedding.astype(np.float32), label)
-    model, belief = fit_unsupervised(labelled, MESH)
+    model, weight = fit_unsupervised(labelled, MESH)
     is_wrong = torch.zeros(200, dtype=torch.bool)
     is_wrong[wrong] = True
-    assert (belief[is_wrong] < 0.5).float().mean() > 0.9
-    assert (belief[~is_wrong] > 0.5).float().mean() > 0.95
+    assert (weight[is_wrong] < 0.5).float().mean() > 0.9
+    assert (weight[~is_wrong] > 0.5).float().mean() > 0.95
     found = posterior(labelled, model, Calibration(temperature=1), None, MESH)
     best = found.place.gather(1, found.probability.argmax(1, keepdim=True))[:, 0]
     home = labelled.classes.class_id[best] == torch.from_numpy(person)

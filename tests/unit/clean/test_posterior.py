@@ -66,13 +66,13 @@ def test_first_pass_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     logit = torch.linspace(-2, 2, len(label))
     calibration = Calibration(0.3, 1.5, 0.7)
     estimation = Estimation(labelled, model, calibration, logit, MESH)
-    belief = estimation.belief[:, 0].clone()
+    own_r = estimation.responsibility[:, 0].clone()
     size = np.bincount(label[label >= 0])
     first = [int(np.flatnonzero(label == one)[0]) for one in label[estimation.row]]
     second = torch.from_numpy(size[label[estimation.row]] == 2)
     second &= estimation.row != torch.tensor(first)
     assert second.any()
-    assert torch.equal(belief, (~second).float())
+    assert torch.equal(own_r, (~second).float())
     estimation.run()
     z = labelled.embedded.rows(estimation.row) @ model.basis
     place, own = estimation.place, estimation.place[:, 0]
@@ -84,11 +84,9 @@ def test_first_pass_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
             if candidate < 0:
                 continue
             others = (own == candidate) & (torch.arange(len(z)) != image)
-            n, t = belief[others].sum(), (belief[others, None] * z[others]).sum(0)
+            n, t = own_r[others].sum(), (own_r[others, None] * z[others]).sum(0)
             ratio = model.log_likelihood(z[image], n, t).logsumexp(0) - nobody
-            assert float(estimation.terms.ratio[image, slot]) == pytest.approx(
-                float(ratio), abs=2e-3
-            )
+            assert float(estimation.ratio[image, slot]) == pytest.approx(float(ratio), abs=2e-3)
             if slot == 0:
                 own_logit = float(logit[estimation.row[image]])
                 shifted = float(ratio) + 1.5 * min(float(n), 1)

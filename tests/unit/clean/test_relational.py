@@ -331,7 +331,7 @@ def test_most_votes_by_hand() -> None:
     assert most_votes(label, vote).tolist() == [3.25, 1.0, 0.0]
 
 
-def test_support_counts_belief() -> None:
+def test_support_counts_weight() -> None:
     """Context of label 5: own at level 1 half believed; two of label 6 at 0.55, vote 0.5 each.
 
     own 0.5 * sigmoid(0.45 / 0.08) = 0.49820; best other 2 * 0.5 * 1.
