@@ -33,9 +33,10 @@ def test_one_class_has_no_strangers() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_small_set_is_not_fitted_to_its_wrong_labels(seed: int) -> None:
-    """Forty people of five images in 128 dimensions, a fifth under another name: begun at weight 1 in
-    all labels, none of the wrong ones would be found. With a covariance that 200 images do not
-    determine, what is misplaced would look like nobody rather than like whom it is of.
+    """Forty people of five images in 128 dimensions, a fifth under another name.
+
+    Begun at weight 1 in all labels, none of the wrong ones would be found. With a covariance that
+    200 images do not determine, what is misplaced would look like nobody, not like its owner.
     """
     generator = numpy_generator(seed, "small set")
     person = np.repeat(np.arange(40), 5)
