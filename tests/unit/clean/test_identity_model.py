@@ -198,7 +198,7 @@ def test_weights_are_fractions_of_images(known: Covariances) -> None:
     for found in (twice, absent):
         for one, other in zip(covariances_of(found[0]), covariances_of(expected[0]), strict=True):
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-4)
-        torch.testing.assert_close(found.model.share, expected.model.share)
+        torch.testing.assert_close(found[0].share, expected[0].share)
 
 
 @pytest.mark.parametrize(("num_classes", "images"), [(2, 3), (5, 1), (1, 1), (1, 4)])
