@@ -8,7 +8,7 @@ import torch
 from helpers.people import embedded, people, random_unit, rotation
 from numpy.typing import NDArray
 
-from facetrain.clean.labelled_set import LabelledSet, Piece
+from facetrain.clean.labelled_set import GraphConfig, LabelledSet, Piece
 from facetrain.clean.relational import (
     NUM_FEATURES,
     Context,
@@ -27,13 +27,8 @@ SCALE = Scale(0.0, 0.35, 0.8)
 
 
 def labelled(embedding: NDArray[Any], label: NDArray[Any], num_context: int = 12) -> LabelledSet:
-    made = LabelledSet(
-        embedded(embedding, num_context),
-        label,
-        num_neighbours=NUM_NEIGHBOURS,
-        node_input="relational",
-        backend="native",
-    )
+    config = GraphConfig(num_neighbours=NUM_NEIGHBOURS)
+    made = LabelledSet(embedded(embedding, num_context), label, config)
     made.scale = SCALE  # its own is drawn from random pairs, which a permutation changes
     return made
 
