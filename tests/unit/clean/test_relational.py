@@ -295,13 +295,11 @@ def test_disbelieved_images_do_not_matter_to_the_others(size: int) -> None:
     ],
     ids=["one", "identical", "identical, three classes", "classes of one", "of 1-3", "opposite"],
 )
-@pytest.mark.parametrize("belief", [1.0, 0.5, 0.0025])
-def test_finite_whatever_comes(embedding: Any, label: Any, belief: float) -> None:
-    owner = LabelledSet(
-        embedded(embedding.astype(np.float32)), label,
-        num_neighbours=3, node_input="relational", backend="native",
-    )  # fmt: skip
-    features = owner.piece().features(torch.full((len(label),), belief))
+@pytest.mark.parametrize("probability", [1.0, 0.5, 0.0025])
+def test_finite_whatever_comes(embedding: Any, label: Any, probability: float) -> None:
+    images = embedded(embedding.astype(np.float32))
+    owner = LabelledSet(images, label, GraphConfig(num_neighbours=3))
+    features = owner.piece().features(torch.full((len(label),), probability))
     assert torch.isfinite(features).all()
     assert features.abs().max() < 50  # a GCN reads them
 
