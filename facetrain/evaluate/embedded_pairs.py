@@ -41,11 +41,8 @@ def evaluate_embeddings(
     rows = _rows_of(listed.name, np.char.decode(names) if names.dtype.kind == "S" else names,
                     embeddings, pairs)  # fmt: skip
     distance, _ = pair_geometry(embedding[rows])
-    identity = None
-    if listed.identity is not None:
-        identity = np.unique(listed.identity, return_inverse=True)[1].reshape(-1, 2).T
     numbers = pair_numbers(
-        distance, listed.same, config.num_folds, config.bootstrap, str(pairs), identity
+        distance, listed.same, config.num_folds, config.bootstrap, str(pairs), listed.numbered
     )
     if config.attributes is not None:
         place = np.arange(2 * len(listed.same)).reshape(-1, 2).T

@@ -87,13 +87,10 @@ def name_sources(config: EvaluateConfig) -> dict[str, Source]:
     named: dict[str, Source] = {}
     for name, source in sources:
         if name in named:
-            came = " and ".join(
-                str(one.pair_list if isinstance(one, FolderSet) else one)
-                for one in (named[name], source)
-            )
             raise ConfigError(
                 "evaluate: sets are reported under their kinds or their files' names, but "
-                f"{came} are both {name!r}; leave one out, or rename it"
+                f"{_listed_in(named[name])} and {_listed_in(source)} are both {name!r}; leave one "
+                "out, or rename it"
             )
         named[name] = source
     if config.attributes is not None and len(named) > 1:
@@ -170,7 +167,7 @@ def pair_distances(
 def _numbers(source: Source, pairs: PairDistances, config: EvaluateConfig) -> dict[str, Any]:
     """The numbers of one set, by subgroup as well where attributes are given."""
     opened = _open(source) if isinstance(source, FolderSet) else None
-    identity = opened.identity if isinstance(opened, PairedFaces) else None
+    identity = opened.pairs.numbered if isinstance(opened, PairedFaces) else None
     where = str(_listed_in(source))
     numbers = pair_numbers(
         pairs.distance, pairs.same, config.num_folds, config.bootstrap, where, identity

@@ -26,6 +26,14 @@ class PairList(NamedTuple):
     identity: list[str] | None  # (2P) whose; None where the list does not tell
     same: NDArray[np.bool_]  # (P,)
 
+    @property
+    def numbered(self) -> NDArray[np.int64] | None:
+        """(2, P) identity of both images of each pair, numbered from 0; None where unknown."""
+        if self.identity is None:
+            return None
+        number = np.unique(self.identity, return_inverse=True)[1]
+        return np.asarray(number.reshape(-1, 2).T, np.int64)
+
 
 def read_lfw(path: Path) -> PairList:
     """LFW's `pairs.txt`: View 2, 10 sets of same and different pairs.

@@ -134,14 +134,6 @@ class PairedFaces:
         """P."""
         return len(self.pairs.same)
 
-    @property
-    def identity(self) -> NDArray[np.int64] | None:
-        """(2, P) identity of both images of each pair, numbered from 0; None where unknown."""
-        if self.pairs.identity is None:
-            return None
-        numbered = np.unique(self.pairs.identity, return_inverse=True)[1]
-        return np.asarray(numbered.reshape(-1, 2).T, np.int64)
-
     def encoded(self, index: int) -> bytes:
         """Image file `index` of 0..2P-1; pair i is images 2i and 2i + 1."""
         path = self.file[self.pairs.name[index]]

@@ -139,7 +139,7 @@ def test_lfw_crops_aligns_or_takes_as_it_is(tmp_path):
         "Person_0a/Person_0a_0002.jpg",
         True,
     )
-    assert faces.identity[:, 1].tolist() == [0, 1]
+    assert faces.pairs.numbered[:, 1].tolist() == [0, 1]
     image = decode_image(faces.encoded(3), "image 3")
     left, top, side = LFW_BOX
     square = image[top : top + side, left : left + side]
@@ -298,7 +298,7 @@ def test_images_of_another_extension(tmp_path):
     (tmp_path / "my.txt").write_text("a.jpg b.jpg 1\na.jpg c.jpg 0\n")
     config = FolderSet(kind="list", images=tmp_path / "images", pairs=tmp_path / "my.txt")
     faces = PairedFaces.open(config)
-    assert (config.name, faces.identity) == ("my", None)
+    assert (config.name, faces.pairs.numbered) == ("my", None)
     assert [faces.file[name].name for name in faces.pairs.name] == [
         "a.PNG", "b.JPG", "a.PNG", "c.jpg",
     ]  # fmt: skip
