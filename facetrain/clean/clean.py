@@ -86,13 +86,14 @@ def clean(
     labelled = LabelledSet(target, label, config.graph)
     model, probability = fit_unsupervised(labelled, mesh)
     own = known = labelled.only(probability > 0.5)
+    num_learnable = len((source or own).large)
+    too_few = num_learnable < _LEAST_SOURCE_CLASSES
+    if config.gcn and too_few and source is not None:
+        raise DataError(
+            f"the source must have {_LEAST_SOURCE_CLASSES} identities with at least {LEAST_IMAGES} "
+            f"clean images each to learn from, but has {num_learnable}; use a larger source"
+        )
     if source is not None:
-        if config.gcn and len(source.large) < _LEAST_SOURCE_CLASSES:
-            raise DataError(
-                f"the source must have {_LEAST_SOURCE_CLASSES} identities with at least "
-                f"{LEAST_IMAGES} clean images each to learn from, but has {len(source.large)}; use "
-                "a larger source"
-            )
         of_source = fit_to(source, source.ones())
         if likelier(of_source, labelled, probability):
             model, known = of_source, source
@@ -102,12 +103,20 @@ def clean(
             "images on, or two of three; add images of more people, or give a --source"
         )
         verified = np.ones(len(label), np.bool_)
-    adc = _adc(config, source or own, labelled, out_dir, mesh, digest)
+    adc = None
+    if config.gcn and not too_few:
+        adc = learn_adc(config, source or own, labelled, out_dir, mesh, digest)
+    elif config.gcn:
+        logger.warning(
+            "clean: without the GCN, which learns from %d identities of at least %d images whose "
+            "labels can be trusted; this set has %d",
+            _LEAST_SOURCE_CLASSES, LEAST_IMAGES, num_learnable,
+        )  # fmt: skip
     calibration = _calibration(known, model, adc, config.seed, mesh)
     certain = None if verified is None else torch.from_numpy(verified).to(target.device)
     logit = None if adc is None else adc.logit(labelled, mesh)
     found = posterior(labelled, model, calibration, logit, mesh, certain)
-    return result_of(labelled, model, calibration, found, excluded, certain, config.seed)
+    return result_of(found, excluded, certain, config.seed)
 
 
 def _identifiable(labelled: LabelledSet) -> bool:
@@ -117,26 +126,6 @@ def _identifiable(labelled: LabelledSet) -> bool:
     lose none; one identity lost all its images, eight and one up to all, two and two half.
     """
     return bool((labelled.size >= 3).sum() >= 2 or (labelled.size >= 2).sum() >= 3)
-
-
-def _adc(
-    config: CleanConfig,
-    source: LabelledSet,
-    labelled: LabelledSet,
-    out_dir: Path,
-    mesh: Mesh,
-    digest: str,
-) -> Adc | None:
-    """The GCN cleaner, where it is asked for and there is enough to learn from."""
-    if config.gcn and len(source.large) < _LEAST_SOURCE_CLASSES:
-        logger.warning(
-            "clean: without the GCN, which learns from %d identities of at least %d images whose "
-            "labels can be trusted; this set has %d",
-            _LEAST_SOURCE_CLASSES, LEAST_IMAGES, len(source.large),
-        )  # fmt: skip
-    elif config.gcn:
-        return learn_adc(config, source, labelled, out_dir, mesh, digest)
-    return None
 
 
 def _calibration(

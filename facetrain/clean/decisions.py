@@ -11,10 +11,9 @@ from torch import Tensor
 from facetrain.clean.double_names import double_names
 from facetrain.clean.evaluation_faces import in_evaluation_set
 from facetrain.clean.exchanges import exchanged
-from facetrain.clean.identity_model import IdentityModel
 from facetrain.clean.labelled_set import LabelledSet
 from facetrain.clean.near_duplicates import near_duplicates
-from facetrain.clean.posterior import Calibration, Posterior, members_by_label
+from facetrain.clean.posterior import Posterior
 from facetrain.data.cleaning_result import REASON_NAMES, CleaningResult, Reason
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.overlay import LabelOverlay
@@ -27,9 +26,6 @@ _STAYS = 0.51
 
 @torch.no_grad()
 def result_of(
-    labelled: LabelledSet,
-    model: IdentityModel,
-    calibration: Calibration,
     found: Posterior,
     excluded: Sequence[NDArray[np.floating]],
     verified: Tensor | None = None,
@@ -46,15 +42,16 @@ def result_of(
         verified: (num_images,) bool, not judged.
         seed: of the hypotheses that are planted.
     """
+    labelled = found.labelled
     place, class_id = labelled.place_of_row, labelled.classes.class_id.to(labelled.place_of_row)
     present = place >= 0
-    swaps = exchanged(labelled, model, found, verified, seed)  # (2, E)
+    swaps = exchanged(found, verified, seed)  # (2, E)
     mended = place.index_put((swaps,), place[swaps.flip(0)])
-    members = members_by_label(labelled, model, found, mended)
-    person = double_names(labelled, model, found, members, seed)
+    members = found.members_by_label(mended)
+    person = double_names(found, members, seed)
     overlap = torch.zeros_like(person, dtype=torch.bool)
     for embedding in excluded:
-        overlap |= in_evaluation_set(labelled, model, calibration, members, person, embedding)
+        overlap |= in_evaluation_set(found, members, person, embedding)
 
     probability = found.probability[:, 0]
     other, slot = found.probability[:, 1:].max(1)

@@ -5,8 +5,6 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from facetrain.clean.identity_model import IdentityModel
-from facetrain.clean.labelled_set import LabelledSet
 from facetrain.clean.links import linked_groups
 from facetrain.clean.posterior import Members, Posterior
 from facetrain.core.rng import torch_generator
@@ -21,9 +19,7 @@ _SURE = 0.8
 """Probability from which two names are joined: for people to look at, so rather right than many."""
 
 
-def double_names(
-    labelled: LabelledSet, model: IdentityModel, found: Posterior, members: Members, seed: int
-) -> Tensor:
+def double_names(found: Posterior, members: Members, seed: int) -> Tensor:
     """The class (C,) whose name each should take: the largest of its person, perhaps itself.
 
     The log ratio log m(t_a + t_b, n_a + n_b) - log m(t_a, n_a) - log m(t_b, n_b) of every class and
@@ -34,18 +30,20 @@ def double_names(
         members: of all that carry each label.
         seed: of the division.
     """
-    num_classes = labelled.classes.num_classes
+    model, num_classes = found.model, found.labelled.classes.num_classes
     first, second = _neighbouring_classes(found.place, num_classes)
     alone = model.log_evidence(*members)
     ratio = [alone[:0]]
     for a, b in zip(torch.split(first, _AT_ONCE), torch.split(second, _AT_ONCE), strict=True):
         both = (one[a] + one[b] for one in members)
         ratio.append(model.log_evidence(*both) - alone[a] - alone[b])
-    probability = positive_probability(torch.cat(ratio), _divided(labelled, model, found, seed))
+    probability = positive_probability(torch.cat(ratio), _divided(found, seed))
     joined = probability > _SURE
     group = linked_groups(num_classes, first[joined], second[joined])
     last = num_classes - 1
-    by_size = labelled.size * num_classes + last - torch.arange(num_classes, device=group.device)
+    by_size = (
+        found.labelled.size * num_classes + last - torch.arange(num_classes, device=group.device)
+    )
     largest = torch.zeros_like(group).scatter_reduce(0, group, by_size, "amax")
     return last - largest[group] % num_classes
 
@@ -75,12 +73,13 @@ def positive_probability(log_ratio: Tensor, positive: Tensor) -> Tensor:
     return torch.from_numpy(probability).float().to(log_ratio.device)
 
 
-def _divided(labelled: LabelledSet, model: IdentityModel, found: Posterior, seed: int) -> Tensor:
+def _divided(found: Posterior, seed: int) -> Tensor:
     """The same ratio of the parts of classes that are divided at random, (P,)."""
+    classes, log_evidence = found.labelled.classes, found.model.log_evidence
     generator = torch_generator(seed, "divided")
-    several = torch.nonzero(labelled.classes.size > 1)[:, 0]
+    several = torch.nonzero(classes.size > 1)[:, 0]
     chosen = several[torch.randperm(len(several), generator=generator)[:_PLANTED]]
-    graphs = labelled.classes.subset(chosen)
+    graphs = classes.subset(chosen)
     cut = torch.rand(len(chosen), generator=generator)
     cut = (1 + (cut * (graphs.size - 1)).long()).clamp(max=graphs.size - 1)  # images in one part
     rank = torch.rand(graphs.num_nodes, generator=generator)
@@ -88,9 +87,9 @@ def _divided(labelled: LabelledSet, model: IdentityModel, found: Posterior, seed
     nth = torch.arange(graphs.num_nodes) - graphs.start[:-1][graphs.label]
     part = (2 * graphs.label + (nth >= cut[graphs.label])).to(row.device)
     counts = found.probability[row, 0] * found.counts[row]
-    halves = Members.of(labelled, model, row, part, counts, 2 * len(chosen))
+    halves = found.members(row, part, counts, 2 * len(chosen))
     whole = Members(*(one.reshape(-1, 2, *one.shape[1:]).sum(1) for one in halves))
-    ratio = model.log_evidence(*whole) - model.log_evidence(*halves).reshape(-1, 2).sum(1)
+    ratio = log_evidence(*whole) - log_evidence(*halves).reshape(-1, 2).sum(1)
     return ratio[halves.precision.reshape(-1, 2).amin(1) > 0.5]
 
 

@@ -8,9 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from facetrain.clean.identity_model import IdentityModel
-from facetrain.clean.labelled_set import LabelledSet
-from facetrain.clean.posterior import Calibration, Members
+from facetrain.clean.posterior import Members, Posterior
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.data.evaluation.verification_bin import VerificationSet
 from facetrain.data.features import load_embedding
@@ -64,12 +62,7 @@ def _embed(faces: VerificationSet, backbone: BackboneSource, mesh: Mesh) -> NDAr
 
 
 def in_evaluation_set(
-    labelled: LabelledSet,
-    model: IdentityModel,
-    calibration: Calibration,
-    members: Members,
-    person: Tensor,
-    embedding: NDArray[np.floating],
+    found: Posterior, members: Members, person: Tensor, embedding: NDArray[np.floating]
 ) -> Tensor:
     """Which classes (C,) are of a person in an evaluation set, those of one person together.
 
@@ -82,18 +75,18 @@ def in_evaluation_set(
         embedding: (M, D) of the evaluation images, by the same backbone.
     """
     device = members.total.device
-    num_classes = labelled.classes.num_classes
+    model, num_classes = found.model, len(person)
     shrink = model.between / (1 + model.between * members.precision[:, None])
     centre = torch.nn.functional.normalize(shrink * members.total)  # (C, D)
     at_once = max(1, (1 << 24) // num_classes)
     ratios, places = [], []
     for start in range(0, len(embedding), at_once):
-        z = labelled.embedded.centred(embedding[start : start + at_once]) @ model.basis
+        z = found.labelled.embedded.centred(embedding[start : start + at_once]) @ model.basis
         near = (z @ centre.mT).topk(min(_SHORTLIST, num_classes), dim=1).indices  # (m, S)
         ratios.append(model.log_ratio(z[:, None], *(one[near] for one in members)))
         places.append(near)
     ratio, place = torch.cat(ratios), torch.cat(places)
-    evidence = calibration.temperature * ratio
+    evidence = found.calibration.temperature * ratio
     whose = person[place]  # (M, S)
     same = whose[:, :, None] == whose[:, None, :]
     total = evidence[:, None, :].masked_fill(~same, -torch.inf).logsumexp(2)  # of the person

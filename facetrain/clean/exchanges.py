@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor
 
-from facetrain.clean.identity_model import IdentityModel
-from facetrain.clean.labelled_set import LabelledSet
-from facetrain.clean.posterior import Members, Posterior, members_by_label
+from facetrain.clean.posterior import Members, Posterior
 from facetrain.core.rng import torch_generator
 
 _AT_ONCE = 1 << 12
@@ -15,13 +13,7 @@ _PLANTED = 4096
 _MOST = 1 << 22
 
 
-def exchanged(
-    labelled: LabelledSet,
-    model: IdentityModel,
-    found: Posterior,
-    verified: Tensor | None,
-    seed: int,
-) -> Tensor:
+def exchanged(found: Posterior, verified: Tensor | None, seed: int) -> Tensor:
     """Pairs (2, E) of images i of class A and j of class B that belong to each other's class.
 
     The gain log p(i | B less j) p(j | A less i) - log p(i | A less i) p(j | B less j), where each
@@ -34,23 +26,24 @@ def exchanged(
         verified: (num_images,) bool, images that never move.
         seed: of planted exchanges, which say how large a gain is.
     """
+    labelled = found.labelled
     place, device = labelled.place_of_row, labelled.embedded.device
     in_two = labelled.size_of_row() == 2
     probability = found.probability.clone()
     probability[in_two, 0] = 1
     counts = found.counts.masked_fill(in_two, 1.0)
     found = found._replace(probability=probability, counts=counts)
-    members = members_by_label(labelled, model, found, place)
+    members = found.members_by_label(place)
     likely = (place >= 0) & (in_two | (found.own_ratio < 0))
     if verified is not None:
         likely &= ~verified
     first, second = _mutual(found.place, torch.nonzero(likely)[:, 0], labelled.classes.num_classes)
-    own, there = _crosswise(labelled, model, found, members, first, second)
+    own, there = _crosswise(found, members, first, second)
     fits = (own.amax(0) < 0) & (there.amin(0) > 0)
     gain = (there - own).sum(0).where(fits, -torch.inf)
     sizes = labelled.size_of_row()[torch.cat([first, second])]
     usual = sizes.median() if len(first) else labelled.size.amax()
-    planted = _planted_gains(labelled, model, found, members, usual, seed)
+    planted = _planted_gains(found, members, usual, seed)
     keep = torch.nonzero(gain > planted.quantile(_LOW))[:, 0] if len(planted) else first[:0]
     # Equal gains to rounding: the later pair first.
     later = keep[(first[keep] + second[keep]).argsort(descending=True, stable=True)]
@@ -88,44 +81,32 @@ def _mutual(place: Tensor, row: Tensor, num_classes: int) -> tuple[Tensor, Tenso
     return first[first < second], second[first < second]
 
 
-def _planted_gains(
-    labelled: LabelledSet,
-    model: IdentityModel,
-    found: Posterior,
-    members: Members,
-    largest: Tensor,
-    seed: int,
-) -> Tensor:
+def _planted_gains(found: Posterior, members: Members, largest: Tensor, seed: int) -> Tensor:
     """What images that are clean would gain by going back, had they been exchanged, (P,).
 
     In classes up to the size `largest` that those in question have, since the gain grows with it.
     """
-    place = labelled.place_of_row
+    place = found.labelled.place_of_row
     company = members.precision[place.clamp(min=0)] - found.counts
     clean = (found.probability[:, 0] > 0.5) & (company > 0.5) & (place >= 0)
-    row = torch.nonzero(clean & (labelled.size_of_row() <= largest))[:, 0]
+    row = torch.nonzero(clean & (found.labelled.size_of_row() <= largest))[:, 0]
     if len(row) == 0:
         return found.counts[:0]
     generator = torch_generator(seed, "exchanged")
     first, second = row[torch.randint(len(row), (2, _PLANTED), generator=generator).to(row.device)]
     apart = place[first] != place[second]
-    home, away = _crosswise(labelled, model, found, members, first[apart], second[apart])
+    home, away = _crosswise(found, members, first[apart], second[apart])
     return (home - away).sum(0)
 
 
 def _crosswise(
-    labelled: LabelledSet,
-    model: IdentityModel,
-    found: Posterior,
-    members: Members,
-    first: Tensor,
-    second: Tensor,
+    found: Posterior, members: Members, first: Tensor, second: Tensor
 ) -> tuple[Tensor, Tensor]:
     """LLR of images (P,), (P,) to their own classes, (2, P), and to each other's, both away."""
     own, there = [found.counts.new_zeros(2, 0)], [found.counts.new_zeros(2, 0)]
     for pair in torch.split(torch.stack([first, second]), _AT_ONCE, dim=1):  # (2, n)
-        z = torch.stack([labelled.embedded.rows(one) @ model.basis for one in pair])
-        others = members.without(labelled.place_of_row[pair], found.counts[pair], z)
-        own.append(model.log_ratio(z, *others))
-        there.append(model.log_ratio(z, *(one.flip(0) for one in others)))
+        z = found.z(pair)
+        others = members.without(found.labelled.place_of_row[pair], found.counts[pair], z)
+        own.append(found.model.log_ratio(z, *others))
+        there.append(found.model.log_ratio(z, *(one.flip(0) for one in others)))
     return torch.cat(own, 1), torch.cat(there, 1)

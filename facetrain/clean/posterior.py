@@ -62,23 +62,6 @@ class Members(NamedTuple):
         zeros = model.between.new_zeros(num_classes, len(model.between))
         return cls(zeros[:, 0].clone(), zeros)
 
-    @classmethod
-    def of(
-        cls,
-        labelled: LabelledSet,
-        model: IdentityModel,
-        row: Tensor,
-        place: Tensor,
-        counts: Tensor,
-        num_classes: int,
-    ) -> "Members":
-        """Images (n,) that count so much (n,) in these classes (n,)."""
-        members = cls.none(num_classes, model)
-        for part in torch.split(torch.arange(len(row), device=row.device), _AT_ONCE):
-            z = labelled.embedded.rows(row[part]) @ model.basis
-            members.add(place[part], counts[part], z)
-        return members
-
     def add(self, place: Tensor, counts: Tensor, z: Tensor) -> None:
         """Images z (n, D) that count so much (n,) in these classes (n,)."""
         self.precision.index_add_(0, place, counts)
@@ -91,14 +74,43 @@ class Members(NamedTuple):
 
 
 class Posterior(NamedTuple):
-    """Whose each image is; absent ones hold -1 and zeros."""
+    """Whose each image of a set is by a model of it; absent ones hold -1 and zeros."""
 
+    labelled: LabelledSet
+    model: IdentityModel
+    calibration: Calibration
     place: Tensor  # (num_images, M) classes compared with, the given first, -1 past the last
     probability: Tensor  # (num_images, M)
     nobody: Tensor  # (num_images,)
     hard: Tensor  # (num_images,) that it is no usual image of the class it is labelled with
     own_ratio: Tensor  # (num_images,) LLR of the given label
     counts: Tensor  # (num_images,) in its class's precision and total, if it is of it
+
+    def z(self, row: Tensor) -> Tensor:
+        """Images (...,) in the model's basis, (..., D)."""
+        return self.labelled.embedded.rows(row.flatten()).view(*row.shape, -1) @ self.model.basis
+
+    def members(self, row: Tensor, place: Tensor, counts: Tensor, num_classes: int) -> Members:
+        """Of images (n,) that count so much (n,) in these classes (n,)."""
+        members = Members.none(num_classes, self.model)
+        for part in torch.split(torch.arange(len(row), device=row.device), _AT_ONCE):
+            members.add(place[part], counts[part], self.z(row[part]))
+        return members
+
+    def members_by_label(self, place: Tensor) -> Members:
+        """What the images under each label say of its identity, the most likely ones in full.
+
+        Unlike those of the estimation, which an image leaves for where it seems to belong: whether
+        two labels are one person is asked of those who carry them.
+
+        Args:
+            place: (num_images,) the class that each image counts for, -1 for none.
+        """
+        row = torch.nonzero(place >= 0)[:, 0]
+        place, own = place[row], self.probability[row, 0]
+        best = own.new_zeros(len(self.labelled.size)).scatter_reduce(0, place, own, "amax")
+        counts = own / best[place].clamp(min=1e-6) * self.counts[row]
+        return self.members(row, place, counts, len(best))
 
 
 class Estimation:
@@ -252,6 +264,9 @@ class Estimation:
 
         own = self._quality[:, 0]
         return Posterior(
+            self.labelled,
+            self._model,
+            self._calibration,
             whole(self.place + 1) - 1,
             whole(self.probability[:, :-1]),
             whole(self.probability[:, -1]),
@@ -273,24 +288,6 @@ def posterior(
     """Whose image each is, with the arguments of `Estimation`; every rank gets all of it."""
     estimation = Estimation(labelled, model, calibration, cleaner_logit, mesh, verified)
     return estimation.run().everywhere()
-
-
-def members_by_label(
-    labelled: LabelledSet, model: IdentityModel, found: Posterior, place: Tensor
-) -> Members:
-    """What the images under each label say of its identity, the most likely ones in full.
-
-    Unlike the posterior's members, which an image leaves for where it seems to belong: whether two
-    labels are one person is asked of those who carry them.
-
-    Args:
-        place: (num_images,) the class that each image counts for, -1 for none.
-    """
-    row = torch.nonzero(place >= 0)[:, 0]
-    place, own = place[row], found.probability[row, 0]
-    best = own.new_zeros(labelled.classes.num_classes).scatter_reduce(0, place, own, "amax")
-    counts = own / best[place].clamp(min=1e-6) * found.counts[row]
-    return Members.of(labelled, model, row, place, counts, len(best))
 
 
 def candidates(labelled: LabelledSet, row: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ _SOFTNESS = 0.08
 _HIGH_STRANGER = 0.3
 _LEAST_GAP = 0.05
 _PAIRS, _PARTNERS = 4096, 8
-SAME_PERSON = 0.55
+_SAME_PERSON = 0.55
 _SUMMARISED = (0, 2, 7, 11)
 _NEAREST_SHARE = (1, 3, 5, 10)
 _EPS = 1e-6
@@ -171,11 +171,6 @@ def _inside(whole: Iterable[Neighbourhood], weight: Tensor, scale: Scale) -> Ten
     return found
 
 
-def same_person_vote(level: Tensor) -> Tensor:
-    """How surely two images are one person, 0 to 1, from their cosine on the common scale."""
-    return torch.sigmoid((level - SAME_PERSON) / _SOFTNESS)
-
-
 def _outside(own_label: Tensor, around: Context, scale: Scale) -> Tensor:
     """Support for the own and for the best other label among the global neighbours, (N, 11)."""
     present = around.label >= 0
@@ -184,7 +179,7 @@ def _outside(own_label: Tensor, around: Context, scale: Scale) -> Tensor:
     level = scale(around.similarity)  # (N, K)
     lowest = level.where(present, torch.inf).amin(1)
     lowest = lowest.where(present.any(1), 0.0)
-    vote = around.weight * same_person_vote(level)
+    vote = around.weight * torch.sigmoid((level - _SAME_PERSON) / _SOFTNESS)
     own = vote.where(same, 0.0).sum(1)
     best = most_votes(around.label, vote.where(other, 0.0))
     nearest_own = level.where(same, -torch.inf).amax(1)

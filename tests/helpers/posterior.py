@@ -15,7 +15,6 @@ from facetrain.clean.posterior import (
     NUM_CANDIDATES,
     Calibration,
     Posterior,
-    members_by_label,
     posterior,
 )
 from facetrain.core.rng import numpy_generator
@@ -91,13 +90,11 @@ class Case:
         self.labelled: LabelledSet = labelled_as(embedding, label)
         self.model: IdentityModel = model_of(labelled_as(embedding, person))
         self.found = answer_of(self.labelled, self.model)
-        self.members = members_by_label(
-            self.labelled, self.model, self.found, self.labelled.place_of_row
-        )
+        self.members = self.found.members_by_label(self.labelled.place_of_row)
 
     def person(self, seed: int = 0) -> Tensor:
         """What `double_names` finds."""
-        return double_names(self.labelled, self.model, self.found, self.members, seed)
+        return double_names(self.found, self.members, seed)
 
 
 NUM_PEOPLE = 60

@@ -41,7 +41,7 @@ class Case:
 
     def answer(self, found: Posterior | None = None, **more: Any) -> CleaningResult:
         arguments = {"excluded": [], **more}
-        return result_of(self.labelled, self.model, PLAIN, found or self.found, **arguments)
+        return result_of(found or self.found, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_what_is_absent_or_confirmed_is_not_judged(case: Case) -> None:
     verified = torch.zeros(len(label), dtype=torch.bool)
     verified[7] = True
     put(found, 7, 1.0, 0.0, 0.0, 0.9)
-    result = result_of(labelled, case.model, PLAIN, found, [], verified)
+    result = result_of(found, [], verified)
     for row in (3, 7):
         assert result.reason[row] == Reason.NOT_JUDGED
         assert result.kept[row]
@@ -130,7 +130,7 @@ def test_copies_under_one_label_and_under_two(case: Case) -> None:
     embedding[1] = 2 * embedding[0]
     embedding[20] = embedding[2]  # person 0 under the name of 3
     labelled = labelled_as(embedding, label)
-    result = result_of(labelled, case.model, PLAIN, answer_of(labelled, case.model), [])
+    result = result_of(answer_of(labelled, case.model), [])
     assert np.flatnonzero(result.duplicate_of >= 0).tolist() == [1, 20]
     assert result.duplicate_of[[1, 20]].tolist() == [0, 2]
     assert result.reason[[0, 1]].tolist() == [Reason.CLEAN, Reason.COPY]
@@ -146,7 +146,7 @@ def test_a_set_of_copies(case: Case) -> None:
     label = np.concatenate([case.label[half], case.label[half]])
     labelled = labelled_as(embedding, label)
     model = model_of(labelled)
-    result = result_of(labelled, model, PLAIN, answer_of(labelled, model), [])
+    result = result_of(answer_of(labelled, model), [])
     count = IMAGES * 12
     assert result.duplicate_of.tolist() == [-1] * count + list(range(count))
     assert (result.reason[count:] == Reason.COPY).all()
@@ -163,7 +163,7 @@ def test_an_exchange_is_told_of_both(order: list[int]) -> None:
     embedding[:4], label[:4], person[:4] = embedding[order], label[order], person[order]
     named, labelled = names(label), labelled_as(embedding, names(label))
     model = model_of(labelled_as(embedding, person))
-    result = result_of(labelled, model, PLAIN, answer_of(labelled, model), [])
+    result = result_of(answer_of(labelled, model), [])
     told = np.flatnonzero(~result.kept)
     assert len(told) == 2
     assert (result.reason[told] == Reason.OTHER_IDENTITY).all()
@@ -180,7 +180,7 @@ def test_an_exchange_is_told_of_both(order: list[int]) -> None:
     verified = torch.zeros(len(label), dtype=torch.bool)
     verified[told[0]] = True
     found = posterior(labelled, model, PLAIN, None, MESH, verified)
-    result = result_of(labelled, model, PLAIN, found, [], verified)
+    result = result_of(found, [], verified)
     assert result.clean_probability[told[0]] == 1
     assert np.flatnonzero(~result.kept).tolist() == np.setdiff1d(np.arange(4), told).tolist()
 
@@ -194,11 +194,11 @@ def test_two_names_of_one_person_and_of_an_evaluation_set(case: Case) -> None:
     stranger = random_unit(numpy_generator(1, "stranger"), 1, SIZE)
     evaluation = [stranger, np.stack([centre, stranger[0]])]
     found = answer_of(labelled, case.model)
-    result = result_of(labelled, case.model, PLAIN, found, evaluation)
+    result = result_of(found, evaluation)
     assert np.flatnonzero(result.merge_label >= 0).tolist() == [4, 5]
     assert result.merge_label[4] == 5
     assert np.flatnonzero(result.overlap).tolist() == list(range(IMAGES))
-    nothing = result_of(labelled, case.model, PLAIN, found, [stranger])
+    nothing = result_of(found, [stranger])
     assert not nothing.overlap.any()
 
 
@@ -292,7 +292,7 @@ def test_one_person_under_two_names_of_one_image_each_keeps_one() -> None:
         put(found, row, 0.05, 0.9, 0.05, 0.0)
         other = int(labelled.place_of_row[1 - row])
         found.place[row, 1] = other
-    result = result_of(labelled, model, PLAIN, found, excluded=[])
+    result = result_of(found, excluded=[])
     assert result.kept[:2].tolist() == [True, False]
     assert result.suggested_label[:2].tolist() == [-1, 0]
     assert result.reason[0] == Reason.CLEAN

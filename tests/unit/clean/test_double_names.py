@@ -5,7 +5,6 @@ import torch
 from helpers.posterior import NUM_PEOPLE, Case, doubled, gaussian_people
 
 from facetrain.clean.double_names import positive_probability
-from facetrain.clean.posterior import members_by_label
 from facetrain.core.rng import numpy_generator
 
 
@@ -74,7 +73,7 @@ def test_members_are_those_under_the_label() -> None:
     place[1] = 6  # mended: it counts for another class
     share = torch.linspace(0.2, 0.8, 40)[:, None]  # so that no class's best is sure
     case.found = case.found._replace(probability=share * case.found.probability)
-    found = members_by_label(case.labelled, case.model, case.found, place)
+    found = case.found.members_by_label(place)
     z = case.labelled.embedded.rows(torch.arange(40)) @ case.model.basis
     for one in range(8):
         rows = torch.nonzero(place == one)[:, 0]

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from helpers.posterior import PLAIN, SIZE, Case, doubled
+from helpers.posterior import SIZE, Case, doubled
 
 from facetrain.clean.evaluation_faces import in_evaluation_set
 from facetrain.core.rng import numpy_generator
@@ -22,9 +22,7 @@ def test_people_of_an_evaluation_set_are_flagged() -> None:
     strangers += 0.3 * generator.normal(size=(20, SIZE))
 
     def flagged(evaluation: Any, merged: torch.Tensor = person_of) -> list[int]:
-        found = in_evaluation_set(
-            case.labelled, case.model, PLAIN, case.members, merged, 3 * evaluation
-        )
+        found = in_evaluation_set(case.found, case.members, merged, 3 * evaluation)
         return list(case.labelled.classes.class_id[found].tolist())
 
     assert flagged(np.concatenate([strangers, inside])) == [0, 5, 30, 70]
