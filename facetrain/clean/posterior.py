@@ -88,7 +88,8 @@ class Posterior(NamedTuple):
 
     def z(self, row: Tensor) -> Tensor:
         """Images (...,) in the model's basis, (..., D)."""
-        return self.labelled.embedded.rows(row.flatten()).view(*row.shape, -1) @ self.model.basis
+        z = self.labelled.embedded.rows(row.flatten()) @ self.model.basis
+        return z.view(*row.shape, z.shape[1])
 
     def members(self, row: Tensor, place: Tensor, counts: Tensor, num_classes: int) -> Members:
         """Of images (n,) that count so much (n,) in these classes (n,)."""
