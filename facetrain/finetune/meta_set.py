@@ -24,7 +24,7 @@ from facetrain.data.batches.planted_variation import planted as plant_parameters
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.subset import Subset
 from facetrain.data.variation.labels import Variations
-from facetrain.dist.collectives import all_gather_no_grad
+from facetrain.dist.collectives import all_gather_no_grad, data_errors_on_all
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
 from facetrain.engine.training import train_loader
@@ -87,7 +87,8 @@ class MetaSet:
     def fit_sample(self, backbone: nn.Module, workers: int) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings (M', D), levels (M', K) and identities (M',) of a sample, on every rank.
 
-        A collective call; the backbone is in eval mode.
+        A collective call; the backbone is in eval mode. Images that do not decode are left out, or
+        refused, as the meta set's `on_corrupt` says.
         """
         number = self.source.num_images
         rng = numpy_generator(self.seed, "meta sample")
@@ -96,8 +97,9 @@ class MetaSet:
         sample = Subset(self.source.dataset, self.source.images[rows])
         start, stop = shard_range(len(rows), self.mesh.rank, self.mesh.world_size)
         loader = OrderedLoader(
-            sample, self.image_size, _BATCH, start, stop, workers=workers, on_corrupt="skip"
-        )
+            sample, self.image_size, _BATCH, start, stop,
+            workers=workers, on_corrupt=self._on_corrupt,
+        )  # fmt: skip
         table = torch.from_numpy(self.level()[rows])
         if self.plant:
             table[:, -2:] = draw_planted(self.plant, len(rows), self.seed, -1)
@@ -105,10 +107,11 @@ class MetaSet:
         shown = progress(
             loader, "meta set", total=len(loader), unit="batch", enabled=self.mesh.is_main
         )
-        with torch.no_grad():
+        with torch.no_grad(), data_errors_on_all(self.mesh):
             for batch in shown:
                 image = self._on_device(batch, table[batch.index])
-                found.append(backbone(image).float())
+                skipped = (batch.label < 0).to(self.mesh.device)
+                found.append(backbone(image).float().masked_fill(skipped[:, None], 0))
         # Parts of equal length, so that they can be gathered.
         mine = torch.cat(found)  # (m, D)
         size = -(-len(rows) // self.mesh.world_size)

@@ -21,7 +21,7 @@ from facetrain.dist.distributed_checkpoint import load_state
 from facetrain.dist.mesh import Mesh
 from facetrain.finetune import finetune
 from facetrain.finetune.margin_prior import variation_margins
-from facetrain.finetune.meta_set import known_people
+from facetrain.finetune.meta_set import MetaSet, known_people
 from facetrain.finetune.settings import FinetuneStageConfig
 from facetrain.models.weights import load_module
 from facetrain.pretrain import train
@@ -120,6 +120,10 @@ def test_a_meta_image_that_cannot_be_decoded_is_skipped_where_the_recipe_says(
     with pytest.raises(DataError, match=r"record train\.rec:5"):
         run(root, tmp_path / "a", finetune=section, train={"max_steps": 2})
     section["meta"] = {**section["meta"], "on_corrupt": "skip"}
+    meta = MetaSet(config(root, finetune=section), FaceDataset.open(tmp_path / "meta"), None, MESH)
+    backbone, _ = load_module(root / "train")
+    embedding, _, identity = meta.fit_sample(backbone.eval(), 0)
+    assert (len(embedding), (identity == 1).sum()) == (23, 3)  # image 4 is the second person's
     run(root, tmp_path / "b", finetune=section, train={"max_steps": 2})
 
 
