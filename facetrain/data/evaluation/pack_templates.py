@@ -39,7 +39,7 @@ def pack_templates(
         raise ConfigError("faces=all: a photograph is of one subject; choose another")
     with folder_lock(out):
         if source.suffix == ".npz":
-            if options.landmarks or options.detector:
+            if options.aligns:
                 raise ConfigError(f"{source}: embeddings have no landmarks; leave the option out")
             features = load_features(source)
             packed = [LooseFace(one, None, ARCFACE_POINTS) for one in features.label.tolist()]
@@ -50,10 +50,9 @@ def pack_templates(
                 beside=lambda order: write_npy(out / "features.npy", features.embedding[order]),
             )
             return _counts(packed)
-        scratch = out / ".source.tar"
+        preparation, scratch = Preparation.of(options), out / ".source.tar"
         try:
             listing = list_images(source, scratch)
-            preparation = Preparation.of(options)
             tasks = tasks_for(listing.images, listing.around, preparation.aligned)
             points = ARCFACE_POINTS * options.size / 112
             packed, skipped = [], [*listing.refused]

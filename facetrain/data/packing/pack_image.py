@@ -102,7 +102,7 @@ class Preparation(NamedTuple):
 
     @classmethod
     def of(cls, options: PackOptions, num_shards: int = 1) -> "Preparation":
-        """Checked.
+        """The options, checked.
 
         Raises:
             ConfigError: an option out of range, or one that does not fit another.
