@@ -59,8 +59,7 @@ def class_summary(clean_probability: Tensor, graphs: ClassGraphs) -> Tensor:
 class ThresholdAdapter(nn.Module):
     """Summary of a class -> its threshold in (0, 1); 0.5 before training.
 
-    What lies outside of what it was trained on counts as the nearest that was: from few draws,
-    alike in their noise rates, a target's rate leads so far out that every threshold falls to 0.
+    A summary outside of the range that it was trained on counts as the nearest inside.
 
     Args:
         summary: (C, S) of many classes; its mean and spread standardise the input, and its range

@@ -16,12 +16,10 @@ _ROUNDS = 2
 _STEPS = 50
 _OFFSET_UNIT = 10.0  # nats
 _USUAL = Calibration(temperature=0.25, offset=10.0, cleaner_weight=0.5)
-"""Where the normal priors stand: two embeddings with thousands of people come to temperatures of
-0.23 and 0.29 and offsets of 8 and 12. In a small set only images that are easy are believed, so
-planted noise does not show how far off hard ones are: around no offset F1 is up to 0.007 less."""
+"""Where the normal priors stand: at what sets of thousands of people come to. In a small set only
+easy images look clean, so planted noise does not show how far off hard ones are."""
 _PRIOR_IMAGES = (4.0, 10.0, 4.0)
-"""Strength of the priors. With ten times as much of the offset's, F1 on the embeddings of a network
-that learned the noise is 0.005 less: there the labels fit better than noise that is planted."""
+"""Strength of the priors."""
 
 
 def calibrate(

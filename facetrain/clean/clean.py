@@ -39,11 +39,8 @@ from facetrain.models.weights import BackboneSource
 _LEAST_SOURCE_CLASSES = 8
 _CALIBRATING_IMAGES = 1 << 16
 _CALIBRATING_DRAWS = 3
-"""Half and twice change F1 by less than a split's spread (docs/benchmarks/clean.md)."""
-
 _GRAPH_RECALL = 0.8
-"""Where the graph is approximate, of sets so large that exact search takes minutes: what it misses
-are strangers. 0.81 instead of 0.96 changes 2 of 100,000 decisions (docs/benchmarks/growth.md)."""
+"""Where the graph is approximate: what it misses are strangers (docs/benchmarks/growth.md)."""
 
 
 class CleanConfig(AdcConfig):
@@ -120,11 +117,7 @@ def clean(
 
 
 def _identifiable(labelled: LabelledSet) -> bool:
-    """Whether a set shows by itself how alike the images of one person and of two are.
-
-    Tried on sets of right labels from LFW: three identities of two images lose none, two of three
-    lose none; one identity lost all its images, eight and one up to all, two and two half.
-    """
+    """Whether a set shows by itself how alike the images of one person and of two are."""
     return bool((labelled.size >= 3).sum() >= 2 or (labelled.size >= 2).sum() >= 3)
 
 

@@ -21,7 +21,7 @@ from facetrain.metrics.noise import noise_detection
 
 _HALF = 0.5
 _STAYS = 0.51
-"""At least of the other image in a class of two of which one is told to move."""
+"""At least of the other image in a class of two of which one moves."""
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def result_of(
     """Decisions and reasons, in the numbers that `labelled` has for its classes.
 
     An image is kept where its label is more likely right than not. Two images that changed places
-    between classes are told to move; in a class of two the other image could as well be the one
+    between classes move; in a class of two the other image could as well be the one
     that moved, so their labels are right with a probability of about 1/2.
 
     Args:

@@ -1,4 +1,4 @@
-"""One person under two names: what the likelihood of the identity model says of whole classes."""
+"""One person under two names: the likelihood of whole classes."""
 
 import numpy as np
 import torch

@@ -35,15 +35,15 @@ class _Rows:
 class EmbeddedSet:
     """N embeddings, centred: the mean unit embedding is subtracted before cosines are taken.
 
-    Some embeddings lie in a narrow cone (two strangers have a cosine of 0.85 under dlib's). What
-    all faces share says nothing about who they are, and with it gone one scale fits all. On
-    a CPU the arrays stay where they are, a memory map is read by rows; a GPU holds them if it can.
+    Some embeddings lie in a narrow cone (two strangers have a cosine of 0.85 under dlib's); with
+    what all faces share gone, one scale fits all. On a CPU the arrays stay where they are, a memory
+    map is read by rows; a GPU holds them if it can.
 
     Args:
         embedding: (N, D), rows of any length but zero.
         knn: its graph, by plain cosine.
         num_context: nearest images that `context` gives, at most what the graph has.
-        device: where `rows` and `context` put their answers.
+        device: where `rows` and `context` are put.
     """
 
     def __init__(

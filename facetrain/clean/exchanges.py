@@ -24,7 +24,7 @@ def exchanged(found: Posterior, verified: Tensor | None, seed: int) -> Tensor:
 
     Args:
         verified: (num_images,) bool, images that never move.
-        seed: of planted exchanges, which say how large a gain is.
+        seed: of planted exchanges, which show how large a gain is.
     """
     labelled = found.labelled
     place, device = labelled.place_of_row, labelled.embedded.device

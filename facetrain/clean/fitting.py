@@ -33,8 +33,7 @@ def fit_to(labelled: LabelledSet, weight: Tensor, classes: Tensor | None = None)
 def fit_unsupervised(labelled: LabelledSet, mesh: Mesh) -> tuple[IdentityModel, Tensor]:
     """A model of a set whose labels are noisy, and each label's probability (num_images,).
 
-    Begun at the images that agree with their classes: in a small set wrong ones would widen W until
-    they fit.
+    Begun at the images that agree with their classes: wrong ones would widen W until they fit.
     """
     weight = agreeing(labelled)
     for _ in range(_ROUNDS):

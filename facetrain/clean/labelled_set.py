@@ -123,10 +123,9 @@ class LabelledSet:
         self.label_of_row = torch.from_numpy(label.astype(np.int64)).to(embedded.device)
         self.place_of_row = torch.full_like(self.label_of_row, -1)
         """(num_images,) which of `classes` each image is labelled with; -1 is absent."""
-        self.place_of_row[self.classes.row.to(embedded.device)] = self.classes.label.to(
-            embedded.device
-        )
-        self.size = self.classes.size.to(embedded.device)
+        graphs = self.classes.to(embedded.device)
+        self.place_of_row[graphs.row] = graphs.label
+        self.size = graphs.size
         """(C,) images of each class."""
         self.large = torch.nonzero(self.classes.size >= LEAST_IMAGES)[:, 0]
         """Places in `classes` of those with at least LEAST_IMAGES images."""
@@ -178,11 +177,7 @@ class LabelledSet:
 
 
 def canonical_frame(unit_embedding: Tensor, graphs: ClassGraphs) -> Tensor:
-    """Each class reflected so that its mean points along the first axis, (N, D).
-
-    A Householder reflection: cosines inside a class stay, and turning the whole space turns only
-    what is orthogonal to the mean.
-    """
+    """Each class turned by a Householder reflection: its mean to the first axis, (N, D)."""
     mean = torch.nn.functional.normalize(graphs.sum(unit_embedding))  # (C, D)
     axis = torch.zeros_like(mean)
     axis[:, 0] = 1

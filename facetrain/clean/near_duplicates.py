@@ -6,7 +6,7 @@ from torch import Tensor
 from facetrain.clean.embedded_set import EmbeddedSet
 from facetrain.clean.links import linked_groups
 
-_COPY = 0.975
+_COPY = 0.975  # cosine of centred embeddings (docs/log.md)
 _ROUNDING = 0.01
 _ROWS_AT_ONCE = 1 << 14
 
@@ -16,14 +16,8 @@ def near_duplicates(embedded: EmbeddedSet, label: Tensor) -> Tensor:
 
     Copies under one label and under two are found alike. Copies of copies are one group.
 
-    _COPY is a cosine of centred embeddings. On LFW's training images the crops tell which pairs are
-    copies: 13 pairs correlate by 0.97 and more in their pixels (of those with a cosine above 0.93).
-    From 0.975 on all pairs are such copies, 7 (MobileFaceNet) and 9 (dlib) of the 13; the highest
-    pair that is not has 0.974 and 0.972, and from 0.96 on half of dlib's are merely alike.
-
     The graph may be stored in half precision, and centring magnifies its rounding (sevenfold under
-    dlib): its cosines nominate, the embeddings decide. One pass over the graph, N + P log N for P
-    pairs.
+    dlib): its cosines nominate, the embeddings decide.
 
     Args:
         embedded: N images.

@@ -51,7 +51,7 @@ class Calibration(NamedTuple):
 
 
 class Members(NamedTuple):
-    """What the images of classes say of their identities, by sums: n (C,) and t (C, D)."""
+    """Sufficient statistics of the identities of classes, by sums: n (C,) and t (C, D)."""
 
     precision: Tensor
     total: Tensor
@@ -99,7 +99,7 @@ class Posterior(NamedTuple):
         return members
 
     def members_by_label(self, place: Tensor) -> Members:
-        """What the images under each label say of its identity, the most likely ones in full.
+        """Those of the images under each label, the most likely ones in full.
 
         Unlike those of the estimation, which an image leaves for where it seems to belong: whether
         two labels are one person is asked of those who carry them.

@@ -1,8 +1,7 @@
 """What the cleaner sees of an image: how it lies to its class and to the classes around it.
 
 Nothing here depends on where in space an identity lies, so that what is learned on some
-identities, or on one embedding, holds on others. The literal input of ADC's GCN (the embedding
-itself) memorises who the people of a small source are.
+identities, or on one embedding, holds on others.
 """
 
 import dataclasses
@@ -94,7 +93,7 @@ class Context:
 
     similarity: Tensor  # (N, K) descending
     label: Tensor  # (N, K) class_id of each neighbour, -1 where it counts for nothing
-    weight: Tensor  # (N, K) how much each neighbour's label is believed
+    weight: Tensor  # (N, K) probability of each neighbour's label
 
 
 def relational_features(
@@ -110,15 +109,14 @@ def relational_features(
     Of each image: similarity to its class's leave-one-out centre, to its nearest 1, 3, 5, 20
     images of the class, quantiles, the share of the class above three levels; each also relative
     to the class; the class's means, spreads and log size; and from the global graph the support
-    that its label and the best other label find among the nearest neighbours. Other
-    images count by how clean they are believed to be (sizes and nearest neighbours are counted as
-    they are), which is how a second pass sees the class without the noise found in the
-    first.
+    that its label and the best other label find among the nearest neighbours. Other images count
+    by their probability (sizes and nearest neighbours as they are), so that a second pass sees the
+    class without the noise found in the first.
 
     Args:
         unit_embedding: (N, D) by node.
         whole: each node with its whole class.
-        weight: (N,) belief in each node, in [0, 1].
+        weight: (N,) probability of each node, in [0, 1].
     """
     inside = torch.cat([
         _centre(unit_embedding, graphs, weight, scale)[:, None],
@@ -132,9 +130,9 @@ def relational_features(
     chosen = list(_SUMMARISED)
     log_size = torch.stack([graphs.size.log(), (total + 0.1).log()], 1)
     summary = torch.cat([mean[:, chosen], spread[:, chosen], log_size], dim=1)[graphs.label]
-    belief = torch.logit(weight, eps=2.5e-3)[:, None].where(weight[:, None] < 1, 0.0) / 3
+    own_logit = torch.logit(weight, eps=2.5e-3)[:, None].where(weight[:, None] < 1, 0.0) / 3
     outside = _outside(graphs.class_id[graphs.label], around, scale)
-    return torch.cat([inside, relative, summary, outside, belief], dim=1)
+    return torch.cat([inside, relative, summary, outside, own_logit], dim=1)
 
 
 def _centre(unit_embedding: Tensor, graphs: ClassGraphs, weight: Tensor, scale: Scale) -> Tensor:
