@@ -2,64 +2,21 @@
 
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from helpers.packing import SIZE, files, picture, run
 
-from facetrain.core.errors import ConfigError, DataError, OutputError
+from facetrain.core.errors import ConfigError, DataError
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.images.align import ARCFACE_POINTS, align, similarity_transform
 from facetrain.data.images.codec import decode_image, encode_jpeg
 from facetrain.data.images.workers import ordered_map
 from facetrain.data.packing import pack_image
-from facetrain.data.packing.pack import pack
-from facetrain.data.packing.pack_image import PackOptions
 from facetrain.data.shards.recordio import ShardReader, unpack_record
-
-SIZE = 24
-
-
-def picture(seed: int, height: int = SIZE, width: int = SIZE) -> np.ndarray:
-    """Smooth noise: a picture that JPEG keeps nearly as it is."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
-    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Identities b, a, e (nothing decodes), c; one broken image among those of b."""
-    source = tmp_path / "source"
-    for i, name in enumerate(["b/2", "b/1", "a/x", "c/1", "c/2", "c/3"]):
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / f"{name}.jpg").write_bytes(encode_jpeg(picture(i)))
-    (source / "b" / "broken.jpg").write_bytes(b"not an image")
-    (source / "c" / "cut.jpg").write_bytes(encode_jpeg(picture(9))[:-30])
-    (source / "e").mkdir()
-    (source / "bad").mkdir()
-    (source / "bad" / "x.png").write_bytes(b"")
-    (source / "notes.txt").write_text("no identity")
-    (source / "a" / ".hidden").write_text("hidden")
-    return source
-
-
-def run(source: Path, out: Path, num_shards: int = 1, **options: object) -> dict:
-    """What is counted, the speed left out."""
-    options = {"size": SIZE, "show_progress": False, "workers": 1, **options}
-    metrics = dict(pack(source, out, PackOptions(**options), num_shards).metrics)
-    metrics.pop("images_per_second", None)
-    return metrics
-
-
-def files(out: Path) -> dict[str, bytes]:
-    """Everything but the manifest, which holds times."""
-    return {p.name: p.read_bytes() for p in out.iterdir() if p.name != "manifest.json"}
 
 
 def test_folder_per_identity(folder: Path, tmp_path: Path) -> None:
@@ -245,129 +202,6 @@ def test_ordered_map_keeps_order_and_passes_errors() -> None:
         list(ordered_map((1).__truediv__, [1, 0], 1))
 
 
-class Killed(BaseException):
-    pass
-
-
-def test_interrupted_at_any_rename_it_continues_to_the_same_bytes(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every file appears by os.replace, so these are all the states a folder can be in."""
-    run(folder, tmp_path / "wanted", num_shards=3)
-    wanted = files(tmp_path / "wanted")
-    replace, renames = os.replace, 0
-
-    def count(source: Path, target: Path) -> None:
-        nonlocal renames
-        if renames == stop_at:
-            raise Killed
-        renames += 1
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", count)
-    for stop_at in range(100):
-        renames, out = 0, tmp_path / f"out{stop_at}"
-        try:
-            run(folder, out, num_shards=3)
-            break
-        except Killed:
-            before = {p: p.stat().st_mtime_ns for p in out.glob("train-*.rec")}
-            finished = [p for p in before if (out / f".{p.stem}.json").exists()]
-        stopped, stop_at_now, stop_at = stop_at, stop_at, -1
-        run(folder, out, num_shards=3)
-        stop_at = stop_at_now
-        assert files(out) == wanted, f"killed at rename {stopped}"
-        assert all(p.stat().st_mtime_ns == before[p] for p in finished)
-    # claim, 3 x (.rec, .idx, .lst, mark); skipped, ignored, suspect, classes, property, manifest
-    assert stop_at == 19
-
-
-KILL = """
-import os, signal, sys
-from pathlib import Path
-from facetrain.data.shards import face_shard
-from facetrain.data.packing.pack_image import PackOptions
-from facetrain.data.packing.pack import pack
-write, calls = face_shard.FaceShardWriter.write, 0
-def die(self, label, encoded):
-    global calls
-    calls += 1
-    if calls == 4:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return write(self, label, encoded)
-face_shard.FaceShardWriter.write = die
-pack(Path(sys.argv[1]), Path(sys.argv[2]), PackOptions(size=24, show_progress=False), num_shards=3)
-"""
-
-
-def test_kill_9_leaves_no_litter_after_the_next_start(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    done = subprocess.run([sys.executable, "-c", KILL, str(folder), str(out)], check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert any(p.suffix == ".tmp" for p in out.iterdir())
-    assert not (out / "manifest.json").exists()
-    run(folder, out, num_shards=3)
-    run(folder, tmp_path / "wanted", num_shards=3)
-    assert files(out) == files(tmp_path / "wanted")
-
-
-@pytest.mark.parametrize("suffix", ["rec", "idx", "lst"])
-def test_a_finished_shard_of_which_a_bit_has_changed_is_packed_again(
-    folder: Path, tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Under the same size and date, so that only the bytes tell."""
-    out = tmp_path / "out"
-    subprocess.run([sys.executable, "-c", KILL, str(folder), str(out)], check=False)
-    changed = out / f"train-00000.{suffix}"
-    damaged, date = bytearray(changed.read_bytes()), changed.stat().st_mtime_ns
-    damaged[-3] ^= 1
-    changed.write_bytes(damaged)
-    os.utime(changed, ns=(date, date))
-    run(folder, out, num_shards=3)
-    assert "train-00000.rec: the shard has changed since it was packed" in caplog.text
-    run(folder, tmp_path / "wanted", num_shards=3)
-    assert files(out) == files(tmp_path / "wanted")
-
-
-def test_full_disk_passes_up_and_keeps_finished_shards(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    fsync, calls = os.fsync, 0
-
-    def full(descriptor: int) -> None:
-        nonlocal calls
-        calls += 1
-        if calls > 5:  # claim, then .rec, .idx, .lst, mark of the first shard
-            raise OSError(28, "No space left on device")
-        fsync(descriptor)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(OutputError, match=r"train-00001\.rec: must be writable.*No space left"):
-            run(folder, out, num_shards=3)
-    assert [p.name for p in sorted(out.glob("*.rec"))] == ["train-00000.rec"]
-    assert not list(out.glob(".*.tmp"))
-    run(folder, out, num_shards=3)
-    run(folder, tmp_path / "wanted", num_shards=3)
-    assert files(out) == files(tmp_path / "wanted")
-
-
-def test_finished_pack_is_not_done_again_and_another_is_refused(
-    folder: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    run(folder, out)
-    before = (out / "train.rec").stat().st_mtime_ns, (out / "manifest.json").read_bytes()
-    run(folder, out)
-    assert before == ((out / "train.rec").stat().st_mtime_ns, (out / "manifest.json").read_bytes())
-    with pytest.raises(DataError, match="holds another data set"):
-        run(folder, out, quality=80)
-    (folder / "a" / "new.jpg").write_bytes(encode_jpeg(picture(50)))
-    with pytest.raises(DataError, match="holds another data set"):
-        run(folder, out)
-
-
 def test_bad_requests_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="quality"):
         run(folder, tmp_path / "out", quality=0)
@@ -416,15 +250,3 @@ def test_real_faces_align_onto_the_packed_crops(lfw: Path, tmp_path: Path) -> No
     assert np.median(alike) > 0.98
     assert np.median(unlike) < 0.7
     assert decode_image(ours.encoded(0), "first").shape == (112, 112, 3)
-
-
-def test_a_finished_pack_that_was_damaged_is_packed_again(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    run(folder, out, num_shards=2)
-    wanted = files(out)
-    path = out / "train-00001.rec"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    run(folder, out, num_shards=2)
-    assert files(out) == wanted
