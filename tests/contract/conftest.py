@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from helpers.cli import Call
+from helpers.networks import untrained
 
 from facetrain.data.synthetic import SyntheticConfig, write_pairs, write_synthetic
 
@@ -42,3 +43,9 @@ def recipe(faces: Path) -> Path:
 def call(capfd: pytest.CaptureFixture[str]) -> Call:
     """`facetrain` in this process."""
     return Call(capfd)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weight file."""
+    return untrained(tmp_path_factory.mktemp("backbone"))
