@@ -89,8 +89,8 @@ def name_sources(config: EvaluateConfig) -> dict[str, Source]:
         if name in named:
             raise ConfigError(
                 "evaluate: sets are reported under their kinds or their files' names, but "
-                f"{_listed_in(named[name])} and {_listed_in(source)} are both {name!r}; leave one "
-                "out, or rename it"
+                f"{_listed_in(named[name])} and {_listed_in(source)} are both {name!r}; rename "
+                "one, or leave it out"
             )
         named[name] = source
     if config.attributes is not None and len(named) > 1:

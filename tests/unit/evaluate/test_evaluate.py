@@ -152,7 +152,7 @@ def test_distances_are_believed_only_as_they_were_left(tmp_path):
 
 def test_two_sets_of_one_name_are_refused(tmp_path):
     bins = [tmp_path / "a" / "lfw.bin", tmp_path / "b" / "lfw.bin"]
-    with pytest.raises(ConfigError, match=r"a/lfw.bin and .*b/lfw.bin are both 'lfw'; leave one"):
+    with pytest.raises(ConfigError, match=r"a/lfw.bin and .*b/lfw.bin are both 'lfw'; rename one"):
         evaluate_sets(EvaluateConfig(bins=bins), Linear(), Mesh.single(), image_size=SIZE)
     folder = FolderSet(kind="lfw", images=tmp_path)
     with pytest.raises(ConfigError, match=r"a/lfw.bin and .*pairs.txt are both 'lfw'"):
