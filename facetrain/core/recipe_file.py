@@ -74,9 +74,9 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _check_plain(data: Any, where: str) -> None:
-    waiting, seen = [data], 0
+    waiting, seen = [(where, data)], 0
     while waiting:
-        value = waiting.pop()
+        place, value = waiting.pop()
         seen += 1
         if seen > _MOST_VALUES:
             raise ConfigError(
@@ -85,17 +85,18 @@ def _check_plain(data: Any, where: str) -> None:
             )
         if isinstance(value, dict):
             if odd := [key for key in value if not isinstance(key, str)]:
-                raise ConfigError(f"{where}: keys must be text, got {odd[0]!r:.40}; quote it")
-            waiting.extend(value.values())
+                raise ConfigError(f"{place}: keys must be text, got {odd[0]!r:.40}; quote it")
+            # The nearest key alone: the whole way to each of many values could fill the memory.
+            waiting.extend((f"{where}: {key[:60]}", one) for key, one in value.items())
         elif isinstance(value, list):
-            waiting.extend(value)
+            waiting.extend((place, one) for one in value)
         elif isinstance(value, int) and abs(value) >= _MOST_INTEGER:
             raise ConfigError(
-                f"{where}: whole numbers must be below 2^63, got one of {value.bit_length()} bits"
+                f"{place}: whole numbers must be below 2^63, got one of {value.bit_length()} bits"
             )
         elif value is not None and not isinstance(value, str | int | float | bool):
             raise ConfigError(
-                f"{where}: must hold plain values, got a {type(value).__name__}; quote it"
+                f"{place}: must hold plain values, got a {type(value).__name__}; quote it"
             )
 
 

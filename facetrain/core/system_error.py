@@ -9,7 +9,7 @@ from facetrain.core.text import printable
 _OUTPUT = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
     # a file where a folder should be, or a folder where a file
-    errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+    errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
 )  # fmt: skip
 _MEMORY = (
     "out of memory", "not enough memory", "can't allocate memory", "could not allocate",
@@ -61,6 +61,11 @@ def as_user_error(error: BaseException) -> UserError | None:
     if isinstance(error, OSError) and code in CLOSED and _is_unread(error.filename):
         return UserError(
             f"{path}: must be readable, but {os.strerror(code)}; make it readable, {_AGAIN}"
+        )
+    if code == errno.ENAMETOOLONG:  # to be read or to be written: nothing can have this name
+        return UserError(
+            f"{path[:80]}...: must be a name that the file system takes, but has {len(path)} "
+            "characters; give a shorter one"
         )
     if code in _OUTPUT:
         return OutputError(

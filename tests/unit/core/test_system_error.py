@@ -25,6 +25,8 @@ from facetrain.core.system_error import as_user_error
         (OSError(errno.ELOOP, "links", "a\x1bb"), BAD_INPUT, r"a\x1bb: must be a readable file"),
         (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
          BAD_INPUT, "No usable temporary directory found in ['/tmp']; check it"),
+        (OSError(errno.ENAMETOOLONG, "too long", 300 * "x"), BAD_INPUT,
+         f"{80 * 'x'}...: must be a name that the file system takes, but has 300 characters"),
         (MemoryError(), BAD_INPUT, "there must be memory"),
         (RuntimeError("could not create a primitive"), BAD_INPUT, "lower the batch size"),
         (RuntimeError("CUDA out of memory. Tried"), BAD_INPUT, "lower the batch size"),
