@@ -147,7 +147,10 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(
         ("seed: !!binary aGk=", "must hold plain values, got a bytes"),
         ("seed: !!set {a}", "must hold plain values, got a set"),
         ("seed: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
-        ("seed: 9223372036854775808", "yaml: seed: whole numbers must be below 2.63, got one of 64 bits"),
+        (
+            "seed: 9223372036854775808",
+            "yaml: seed: whole numbers must be below 2.63, got one of 64 bits",
+        ),
         (f"seed: {5000 * '9'}", "must be YAML; a value"),
         ("1: 2", "keys must be text, got 1"),
         ("[1]: 2", "must be YAML"),

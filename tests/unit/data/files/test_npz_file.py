@@ -1,6 +1,7 @@
 """Sizes are looked at before anything is unpacked."""
 
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -79,3 +80,26 @@ def test_arrays_of_objects_are_never_loaded(tmp_path: Path) -> None:
     np.savez(path, embedding=np.array([{}, None]), label=np.arange(2))
     with pytest.raises(DataError, match="array embedding: Object arrays cannot be loaded"):
         read_npz(path, "arrays")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", ["label.npy", "label"])
+def test_an_array_that_comes_twice_is_neither(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "f.npz"
+    np.savez(path, embedding=np.ones((4, 2), np.float32), label=np.arange(4))
+    np.save(tmp_path / "other.npy", np.arange(4)[::-1])
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.write(tmp_path / "other.npy", name)
+    with pytest.raises(DataError, match="array label: must be in the file once"):
+        read_npz(path, "arrays")
+
+
+def test_the_order_in_memory_changes_nothing(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32)
+    np.savez(tmp_path / "f.npz", one=rows, other=np.asfortranarray(rows), alone=np.float32(1))
+    found = read_npz(tmp_path / "f.npz", "arrays")
+    assert found["other"].flags.c_contiguous
+    assert np.linalg.norm(found["one"], axis=1).tolist() == np.linalg.norm(
+        found["other"], axis=1
+    ).tolist()  # fmt: skip
+    assert found["alone"].shape == ()
