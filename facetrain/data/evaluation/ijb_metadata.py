@@ -20,6 +20,7 @@ from facetrain.core.errors import SHORTAGES, DataError
 from facetrain.core.plain_file import read_plain
 from facetrain.data.files.csv_file import csv_rows
 from facetrain.data.files.integer_table import read_integers
+from facetrain.data.files.written_number import read_float, read_int
 from facetrain.data.images.align import align
 from facetrain.data.images.codec import decode_image
 
@@ -216,7 +217,7 @@ class IjbMetadata:
         subject_of: dict[int, int] = {}
         for number, row in csv_rows(path, "templates and subjects"):
             try:
-                template, subject = (int(np.int64(int(cell))) for cell in row[:2])
+                template, subject = (int(np.int64(read_int(cell))) for cell in row[:2])
             except (ValueError, OverflowError):
                 if number == 1:
                     continue  # the header
@@ -257,7 +258,7 @@ def _read_faces(
     """
     if not path.is_file():
         raise DataError(f"{path}: must be a text file of lines {columns!r}, but there is none")
-    convert: Callable[[str], Any] = float if code == "d" else int
+    convert: Callable[[str], Any] = read_float if code == "d" else read_int
     names, values = [], array(code)
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         for number, line in enumerate(file, 1):

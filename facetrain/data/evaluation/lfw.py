@@ -9,6 +9,7 @@ from pathlib import Path
 
 from facetrain.core.errors import DataError
 from facetrain.data.files.lists import text_lines
+from facetrain.data.files.written_number import read_int
 
 NUM_SETS = 10
 Face = tuple[str, int]
@@ -48,9 +49,9 @@ def read_pair(row: Sequence[str]) -> Pair:
         ValueError: other words.
     """
     if len(row) == 3:
-        return Pair((row[0], int(row[1])), (row[0], int(row[2])), True)
+        return Pair((row[0], read_int(row[1])), (row[0], read_int(row[2])), True)
     first_name, first, second_name, second = row
-    return Pair((first_name, int(first)), (second_name, int(second)), False)
+    return Pair((first_name, read_int(first)), (second_name, read_int(second)), False)
 
 
 def read_pairs(path: Path) -> list[list[Pair]]:
@@ -62,7 +63,7 @@ def read_pairs(path: Path) -> list[list[Pair]]:
     what = "name<TAB>n<TAB>m or name<TAB>n<TAB>other<TAB>m"
     (where, header), *rows = list_rows(path, what)
     try:
-        num_sets, half = map(int, header)
+        num_sets, half = map(read_int, header)
         pairs = []
         for line, row in rows:
             where = line

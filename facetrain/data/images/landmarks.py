@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
 from facetrain.data.files.csv_file import csv_rows
+from facetrain.data.files.written_number import read_float
 from facetrain.data.images.align import ARCFACE_POINTS
 from facetrain.data.images.image_header import read_header
 
@@ -142,7 +143,7 @@ def read_landmarks(path: Path) -> Landmarks:
         try:
             if len(row) != layout.width:
                 raise ValueError
-            numbers.extend([float(row[column] or "nan") for column in layout.coordinates])
+            numbers.extend([read_float(row[column] or "nan") for column in layout.coordinates])
         except ValueError:
             raise DataError(
                 f"{path}: line {line} must be {LAYOUT}, with {layout.width} cells as the first "
@@ -259,7 +260,7 @@ def _layout(path: Path, first: Sequence[str]) -> _Layout:
 
 def _is_number(cell: str) -> bool:
     try:
-        float(cell or "nan")
+        read_float(cell or "nan")
     except ValueError:
         return False
     return True
