@@ -24,6 +24,7 @@ from facetrain.metrics.verification import (
     verification,
 )
 
+_COPY = 1e-9  # squared distance of unit embeddings: that of float32's rounding
 _SEED = 0  # equal pairs have equal intervals, wherever and whenever they are computed
 
 
@@ -87,6 +88,12 @@ def pair_numbers(
     except DataError as error:
         raise DataError(f"{source}: {error}") from None
     _warn(found, same, source)
+    if copies := int((distance < _COPY).sum()):
+        logger.warning(
+            "%s: %d of %d pairs are of one image with itself (their embeddings are equal), which "
+            "tells nothing of a network; remove them (%d are said to be of two people)",
+            source, copies, len(same), (~same[distance < _COPY]).sum(),
+        )  # fmt: skip
     numbers = found.numbers()
     nearest, interpolated = tar_by_convention(*roc_counts(distance, same))
     numbers |= {"tar_at_far_nearest": nearest, "tar_at_far_interpolated": interpolated}

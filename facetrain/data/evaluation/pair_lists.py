@@ -62,7 +62,8 @@ def read_any(path: Path) -> PairList:
     names and a byte order mark may come first.
 
     Raises:
-        DataError: another layout, or fewer or more pairs than the header says.
+        DataError: another layout, fewer or more pairs than the header says, or a pair of images
+            that is said to be of one person and of two.
     """
     what = "path path 0|1, or LFW's name n m"
     lines = [line for _, line in text_lines(path, what)]
@@ -72,7 +73,7 @@ def read_any(path: Path) -> PairList:
     rows = [[word.strip() for word in line.split(separator)] for line in lines]
     counts = [int(word) for word in rows[0] if _is_count(word)]
     has_header = len(counts) == len(rows[0]) <= 2
-    if has_header or (len(rows[0]) == 3 and not _is_count(rows[0][2])):
+    if has_header or _names_columns(rows[0]):
         del rows[0], lines[0]
     forms = [_form(row) for row in rows]
     for form, line in zip(forms, lines, strict=True):
@@ -81,6 +82,7 @@ def read_any(path: Path) -> PairList:
     if forms and forms[0] == "paths":
         names = [name.removeprefix("./") for row in rows for name in row[:2]]
         same = np.array([row[2] == "1" for row in rows])
+        _check_agreement(path, names, same)
         return PairList(names, _identities(names, same), same)
     num_pairs = 2 * int(np.prod(counts)) if has_header else len(rows)
     if len(rows) != num_pairs or not rows:
@@ -92,6 +94,28 @@ def read_any(path: Path) -> PairList:
             "two images of one person as `name n m`"
         )
     return _of_people(pairs)
+
+
+def _names_columns(row: Sequence[str]) -> bool:
+    """Whether a first line is a header, and not a pair with a mistake in its flag."""
+    looks_like_files = any("/" in word or "." in word for word in row)
+    return len(row) == 3 and row[2].isidentifier() and not looks_like_files
+
+
+def _check_agreement(path: Path, names: Sequence[str], same: NDArray[np.bool_]) -> None:
+    """Two lines about the same two images must say the same of them."""
+    said: dict[tuple[str, ...], bool] = {}
+    for one, other, flag in zip(names[::2], names[1::2], same.tolist(), strict=True):
+        if said.setdefault(tuple(sorted((one, other))), flag) != flag:
+            raise DataError(
+                f"{path}: two images must be of one person (1) or of two (0), but {one} and "
+                f"{other} are both; remove the wrong line"
+            )
+        if one == other and not flag:
+            raise DataError(
+                f"{path}: a pair of two people (0) must name two images, got {one} twice; "
+                "remove the line"
+            )
 
 
 def _form(row: Sequence[str]) -> Literal["paths", "people"] | None:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from facetrain.core.errors import DataError
+from facetrain.core.log import logger
 from facetrain.core.plain_file import refuse_hole
+from facetrain.core.text import printable
 from facetrain.data.shards.record_table import FLOAT32_INTEGERS
 from facetrain.data.sources.image import Listing, SourceImage, state_digest
 
@@ -38,8 +40,29 @@ def list_lst(source: Path) -> Listing:
             )
         label = tuple(float(one) for one in labels)
         images.append(SourceImage(name, label, str(source.parent / name)))
+    _tell_repeats(source, images)
     images.sort(key=lambda image: image.label[0])
     return Listing(images, None, [], [], state_digest(images))
+
+
+def _tell_repeats(source: Path, images: Sequence[SourceImage]) -> None:
+    """Warn of images that a list has more than once: each line becomes an image of the set."""
+    label_of: dict[str, float] = {}
+    repeated, contradicted = [], []
+    for image in images:
+        name, label = image.name.removeprefix("./"), image.label[0]
+        if name in label_of:
+            repeated.append(image.name)
+            if label_of[name] != label:
+                contradicted.append(image.name)
+        label_of.setdefault(name, label)
+    if repeated:
+        logger.warning(
+            "%s: %d lines name an image that another line names (%s), %d of them under another "
+            "class%s; every line is packed",
+            source, len(repeated), printable(repeated[0]), len(contradicted),
+            f" ({printable(contradicted[0])})" if contradicted else "",
+        )  # fmt: skip
 
 
 def _wrong(labels: Sequence[str], name: str) -> str | None:

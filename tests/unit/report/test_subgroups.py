@@ -21,6 +21,17 @@ def numbers_of(levels):
     return numbers
 
 
+def test_pairs_of_an_image_with_itself_are_told(caplog):
+    same = np.arange(40) % 2 == 0
+    distance = np.where(same, 0.5, 1.5) + np.arange(40) / 1000
+    pair_numbers(distance, same, 10, 0, "mine")
+    assert not caplog.text
+    distance[[0, 2, 5]] = 0, 1e-13, 0
+    pair_numbers(distance, same, 10, 0, "mine")
+    assert "mine: 3 of 40 pairs are of one image with itself" in caplog.text
+    assert "1 are said to be of two people" in caplog.text
+
+
 def test_tables_hold_the_numbers_and_their_intervals():
     numbers = numbers_of(["dark", "fair"])
     text = evaluation_text({"lfw": numbers})

@@ -248,6 +248,11 @@ def test_names_and_numbers_with_and_without_a_header(tmp_path, header):
         ("a b c d e\n", "every line must be"),
         ("10 300\n", "promises 6000 pairs, but it holds 0"),
         ("\n", "but has none"),
+        # a mistake in the first flag is no header
+        ("a/1.jpg a/2.jpg x\na/1.jpg b/1.jpg 0\n", "every line must be .* got 'a/1.jpg a/2.jpg x'"),
+        ("a b -1\na c 1\n", "every line must be .* got 'a b -1'"),
+        ("a.jpg b.jpg 1\nc.jpg a.jpg 0\n./b.jpg a.jpg 0\n", "b.jpg and a.jpg are both"),
+        ("a.jpg b.jpg 1\na.jpg a.jpg 0\n", "must name two images, got a.jpg twice"),
     ],
 )
 def test_a_list_that_is_not_understood(tmp_path, text, message):

@@ -23,6 +23,7 @@ from facetrain.data.packing.pack_image import PackOptions
 from facetrain.data.sources import folder as source_folder
 from facetrain.data.sources import image as source_image
 from facetrain.data.sources.image import Listing
+from facetrain.data.sources.lst import list_lst
 
 
 def people(listing: Listing) -> dict[str, list[str]]:
@@ -323,3 +324,16 @@ def test_what_is_packed_may_lie_in_its_source(tmp_path: Path) -> None:
             metrics = pack(source, source / out, PackOptions(size=24, show_progress=False)).metrics
         assert (metrics["num_files"], metrics["num_empty_identities"]) == (1, 0)
         shutil.rmtree(source / out)
+
+
+def test_a_lst_that_names_an_image_twice_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree(tmp_path, "a/0.jpg", "a/1.jpg", "b/0.jpg")
+    lines = ["0\t0\ta/0.jpg", "1\t0\ta/1.jpg", "2\t1\tb/0.jpg", "3\t1\t./a/0.jpg", "4\t0\ta/1.jpg"]
+    (tmp_path / "x.lst").write_text("\n".join(lines[:3]))
+    list_lst(tmp_path / "x.lst")
+    assert not caplog.text
+    (tmp_path / "x.lst").write_text("\n".join(lines))
+    assert len(list_lst(tmp_path / "x.lst").images) == 5
+    assert "2 lines name an image that another line names (./a/0.jpg), 1 of them" in caplog.text
