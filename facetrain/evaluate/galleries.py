@@ -1,7 +1,9 @@
 """1:N identification on folders of one's own: who of the gallery is on each probe?"""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
+from facetrain.core.text import printable
 from facetrain.data.images.align import align
 from facetrain.data.images.codec import Image, decode_image, fit_square
 from facetrain.data.images.landmarks import check_places, read_landmarks
@@ -74,6 +77,12 @@ class PeopleFolder:
         """Name of the person on each image."""
         return [self.people[int(image.label[0])] for image in self.images]
 
+    def digests(self) -> Iterator[tuple[bytes, str]]:
+        """Of each image's file, with the image's name; what cannot be read is told in `decode`."""
+        for image in self.images:
+            with contextlib.suppress(DataError):
+                yield hashlib.blake2b(image.read(), digest_size=16).digest(), image.name
+
     def decode(self, index: int, size: int) -> Image:
         """(size, size, 3) uint8 RGB: aligned by its points; without any it counts as aligned.
 
@@ -113,6 +122,23 @@ def _unit_embeddings(
     return np.asarray(whole / norm[:, None], np.float64)
 
 
+def _tell_what_says_nothing(known: PeopleFolder, searched: PeopleFolder) -> None:
+    """Warn of probes that are images of the gallery, and where no probe has a mate."""
+    if not set(known.person) & set(searched.person):
+        logger.warning(
+            "%s: no probe's person is in %s, so there are no ranks; a person's folder must have "
+            "one name in both",
+            searched.path, known.path,
+        )  # fmt: skip
+    enrolled = {digest for digest, _ in known.digests()}
+    if copies := [name for digest, name in searched.digests() if digest in enrolled]:
+        logger.warning(
+            "%s: %d of %d probes are images of the gallery %s (%s), which are found by any "
+            "network; remove them from one of the two",
+            searched.path, len(copies), len(searched.images), known.path, printable(copies[0]),
+        )  # fmt: skip
+
+
 def evaluate_galleries(
     config: EvaluateConfig,
     backbone: EmbeddingModel,
@@ -138,6 +164,8 @@ def evaluate_galleries(
     points = read_landmarks(landmarks).points if landmarks else None
     folders = [PeopleFolder.open(path, points, scratch) for path in (gallery, probe)]
     known, searched = folders
+    if mesh.is_main:
+        _tell_what_says_nothing(known, searched)
     number = {name: place for place, name in enumerate(known.people)}
     unit_gallery = _unit_embeddings(backbone, known, mesh, config)
     subject = np.array([number[name] for name in known.person])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.cli import Call
+from helpers.pairs import write_lfw
 
 from facetrain.data.images.align import align
 from facetrain.data.images.codec import decode_image
@@ -49,6 +50,27 @@ def test_pairs_of_given_embeddings(call: Call, lfw: Path, tmp_path: Path) -> Non
         code, _, err = call(*common, *embeddings)
         assert (code, message in err) == (2, True), err
     assert "needs --pairs LIST" in call.refused("evaluate", *embeddings)
+
+
+def test_probes_that_tell_nothing_are_told(call: Call, backbone: Path, tmp_path: Path) -> None:
+    write_lfw(tmp_path / "lfw", half=1, size=32)
+    images = tmp_path / "lfw" / "images"
+    for name in ("Person_0a", "Person_0b"):
+        first, second = sorted((images / name).iterdir())
+        for kind, file in (("known", first), ("seen", second)):
+            (tmp_path / kind / name).mkdir(parents=True)
+            (tmp_path / kind / name / "x.jpg").write_bytes(file.read_bytes())
+    common = ("evaluate", "--backbone", backbone, "--gallery", tmp_path / "known", "--probe")
+    assert "images of the gallery" not in call(*common, tmp_path / "seen")[2]
+    enrolled = images / "Person_0a" / "Person_0a_0001.jpg"
+    (tmp_path / "seen" / "Person_0b" / "y.jpg").write_bytes(enrolled.read_bytes())
+    code, _, err = call(*common, tmp_path / "seen")
+    assert code == 0
+    assert "1 of 3 probes are images of the gallery" in err
+    assert "(Person_0b/y.jpg)" in err
+    for name in ("a", "b"):
+        (tmp_path / "seen" / f"Person_0{name}").rename(tmp_path / "seen" / name)
+    assert "no probe's person is in" in call(*common, tmp_path / "seen")[2]
 
 
 def test_a_gallery_and_probes_of_ones_own(
