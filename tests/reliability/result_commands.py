@@ -127,8 +127,8 @@ RESULT_COMMANDS = {
     ),
     "write, originals": Command(
         ("write", "whole", "--format", "folder", "--originals", "images", *OUT, "linked"),
-        reads=("images/*/*",),
-        state=("whole/clean/*", "linked/*/*", "linked/images.csv"),
+        reads=("images/*/*", "linked/*/*"),  # links: the user's own files
+        state=("whole/clean/*", "linked/images.csv"),
         leaves=("linked/*/*", "linked/images.csv"),
         unfinished=("linked",),
         adds_up=written("linked"),
