@@ -141,6 +141,7 @@ def make_named(out: Path, command: str) -> None:
     """Make what a command names and nobody has made yet."""
     for name, maker in MADE.items():
         if name in command and not (out / name).exists():
+            make_named(out, maker.replace(name, ""))  # what that takes
             call(out, maker)
 
 
