@@ -164,7 +164,7 @@ def knn_graph(embedding: Array, num_neighbours: int = 80, **options: Any) -> Knn
 def clean_labels(
     embedding: Array,
     label: Array,
-    source: tuple[Array, Array, Array] | Path | str | None = None,
+    source: Sequence[Array] | Path | str | None = None,
     **options: Any,
 ) -> CleaningResult:
     """Which images belong to the identity that they are labelled with, and where others belong.
@@ -188,7 +188,7 @@ def clean_labels(
         out = Path(folder)
         config = parse_config(CleanConfig, options, "clean_labels")
         save_features(out / "target.npz", _features(embedding, label))
-        if isinstance(source, tuple):
+        if source is not None and not isinstance(source, Path | str):
             known = _source(source)
             save_features(out / "source.npz", known)
             source = out / "source.npz"
@@ -283,11 +283,11 @@ def _features(
     return Features(rows, of_rows, is_clean)
 
 
-def _source(given: tuple[Array, ...]) -> Features:
-    if len(given) != 3:
+def _source(given: Sequence[Array]) -> Features:
+    if not isinstance(given, tuple | list) or len(given) != 3:
+        came = f"{len(given)} arrays" if isinstance(given, tuple | list) else type(given).__name__
         raise DataError(
-            f"a source must be (embedding, label, is_clean) or a features .npz, got {len(given)} "
-            "arrays"
+            f"a source must be (embedding, label, is_clean) or a features .npz, got {came}"
         )
     is_clean = _numpy(given[2])
     if not np.isin(is_clean, (0, 1)).all():

@@ -159,10 +159,12 @@ def test_bad_arrays_are_told() -> None:
             facetrain.plant_noise(wrong, flip=0.1)
     with pytest.raises(DataError, match="some are masked"):
         facetrain.clean_labels(np.ma.array(embedding, mask=np.eye(6, 3)), label)
-    with pytest.raises(DataError, match="a source must be \\(embedding, label, is_clean\\)"):
-        facetrain.clean_labels(embedding, label, source=(embedding, label))  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="is_clean must hold true and false"):
-        facetrain.clean_labels(embedding, label, source=(embedding, label, label))
+    for source in ((embedding, label), [embedding, label], embedding, 5):
+        with pytest.raises(DataError, match="a source must be \\(embedding, label, is_clean\\)"):
+            facetrain.clean_labels(embedding, label, source=source)  # type: ignore[arg-type]
+    for kind in (tuple, list):
+        with pytest.raises(DataError, match="is_clean must hold true and false"):
+            facetrain.clean_labels(embedding, label, source=kind((embedding, label, label)))
 
 
 def test_bad_backbones_and_images_are_told(tmp_path: Path) -> None:
