@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from facetrain.clean.adc import Adc, AdcConfig, learn_adc
-from facetrain.clean.calibration import calibrate
 from facetrain.clean.decisions import numbers_of, overlay, result_of
 from facetrain.clean.embedded_set import EmbeddedSet
 from facetrain.clean.evaluation_faces import excluded_embeddings
-from facetrain.clean.fitting import fit_to, fit_unsupervised, likelier
 from facetrain.clean.identity_model import IdentityModel
 from facetrain.clean.labelled_set import LEAST_IMAGES, LabelledSet
+from facetrain.clean.model_choice import fit_to, fit_unsupervised, likelier
 from facetrain.clean.posterior import Calibration, posterior
+from facetrain.clean.posterior_calibration import calibrate
 from facetrain.core.artifact import Artifact, fingerprint
 from facetrain.core.config import Paths
 from facetrain.core.errors import ConfigError, DataError

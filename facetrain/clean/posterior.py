@@ -39,7 +39,7 @@ _HARD = 2.0  # spread from which an image is a hard one of its identity
 
 
 class Calibration(NamedTuple):
-    """What turns the model's evidence into odds; fitted on planted noise (`calibration.py`)."""
+    """What turns the model's evidence into odds, fitted on planted noise: see `calibrate`."""
 
     temperature: float = 0.2
     """Below 1, since the D dimensions of an embedding are not independent. One for all labels: with

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facetrain.clean.double_names import double_names
-from facetrain.clean.fitting import fit_to
 from facetrain.clean.identity_model import IdentityModel
 from facetrain.clean.labelled_set import LabelledSet
+from facetrain.clean.model_choice import fit_to
 from facetrain.clean.posterior import (
     NUM_CANDIDATES,
     Calibration,

@@ -19,13 +19,13 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from facetrain.clean import calibration, fitting, identity_model, posterior
-from facetrain.clean.calibration import calibrate
+from facetrain.clean import identity_model, model_choice, posterior, posterior_calibration
 from facetrain.clean.clean import CleanConfig
-from facetrain.clean.fitting import fit_to, fit_unsupervised
 from facetrain.clean.identity_model import IdentityModel
 from facetrain.clean.labelled_set import LabelledSet
+from facetrain.clean.model_choice import fit_to, fit_unsupervised
 from facetrain.clean.posterior import Calibration
+from facetrain.clean.posterior_calibration import calibrate
 from facetrain.data.features import Features, load_features
 from facetrain.dist.mesh import Mesh
 from tools.benchmarks.clean.run import embedded, f1
@@ -55,11 +55,11 @@ def _numbers() -> Iterator[Change]:
         ("passes of the posterior", posterior, "_PASSES", (3, 12)),
         ("damping", posterior, "_DAMPING", (0.25, 0.75)),
         ("images that smooth a class's noise rate", posterior, "_PRIOR_IMAGES", (8, 32)),
-        ("rounds of calibration", calibration, "_ROUNDS", (1, 4)),
-        ("rounds of the fit without a source", fitting, "_ROUNDS", (1, 4)),
-        ("share of strangers to begin at", fitting, "_STRANGERS", (0.98, 0.995)),
-        ("weight of those further off", fitting, "_LITTLE", (0.025, 0.1)),
-        ("temperature while fitting", fitting, "_UNFITTED",
+        ("rounds of calibration", posterior_calibration, "_ROUNDS", (1, 4)),
+        ("rounds of the fit without a source", model_choice, "_ROUNDS", (1, 4)),
+        ("share of strangers to begin at", model_choice, "_STRANGERS", (0.98, 0.995)),
+        ("weight of those further off", model_choice, "_LITTLE", (0.025, 0.1)),
+        ("temperature while fitting", model_choice, "_UNFITTED",
          (Calibration(0.25), Calibration(1.0))),
     ]  # fmt: skip
     for name, module, attribute, values in halves:
@@ -77,7 +77,7 @@ def _numbers() -> Iterator[Change]:
         ),
     }
     for (name, shown), other in other_fits.items():
-        yield Change(name, shown, fitting, "fit_identities", other)
+        yield Change(name, shown, model_choice, "fit_identities", other)
     no_shrinkage: Callable[..., torch.Tensor] = lambda covariance, number: (  # noqa: E731
         covariance + 1e-5 * covariance.trace() / len(covariance) * torch.eye(len(covariance))
     )

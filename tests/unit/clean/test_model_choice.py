@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers.posterior import MESH, gaussian_people, labelled_as
 
-from facetrain.clean.fitting import agreeing, fit_unsupervised
+from facetrain.clean.model_choice import agreeing, fit_unsupervised
 from facetrain.clean.posterior import Calibration, posterior
 from facetrain.core.rng import numpy_generator
 

@@ -8,11 +8,11 @@ import torch
 from helpers.people import people
 from helpers.posterior import MESH, labelled_as, model_of
 
-from facetrain.clean.calibration import _fit, _true_slot
-from facetrain.clean.calibration import calibrate as fit_weights
 from facetrain.clean.identity_model import IdentityModel
 from facetrain.clean.labelled_set import LabelledSet
 from facetrain.clean.posterior import Calibration, Estimation
+from facetrain.clean.posterior_calibration import _fit, _true_slot
+from facetrain.clean.posterior_calibration import calibrate as fit_weights
 from facetrain.core.rng import numpy_generator
 from facetrain.data.noise.plant import NoiseConfig, plant
 from facetrain.metrics.calibration import calibration
