@@ -117,7 +117,7 @@ def test_lfw_from_its_official_files(call: Call, backbone: Path, tmp_path: Path)
             ("--bin", "{tmp}/a.bin", "--protocol", "ijbb", "--no-norm-weighting"),
             "--protocol, --norm-weighting: of --ijb, which is not given; add --ijb DIR",
         ),
-        (("--bin", "{tmp}/a.bin", "--bin", "{tmp}/b/a.bin"), "rename it"),
+        (("--bin", "{tmp}/a.bin", "--bin", "{tmp}/b/a.bin"), "rename one"),
         (
             ("--bin", "{tmp}/a.bin", "--lfw", "{tmp}", "--attributes", "{tmp}/a.csv"),
             "evaluate them one by one",
