@@ -68,7 +68,8 @@ def load_backbone(
         )
     try:
         place = torch.device(device)
-    except RuntimeError as error:
+        torch.empty(0, device=place)  # this machine has it
+    except (RuntimeError, AssertionError) as error:  # the latter: torch built without it
         raise ConfigError(f"device={device!r:.40}: {str(error).splitlines()[0]}") from None
     given, source = InputFormat(input_range, channel_order), Path(path)
     return inference.open_backbone(source if given == RGB else BackboneFile(source, given), place)
@@ -135,11 +136,27 @@ def _batches(images: FaceDataset | Array, size: int | None, batch_size: int) -> 
     if array.shape[1:] != (side, side, 3) or array.dtype != np.uint8 or len(array) == 0:
         raise DataError(
             f"images must be (N, {size or 'S'}, {size or 'S'}, 3) uint8 RGB with N at least 1, got "
-            f"{array.shape} of {array.dtype}; align faces to that size"
+            f"{array.shape} of {array.dtype}{_advice(array)}"
         )
     for start in range(0, len(array), batch_size):
         part = np.ascontiguousarray(array[start : start + batch_size].transpose(0, 3, 1, 2))
         yield torch.from_numpy(part)
+
+
+def _advice(images: NDArray[Any]) -> str:
+    """What makes them images as `embed` takes them, as far as their shape and type tell."""
+    shape = images.shape
+    if images.dtype != np.uint8:
+        return "; give pixels from 0 to 255 as uint8"
+    if shape[2:] == (3,):
+        return "; give one image as images[None]"
+    if len(shape) == 3 or shape[3:] == (1,):
+        return "; repeat grey pixels as three channels"
+    if shape[3:] == (4,):
+        return "; leave the fourth channel out"
+    if len(shape) == 4 and shape[1] == 3:
+        return "; channels come last: images.transpose(0, 2, 3, 1)"
+    return "; align faces to that size" if 0 not in shape else ""
 
 
 def knn_graph(embedding: Array, num_neighbours: int = 80, **options: Any) -> KnnGraph:
@@ -262,13 +279,15 @@ def _embedding(value: Array) -> NDArray[Any]:
             f"an embedding must be (N, D) of numbers, N and D at least 1, got {array.shape} of "
             f"{array.dtype}"
         )
-    array = array if array.dtype in (np.float16, np.float32) else array.astype(np.float32)
+    if array.dtype not in (np.float16, np.float32):
+        with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
+            array = array.astype(np.float32)
     norm = row_norms(array)
     bad = np.flatnonzero(~(np.isfinite(norm) & (norm > 0)))
     if len(bad):
         raise DataError(
-            f"every embedding must be finite and not zero, but {len(bad)} of {len(array)} are "
-            f"not, the first in row {bad[0]}; embed those images again or leave them out"
+            f"no embedding may be zero, infinite or NaN, but {len(bad)} of {len(array)} are, the "
+            f"first in row {bad[0]}; embed those images again or leave them out"
         )
     return array
 

@@ -13,6 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from facetrain.api import clean_labels
+from facetrain.core.errors import ConfigError
 from facetrain.data.cleaning_result import CleaningResult, Reason
 from facetrain.data.features import unit_rows
 
@@ -29,8 +30,8 @@ class LabelCleaner(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     judged without itself.
 
     Args:
-        options: keys of a recipe's section `clean`, as {"apply_suggestions": True}.
-        random_state: of the noise that the cleaner learns from.
+        options: keys of a recipe's section `clean`, as {"apply_suggestions": True}, but the seed.
+        random_state: the seed is drawn from it.
 
     Attributes:
         classes_: (C,) the labels, in order.
@@ -54,6 +55,8 @@ class LabelCleaner(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         X, y = validate_data(self, X, y, dtype=[np.float32, np.float64], ensure_min_samples=2)
         check_classification_targets(y)
         self.classes_, label = np.unique(y, return_inverse=True)
+        if "seed" in (self.options or {}):
+            raise ConfigError("options must not name the seed; it is drawn from random_state")
         seed = int(check_random_state(self.random_state).randint(1 << 31))
         if np.count_nonzero(np.bincount(label) >= _IMAGES) >= _CLASSES:
             self.result_ = clean_labels(X, label, seed=seed, **(self.options or {}))

@@ -127,7 +127,7 @@ def clean(
     exclude: Sequence[Path],
     **alignment: Any,
 ) -> None:
-    r"""Find the images that do not belong to their identity; nothing is changed or deleted.
+    """Find the images that do not belong to their identity; nothing is changed or deleted.
 
     \b
     One of four:
@@ -151,7 +151,7 @@ def clean(
 
     Without --source the cleaner learns from noise that it plants into the most consistent classes
     of the set itself.
-    """
+    """  # noqa: D301 (an r would print it)
     from facetrain import pipeline, without_recipe
     from facetrain.data.packing.pack_image import PackOptions
     from facetrain.recipe import load_recipe, with_clean_files

@@ -19,9 +19,9 @@ def review(run_dir: Path, port: int, no_open: bool) -> None:
 
     Identities where a look sets most labels right come first. Every decision is on the disk at
     once, in RUN_DIR/review; after it, `facetrain run` with the same --out trains again on what was
-    decided, and runs nothing else again. `train` takes it up with
+    decided, and runs nothing else again. `train` takes the decisions up with
     data.overlay=[RUN_DIR/clean/overlay.npz,RUN_DIR/review/overlay.npz]; a further `embed`, `graph`
-    and `clean` with the latter, and leaves what was decided as it is.
+    and `clean` take the latter alone, and leave what was decided as it is.
 
     The page is served on this machine alone, to whoever has its address. From another one:
     --port P --no-open here, and there ssh -L P:127.0.0.1:P, then open the address.

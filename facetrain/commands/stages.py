@@ -15,7 +15,8 @@ def demo(out: Path, overrides: Sequence[str]) -> None:
     """The whole pipeline on synthetic faces with planted noise, on a CPU, nothing downloaded.
 
     Trains on the noisy labels, cleans them, and trains again on what was kept and on the true
-    labels; the verification numbers of the three stand side by side.
+    labels; the verification numbers of the three stand side by side. KEY is any of a recipe's, as
+    in train.epochs=2.
     """
     from facetrain.demo import demo as run_demo
 

@@ -129,12 +129,12 @@ def _checked_embedding(path: Path, embedding: NDArray[Any]) -> NDArray[Any]:
         with np.errstate(over="ignore"):
             embedding = embedding.astype(np.float32)
     norm = row_norms(embedding)
-    for what, bad in (("finite", ~np.isfinite(norm)), ("not zero", norm == 0)):
+    for what, bad in (("infinite or NaN", ~np.isfinite(norm)), ("zero", norm == 0)):
         if bad.any():
             raise DataError(
-                f"{path}: every embedding must be {what}, but {np.count_nonzero(bad)} of "
-                f"{len(norm)} are not, the first in row {int(bad.argmax())}; embed those images "
-                "again or leave them out"
+                f"{path}: no embedding may be {what}, but {np.count_nonzero(bad)} of {len(norm)} "
+                f"are, the first in row {int(bad.argmax())}; embed those images again or leave "
+                "them out"
             )
     return embedding
 

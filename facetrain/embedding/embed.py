@@ -68,8 +68,8 @@ def _normalise(embedding: Tensor, label: Tensor, first_row: int) -> tuple[Tensor
     if len(bad):
         rows = (bad + first_row).tolist()
         raise DataError(
-            f"every embedding must be finite and not zero, but those of images {rows[:10]} are "
-            "not; check the weights, and these images"
+            f"no embedding may be zero, infinite or NaN, but those of images {rows[:10]} are; "
+            "check the weights, and these images"
         )
     norm = torch.where(skipped, 0.0, norm)
     return torch.where(skipped[:, None], 0.0, embedding / norm[:, None]), norm

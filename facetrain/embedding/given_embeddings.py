@@ -1,10 +1,11 @@
 """Embeddings that somebody has, in the order of a data set: the stage `embed` without a backbone.
 
 Every image is found again by what it was called before it was packed, by the key of its record, or
-by its row; never by its place alone, which nothing would show to be wrong.
+by its row; never by its place alone, which nothing would show to be wrong. Where two of these are
+given they must agree. Labels are the data set's: those of the file are compared, not taken.
 """
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def run(embeddings: Path, dataset: FaceDataset, out_dir: Path, mesh: Mesh) -> Ar
         embeddings: with `path` (text), `key` (integers, or SHARD:KEY) or `row` (integers), (N,).
 
     Raises:
-        DataError: none of the three, one image twice, two images of one name, or no image at all.
+        DataError: none of the three, two that contradict each other, one image twice, two images
+            of one name, no image at all, or labels of another length or type.
     """
     inputs = {"embeddings": fingerprint(embeddings), "data": dataset.fingerprint}
 
@@ -51,7 +53,8 @@ def run(embeddings: Path, dataset: FaceDataset, out_dir: Path, mesh: Mesh) -> Ar
         if not mesh.is_main:
             return {}
         embedding = load_embedding(embeddings)
-        place = _places(embeddings, len(embedding), dataset)
+        arrays = read_npz(embeddings, "a features .npz")
+        place = _places(embeddings, arrays, len(embedding), dataset)
         unit, norm = _in_order(embedding, place)
         write_npy(out_dir / EMBEDDING_FILE, unit)
         write_npy(out_dir / NORM_FILE, norm)
@@ -60,12 +63,14 @@ def run(embeddings: Path, dataset: FaceDataset, out_dir: Path, mesh: Mesh) -> Ar
         skipped = np.flatnonzero(place < 0).tolist()
         if skipped:
             named = [dataset.source(one) or dataset.key(one) for one in skipped[:_SHOWN]]
-            _warn(f"{len(skipped)} images of the data set have no embedding", named, embeddings)
+            what = f"{len(skipped)} images of the data set have no embedding"
+            _warn(what, named, embeddings, len(skipped))
         return {
             "num_images": dataset.num_images,
             "embedding_size": embedding.shape[1],
             "num_skipped": len(skipped),
             "num_unused": len(embedding) - int(np.count_nonzero(place >= 0)),
+            "num_other_labels": _count_other_labels(embeddings, arrays, place, dataset),
             "skipped_rows": skipped,
         }
 
@@ -85,17 +90,39 @@ def _in_order(
     return unit, norm
 
 
-def _places(file: Path, num_rows: int, dataset: FaceDataset) -> NDArray[np.int64]:
+def _places(
+    file: Path, arrays: Mapping[str, NDArray[Any]], num_rows: int, dataset: FaceDataset
+) -> NDArray[np.int64]:
     """(N,) the row of the file that each image of the data set has; -1 for none."""
-    arrays = read_npz(file, "a features .npz")
-    kind = next((name for name in ("path", "key", "row") if name in arrays), None)
-    if kind is None:
+    kinds = [name for name in ("path", "key", "row") if name in arrays]
+    if not kinds:
         found = ", ".join(sorted(arrays))
         raise DataError(
             f"{file}: must say which image each row is of, by {_ADVICE}, but holds {found}"
         )
-    # The column that tells images apart, as text.
-    column = arrays[kind]
+    place, words = _places_by(kinds[0], arrays[kinds[0]], file, num_rows, dataset)
+    for kind in kinds[1:]:
+        other, _ = _places_by(kind, arrays[kind], file, num_rows, dataset)
+        apart = np.flatnonzero(place != other)
+        if len(apart):
+            image = int(apart[0])
+            named = printable(dataset.source(image) or dataset.key(image))
+            raise DataError(
+                f"{file}: {kinds[0]} and {kind} must name the same image in a row, but differ "
+                f"about {len(apart)} of {dataset.num_images} images, {named} first (row "
+                f"{place[image]} and row {other[image]}; -1: none); leave out the one that is not "
+                "of this data set"
+            )
+    if unused := sorted(words[row] for row in set(range(num_rows)).difference(place.tolist())):
+        what = f"{len(unused)} embeddings are of no image of the data set"
+        _warn(what, unused[:_SHOWN], file, len(unused))
+    return place
+
+
+def _places_by(
+    kind: str, column: NDArray[Any], file: Path, num_rows: int, dataset: FaceDataset
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Places by the column that tells images apart, and that column as text."""
     kinds = {"path": "US", "key": "USiu", "row": "iu"}[kind]
     if column.shape != (num_rows,) or column.dtype.kind not in kinds:
         raise DataError(
@@ -120,9 +147,46 @@ def _places(file: Path, num_rows: int, dataset: FaceDataset) -> NDArray[np.int64
             f"...) names none of them ({printable(next(filter(None, names), 'unnamed'))}, ...); "
             f"give {_ADVICE}"
         )
-    if unused := sorted(row_of.keys() - known.keys()):
-        _warn(f"{len(unused)} embeddings are of no image of the data set", unused, file)
-    return place
+    return place, words
+
+
+def _count_other_labels(
+    file: Path,
+    arrays: Mapping[str, NDArray[Any]],
+    place: NDArray[np.int64],
+    dataset: FaceDataset,
+) -> int:
+    """How many images `label` of the file, if there is one, has in other classes; told of.
+
+    Its numbers, or names, may be others than the data set's. Those that are the most frequent of
+    each other mean the same person.
+    """
+    given = arrays.get("label")
+    if given is None:
+        return 0
+    shape = arrays["embedding"].shape[:1]
+    if given.shape != shape or given.dtype.kind not in "USiu":
+        raise DataError(
+            f"{file}: label must be {shape} integers or names, one for each row of embedding, got "
+            f"{given.shape} of {given.dtype}; or leave it out, for labels are those of DATA"
+        )
+    found = place >= 0
+    labels = (given[place[found]], dataset.label[found])
+    theirs, ours = (np.unique(one, return_inverse=True)[1] for one in labels)
+    both, pair, count = np.unique(
+        np.stack([theirs, ours]), axis=1, return_inverse=True, return_counts=True
+    )
+    same = np.ones(both.shape[1], np.bool_)
+    for side in both:  # classes of the file, and of the data set
+        most = np.zeros(side.max() + 1, np.int64)
+        np.maximum.at(most, side, count)
+        same &= count == most[side]
+    other = np.flatnonzero(found)[~same[pair.reshape(-1)]]
+    if len(other):
+        named = [dataset.source(one) or dataset.key(one) for one in other[:_SHOWN].tolist()]
+        what = f"label has {len(other)} images in other classes than the data set, which is obeyed"
+        _warn(what, named, file, len(other))
+    return len(other)
 
 
 def _names(dataset: FaceDataset, kind: str, *, short: bool) -> Iterator[str]:
@@ -163,6 +227,7 @@ def _below_a_folder(paths: list[str], known: Container[str]) -> list[str]:
     return paths
 
 
-def _warn(what: str, names: Sequence[str], file: Path) -> None:
-    shown = ", ".join(printable(name) for name in names[:_SHOWN])
-    logger.warning("%s: %s (%s%s)", file, what, shown, ", ..." if len(names) > _SHOWN else "")
+def _warn(what: str, names: Sequence[str], file: Path, number: int) -> None:
+    """What, of which `number` images, and the first names."""
+    shown = ", ".join(map(printable, names))
+    logger.warning("%s: %s (%s%s)", file, what, shown, ", ..." if number > len(names) else "")

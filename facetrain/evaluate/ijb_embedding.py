@@ -145,8 +145,8 @@ def _norms(embedding: Embeddings, faces: IjbMetadata, start: int) -> Floats:
     if len(bad):
         names = ", ".join(faces.name[start + row] for row in bad[:3])
         raise DataError(
-            f"{faces.folder}: every embedding must be finite and not zero, but {len(bad)} of "
-            f"{len(norm)} are not ({names}); check the weights, and these images"
+            f"{faces.folder}: no embedding may be zero, infinite or NaN, but {len(bad)} of "
+            f"{len(norm)} are ({names}); check the weights, and these images"
         )
     return np.asarray(norm)
 

@@ -114,8 +114,8 @@ def check_rows(embedding: NDArray[Any], mesh: Mesh, *, allow_zero: bool = False)
     found = [(first, count) for first, count in gather_objects((first_bad, num_bad), mesh) if count]
     if found:
         raise DataError(
-            "every embedding must be finite and not zero, but "
-            f"{sum(count for _, count in found)} of {shape[0]} are not, the first being row "
+            "no embedding may be zero, infinite or NaN, but "
+            f"{sum(count for _, count in found)} of {shape[0]} are, the first in row "
             f"{found[0][0]}; drop these rows (images that did not decode are zero rows; "
             "`skipped_rows` of the embed manifest lists them), or embed again"
         )

@@ -82,8 +82,8 @@ def check_norms(norm: Floats, source: str) -> None:
     if bad.size:
         rows = ", ".join(str(row) for row in bad[:10]) + (", ..." if bad.size > 10 else "")
         raise DataError(
-            f"{source}: every embedding must be finite and not zero, but {bad.size} of "
-            f"{norm.size} are not (rows {rows}); check the weights, and these images"
+            f"{source}: no embedding may be zero, infinite or NaN, but {bad.size} of {norm.size} "
+            f"are (rows {rows}); check the weights, and these images"
         )
 
 

@@ -177,3 +177,43 @@ def test_what_is_not_understood_is_refused(
         ((), "or --embeddings F.npz"),
     ):
         assert message in call.refused("clean", people, *extra, "--out", tmp_path / "out")
+
+
+def test_columns_that_contradict_each_other_are_refused(
+    cleaned: Path, features: dict[str, NDArray[np.generic]], tmp_path: Path, call: Call
+) -> None:
+    data = FaceDataset.open(cleaned / "data")
+    order = {data.source(index): index for index in range(data.num_images)}
+    row = np.array([order[name] for name in features["path"].tolist()])
+    words = ("clean", cleaned / "data", "--embeddings", tmp_path / "F.npz", "--out", tmp_path / "o")
+    row[[3, 8]] = row[[8, 3]]
+    np.savez(tmp_path / "F.npz", row=row, **features)  # type: ignore[arg-type]
+    assert "path and row must name the same image in a row, but differ about 2 of 240 images" in (
+        call.refused(*words)
+    )
+    row[[3, 8]] = row[[8, 3]]
+    np.savez(tmp_path / "F.npz", row=row, **features)  # type: ignore[arg-type]
+    assert call(*words, *QUICK)[0] == 0
+
+
+def test_labels_that_the_data_set_contradicts_are_counted(
+    cleaned: Path, features: dict[str, NDArray[np.generic]], tmp_path: Path, call: Call
+) -> None:
+    """Names of people, two of them wrong; the same as numbers that are not the data set's."""
+    right = np.array([f"person {label_of(name)}" for name in features["path"].tolist()])
+    wrong = right.copy()
+    wrong[5], wrong[7] = "person 99", right[right != right[7]][0]
+    data = cleaned / "data"
+    for name, label, number in (("right", right, 0), ("wrong", wrong, 2)):
+        numbered = np.unique(label, return_inverse=True)[1]
+        for kind, column in (("names", label), ("numbers", numbered)):
+            file, out = tmp_path / f"{name}_{kind}.npz", tmp_path / f"{name}_{kind}"
+            np.savez(file, label=column, **features)  # type: ignore[arg-type]
+            code, _, err = call("clean", data, "--embeddings", file, "--out", out, *QUICK)
+            assert code == 0
+            assert (f"label has {number} images in other classes" in err) == bool(number)
+            metrics = json.loads((out / "embed" / "manifest.json").read_text())["metrics"]
+            assert metrics["num_other_labels"] == number
+    np.savez(tmp_path / "F.npz", label=right[:-1], **features)  # type: ignore[arg-type]
+    words = ("clean", data, "--embeddings", tmp_path / "F.npz", "--out", tmp_path / "out")
+    assert "label must be (240,) integers or names" in call.refused(*words)

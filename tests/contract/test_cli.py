@@ -237,3 +237,12 @@ def test_help_needs_no_torch_and_names_every_command(call: Call) -> None:
     names += ["report", "export"]
     places = [stdout.index(f"\n  {name} ") for name in names]
     assert places == sorted(places)
+
+
+def test_help_keeps_its_blocks(call: Call) -> None:
+    """A mark of the formatter that is not obeyed stands in the text, and its block is one line."""
+    from facetrain.cli import cli
+
+    for name in cli.commands:
+        assert "\\b" not in call.done(name, "--help")
+    assert "\n    clean DATA --backbone B --out DIR " in call.done("clean", "--help")

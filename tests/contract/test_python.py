@@ -128,10 +128,18 @@ def test_embed_takes_files_data_sets_arrays_and_tensors_alike(tmp_path: Path) ->
         assert np.allclose(
             facetrain.embed(backbone, given, flip=False, batch_size=4), found, atol=1e-5
         )
-    with pytest.raises(DataError, match="must be \\(N, 32, 32, 3\\) uint8 RGB"):
-        facetrain.embed(backbone, images.astype(np.float32))
-    with pytest.raises(DataError, match="must be \\(N, 32, 32, 3\\)"):
-        facetrain.embed(backbone, images[:, :16, :16])
+    for wrong, advice in (
+        (images.astype(np.float32), "pixels from 0 to 255 as uint8"),
+        (images[:, :16, :16], "align faces to that size"),
+        (images[..., 0], "repeat grey pixels"),
+        (images[..., :1], "repeat grey pixels"),
+        (images[0], "images[None]"),
+        (images.transpose(0, 3, 1, 2), "channels come last"),
+        (np.concatenate([images, images[..., :1]], axis=3), "leave the fourth channel out"),
+    ):
+        with pytest.raises(DataError, match="must be \\(N, 32, 32, 3\\) uint8 RGB") as caught:
+            facetrain.embed(backbone, wrong)
+        assert advice in str(caught.value)
     with pytest.raises(DataError, match="eval mode"):
         facetrain.embed(network.train(), images)
 
@@ -144,6 +152,8 @@ def test_bad_arrays_are_told() -> None:
         facetrain.knn_graph(np.where(np.arange(6)[:, None] == 2, np.nan, embedding))
     with pytest.raises(DataError, match="label must be \\(6,\\)"):
         facetrain.clean_labels(embedding, label[:5])
+    with pytest.raises(DataError, match="may be zero, infinite or NaN, but 6 of 6 are, the first"):
+        facetrain.clean_labels(embedding * 1e200, label)  # float32 cannot hold it
     with pytest.raises(DataError, match="number the names"):
         facetrain.clean_labels(embedding, label.astype(str))
     with pytest.raises(ConfigError, match="did you mean 'seed'"):
@@ -176,6 +186,8 @@ def test_bad_backbones_and_images_are_told(tmp_path: Path) -> None:
     for wrong in ((0,), "0,255", (255, 0), (0, float("nan")), 255):
         with pytest.raises(ConfigError, match="input_range must be what black and white"):
             facetrain.load_backbone(file, input_range=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="device='cuda:99'"):
+        facetrain.load_backbone(file, "cuda:99")
     with pytest.raises(ConfigError, match="device='gpu'"):
         facetrain.load_backbone(file, "gpu")
     images = np.zeros((2, 32, 32, 3), np.uint8)

@@ -36,6 +36,8 @@ def test_options_are_those_of_the_section() -> None:
         warnings.simplefilter("error")
         with pytest.raises(ConfigError, match="unknown key"):
             LabelCleaner(options={"sed": 1}).fit(embedding, label)
+        with pytest.raises(ConfigError, match="drawn from random_state"):
+            LabelCleaner(options={"seed": 1}).fit(embedding, label)
 
 
 def test_the_scale_is_the_one_of_most_likelihood() -> None:

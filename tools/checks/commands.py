@@ -46,6 +46,7 @@ SMALL = (
 IRESNET = (
     "model.name=iresnet18", "model.width=null", "model.blocks=null", "model.image_size=112",
     "model.embedding_size=512", "train.epochs=1", "train.max_steps=1", "train.batch_size=8",
+    "evaluate.bins=[]",
 )  # fmt: skip
 CHANGED = {  # what a command names -> what is added to it
     "configs/ms1m_r100_cosface.yaml": SMALL,
@@ -54,7 +55,8 @@ CHANGED = {  # what a command names -> what is added to it
     "model.weights=backbone.pth": IRESNET,
     "model.weights=runs/other/train": IRESNET,
 }
-"""Shorter trainings; weights are an IResNet's on the pages and `MINE` is another network."""
+"""Shorter trainings; weights are an IResNet's on the pages and `MINE` is another network. That
+one is not evaluated after a training: it takes minutes there."""
 MADE = {  # what pages name -> the command that makes it
     "IJB_release": "pack people IJB_release --templates ijbc --landmarks lfw_5pts.csv",
     "data/ms1m": "pack half_a data/ms1m --landmarks points.csv",

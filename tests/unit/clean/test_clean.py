@@ -249,8 +249,8 @@ def broken(what: str) -> Arrays:
 
 
 BROKEN = {
-    "nan": "must be finite, but 1 of 24 are not, the first in row 3",
-    "zero": "must be not zero, but 2 of 24 are not, the first in row 4",
+    "nan": "may be infinite or NaN, but 1 of 24 are, the first in row 3",
+    "zero": "may be zero, but 2 of 24 are, the first in row 4",
     "shorter": r"label must be \(24,\) integers, .* got \(23,\)",
     "negative": "label must be from 0 up, got -1 in row 2",
 }

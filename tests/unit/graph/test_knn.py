@@ -213,7 +213,7 @@ def test_recall_of_worked_sets() -> None:
 def test_rows_without_direction_are_refused(tmp_path: Path, value: float) -> None:
     embedding = identities(50)
     embedding[[7, 31]] = value
-    with pytest.raises(DataError, match=r"2 of 50 are not, the first being row 7; drop"):
+    with pytest.raises(DataError, match=r"2 of 50 are, the first in row 7; drop"):
         build(embedding, tmp_path)
     assert not (tmp_path / "neighbours.npy").exists()
 

@@ -29,3 +29,13 @@ def test_what_is_no_csv_is_refused(data: bytes | None, reason: str, tmp_path: Pa
     path = tmp_path / "none.csv" if data is None else write(tmp_path, data)
     with pytest.raises(DataError, match=rf"{path.name}: must be a CSV of things, but: {reason}"):
         list(csv_rows(path, "things"))
+
+
+@pytest.mark.parametrize(("separator", "name"), [(";", "semicolons"), ("\t", "tabs")])
+def test_another_separator_is_named(tmp_path: Path, separator: str, name: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(separator.join(["path", "x1", "y1"]) + "\n")
+    with pytest.raises(DataError, match=f"with commas between the cells, but has {name} in 'path"):
+        list(csv_rows(path, "landmarks"))
+    path.write_text(separator.join(["a", "b.jpg,1"]))  # in a file's name
+    assert list(csv_rows(path, "landmarks")) == [(1, [f"a{separator}b.jpg", "1"])]
