@@ -6,6 +6,7 @@ What `clean_images` leaves is the folder of a run: `data/` (where images were pa
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -122,7 +123,8 @@ def _aligned_size(data: Path, sizes: Sequence[int], scratch: Path) -> int:
                 f"{data}: every image must be an aligned face of {found or sizes[0]} x "
                 f"{found or sizes[0]} pixels where no --detector is given, but {source.name} has "
                 f"{width} x {height}; add --detector F.onnx or --landmarks F.csv. Faces aligned "
-                f"at another size: `facetrain pack {data} SHARDS` first, then give SHARDS"
+                f"at another size: `facetrain pack {shlex.quote(str(data))} SHARDS` first, then "
+                "give SHARDS"
             )
         found = width
     return found or sizes[0]

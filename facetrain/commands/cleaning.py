@@ -1,5 +1,6 @@
 """Commands from images to clean labels, by a recipe or without one: embed, graph, clean."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,16 +208,17 @@ def _packed(settings: "CleaningRecipe", out: Path) -> str:
 
 
 def _next_steps(out: Path) -> str:
+    word = shlex.quote(str(out))  # to be copied into a shell
     return (
-        f"\nlook through the result: facetrain review {out}"
-        f"\nas one page of pictures and numbers: facetrain report {out}"
-        f"\nthe set as decided: facetrain write {out} --format folder --out CLEAN"
+        f"\nlook through the result: facetrain review {word}"
+        f"\nas one page of pictures and numbers: facetrain report {word}"
+        f"\nthe set as decided: facetrain write {word} --format folder --out CLEAN"
     )
 
 
 def first_and_overrides(words: Sequence[str]) -> tuple[Path | None, Sequence[str]]:
-    """CONFIG or DATA, if the first word is no KEY=VALUE, and the others."""
-    if words and "=" not in words[0]:
+    """CONFIG or DATA, if the first word is no KEY=VALUE or there is such a file, and the others."""
+    if words and ("=" not in words[0] or Path(words[0]).exists()):
         return Path(words[0]), words[1:]
     return None, words
 

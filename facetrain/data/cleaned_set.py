@@ -1,6 +1,7 @@
 """A data set with what a cleaning says of it, as the report, the review and `write` read a run."""
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -102,10 +103,11 @@ class CleanedSet:
         """
         clean = read_artifact(cleaning_folder(run_dir))
         if clean is None or clean.manifest["stage"] != "clean":
+            word = shlex.quote(str(run_dir))
             raise DataError(
                 f"{run_dir}: must be the --out folder of a run that cleaned its labels, but it has "
-                f"no finished stage clean; finish it with `facetrain run CONFIG --out {run_dir} "
-                f"clean={{}}` or `facetrain clean DATA --backbone B --out {run_dir}`, or give "
+                f"no finished stage clean; finish it with `facetrain run CONFIG --out {word} "
+                f"clean={{}}` or `facetrain clean DATA --backbone B --out {word}`, or give "
                 "another folder"
             )
         clean.verify(run_folder.CLEAN_FILE, run_folder.OVERLAY_FILE)

@@ -41,7 +41,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cleaned(people: Path, backbone: Path) -> Path:
-    out = people.parent / "cleaned"
+    out = people.parent / "my run"
     command("clean", people, "--backbone", backbone, "--out", out, *QUICK, "embed.workers=0")
     return out
 
@@ -82,9 +82,17 @@ def test_started_again_nothing_is_done_again(
     assert code == 0
     assert err.count("finished before, skipped") == 3
     assert "240 files, 240 images of 24 identities packed" in stdout
-    assert f"facetrain review {cleaned}" in stdout
-    assert f"facetrain write {cleaned}" in stdout
+    assert f"facetrain review '{cleaned}'" in stdout  # as a shell takes it
+    assert f"facetrain write '{cleaned}'" in stdout
     assert stages(cleaned) == before
+
+
+def test_folders_are_what_they_are_called(tmp_path: Path, call: Call) -> None:
+    data, run = tmp_path / "people=all", tmp_path / "no run"
+    for folder in (data, run):
+        folder.mkdir()
+    assert "needs --backbone B" in call.refused("clean", data, "--out", run)  # it is no KEY=VALUE
+    assert f"--backbone B --out '{run}'`" in call.refused("review", run)
 
 
 def test_a_key_goes_by_its_section_or_is_cleans_own(

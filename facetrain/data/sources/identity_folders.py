@@ -66,8 +66,8 @@ def arrange(source: Path, found: Found, digest: str | None = None) -> Listing:
     people = holders - above
     if found.images and not people:
         raise DataError(
-            f"{source}: must hold a folder of images for each person, but its {len(found.images)} "
-            "images lie in no folder"
+            f"{source}: must hold a folder of images for each person, but its images "
+            f"({len(found.images)}) lie in no folder"
         )
     _check_levels(source, people, found)
     people |= {folder for folder in empty if folder[: len(around)] == around}
