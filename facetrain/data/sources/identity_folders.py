@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from facetrain.core.errors import DataError
+from facetrain.core.log import logger
 from facetrain.core.text import printable
 from facetrain.data.images.image_header import image_format
 from facetrain.data.sources.image import Listing, Named, SourceImage, state_digest
@@ -70,6 +71,7 @@ def arrange(source: Path, found: Found, digest: str | None = None) -> Listing:
             f"({len(found.images)}) lie in no folder"
         )
     _check_levels(source, people, found)
+    _warn_of_namesakes(source, people)
     people |= {folder for folder in empty if folder[: len(around)] == around}
     number = {folder: label for label, folder in enumerate(sorted(people))}
 
@@ -120,6 +122,20 @@ def _folder_around(folders: set[Parts], holders: set[Parts]) -> Parts:
         if len(inside) < (2 if only in holders else 1):
             return around
         around = only
+
+
+def _warn_of_namesakes(source: Path, people: set[Parts]) -> None:
+    """One name in two folders: a person in `train` and `val`, or a session of two people."""
+    groups: dict[str, list[Parts]] = {}
+    for folder in sorted(people):
+        groups.setdefault(folder[-1], []).append(folder)
+    shared = [group for group in groups.values() if len(group) > 1]
+    if shared:
+        logger.warning(
+            "%s: %s and %s are two identities, as every folder that holds images is one (names in "
+            "several folders: %d); if a name means one person, put its images in one folder",
+            source, *(printable("/".join(folder)) for folder in shared[0][:2]), len(shared),
+        )  # fmt: skip
 
 
 def _check_levels(source: Path, people: set[Parts], found: Found) -> None:

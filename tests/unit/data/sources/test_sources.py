@@ -64,6 +64,17 @@ def test_an_identity_is_the_folder_that_holds_images(
         assert len(one.images) + len(one.refused) + len(one.ignored) == num_files
 
 
+def test_one_name_in_two_folders_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    listed(tree(tmp_path / "apart", "train/ann/1.jpg", "train/bob/1.jpg", "val/cid/1.jpg"))
+    assert not caplog.text
+    split = tree(tmp_path / "s", "train/ann/1.jpg", "train/bob/1.jpg", "val/ann/2.jpg")
+    for source in (split, as_tar(split)):
+        caplog.clear()
+        assert len(people(listed(source))) == 3
+        assert "train/ann and val/ann are two identities" in caplog.text
+        assert "names in several folders: 1" in caplog.text
+
+
 @pytest.mark.parametrize(
     "names", [("ann/1.jpg", "ann/side/2.jpg"), ("x/ann/1.jpg", "x/ann/a/b/2.jpg", "y/bob/1.jpg")]
 )
