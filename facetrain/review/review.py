@@ -7,6 +7,7 @@ import threading
 import webbrowser
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 from facetrain.core.errors import UserError
 from facetrain.core.run_folder import JOURNAL_FILE, OVERLAY_FILE, REVIEW
@@ -50,7 +51,7 @@ def serving(run_dir: Path, port: int) -> Iterator[ReviewServer]:
 
 def review(run_dir: Path, port: int, *, open_browser: bool, show: Callable[[str], None]) -> None:
     """Serve the review until SIGINT or SIGTERM; `show` gets its address, and at last what next."""
-    with _until_interrupted() as interrupted, serving(run_dir, port) as server:
+    with _until_interrupted() as received, serving(run_dir, port) as server:
         show(f"review of {run_dir}: {server.address}")
         show("Ctrl-C ends it; every decision is saved at once")
         redirect = run_dir / REVIEW / _REDIRECT
@@ -58,7 +59,7 @@ def review(run_dir: Path, port: int, *, open_browser: bool, show: Callable[[str]
             if open_browser:
                 write_redirect(redirect, server.address)
                 webbrowser.open(redirect.resolve().as_uri())
-            interrupted.wait()
+            received.get()
         finally:
             redirect.unlink(missing_ok=True)
         number = server.session.progress()["decisions"]
@@ -67,15 +68,19 @@ def review(run_dir: Path, port: int, *, open_browser: bool, show: Callable[[str]
 
 
 @contextlib.contextmanager
-def _until_interrupted() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, so that the end is an orderly one."""
-    event = threading.Event()
+def _until_interrupted() -> Iterator[SimpleQueue[int]]:
+    """A queue that SIGINT and SIGTERM put their numbers in, so that the end is an orderly one.
+
+    Not an event: one that is set by a handler, in the thread that is just about to wait for it,
+    waits for itself. A `SimpleQueue` may be interrupted at any point.
+    """
+    received: SimpleQueue[int] = SimpleQueue()
     former = {
-        number: signal.signal(number, lambda *_: event.set())
+        number: signal.signal(number, lambda number, _: received.put(number))
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        yield event
+        yield received
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)

@@ -28,11 +28,11 @@ def list_lst(source: Path) -> Listing:
             text = file.read()
     except OSError as error:
         raise DataError(f"{source}: must be a readable list, but {error.strerror}") from None
-    images = []
+    images, keys = [], set()
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        _, *labels, name = [""] * (2 - line.count("\t") - 1) + line.rstrip("\r").split("\t")
+        key, *labels, name = [""] * (2 - line.count("\t") - 1) + line.rstrip("\r").split("\t")
         if wrong := _wrong(labels, name):
             raise DataError(
                 f"{source}: line {number} must be index<TAB>label(s)<TAB>path, but {wrong}; got "
@@ -40,6 +40,12 @@ def list_lst(source: Path) -> Listing:
             )
         label = tuple(float(one) for one in labels)
         images.append(SourceImage(name, label, str(source.parent / name)))
+        keys.add(key.strip())
+    if len(keys) < len(images) == len({image.label[0] for image in images}):
+        raise DataError(
+            f"{source}: lines must be index<TAB>label(s)<TAB>path, but each of the {len(images)} "
+            f"has a label of its own and they share {len(keys)} indices; exchange the two columns"
+        )
     _tell_repeats(source, images)
     images.sort(key=lambda image: image.label[0])
     return Listing(images, None, [], [], state_digest(images))

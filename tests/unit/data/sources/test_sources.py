@@ -348,3 +348,13 @@ def test_a_lst_that_names_an_image_twice_is_told(
     (tmp_path / "x.lst").write_text("\n".join(lines))
     assert len(list_lst(tmp_path / "x.lst").images) == 5
     assert "2 lines name an image that another line names (./a/0.jpg), 1 of them" in caplog.text
+
+
+def test_a_lst_whose_index_and_label_are_exchanged_is_refused(tmp_path: Path) -> None:
+    tree(tmp_path, "a/0.jpg", "a/1.jpg", "b/0.jpg")
+    lines = ["0\t0\ta/0.jpg", "0\t1\ta/1.jpg", "1\t2\tb/0.jpg"]
+    (tmp_path / "x.lst").write_text("\n".join(lines))
+    with pytest.raises(DataError, match="share 2 indices; exchange the two columns"):
+        list_lst(tmp_path / "x.lst")
+    (tmp_path / "x.lst").write_text("\n".join(["0\t0\ta/0.jpg", "0\t0\ta/1.jpg", "0\t1\tb/0.jpg"]))
+    assert [image.label[0] for image in list_lst(tmp_path / "x.lst").images] == [0, 0, 1]
