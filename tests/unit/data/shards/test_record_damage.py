@@ -95,12 +95,14 @@ def truncated(content: bytes, offsets: list[int]) -> Iterator[bytes]:
 @pytest.mark.parametrize("with_index", [True, False])
 @pytest.mark.parametrize("layout", ["header", "flat"])
 @pytest.mark.parametrize("spoil", [flips, cuts, pages, lost_records, truncated])
-def test_nothing_is_lost_without_a_word(tmp_path: Path, spoil, layout, with_index) -> None:
+def test_nothing_is_lost_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil, layout, with_index
+) -> None:
     if not with_index and spoil is truncated:
         pytest.skip("cut between two records, without index and record 0, it is a shorter shard")
     if not with_index and layout == "flat" and spoil is lost_records:
         pytest.skip("nothing but the index tells of a record that a flat shard has lost")
-    logging.getLogger("facetrain").setLevel(logging.ERROR)
+    caplog.set_level(logging.ERROR, logger="facetrain")
     path = tmp_path / "a.rec"
     offsets = write(path, layout)
     if not with_index:
