@@ -157,7 +157,7 @@ def test_a_skipped_record_is_a_zero_row_and_listed(tmp_path):
 def test_embeddings_without_direction_stop_the_run(tmp_path):
     backbone = Linear()
     backbone.matrix[0, 0] = float("nan")
-    with pytest.raises(DataError, match=r"images \[0, 1, 2, 3\] are not"):
+    with pytest.raises(DataError, match=r"images \[0, 1, 2, 3\] are"):
         start(tmp_path, backbone)
 
 

@@ -166,7 +166,7 @@ def test_a_dead_backbone_and_a_broken_image_are_named(tmp_path):
     write_set(path)
     dead = Linear()
     dead.matrix.zero_()
-    with pytest.raises(DataError, match=r"val.bin: .* 50 of 50 are not \(rows 0, 1, 2"):
+    with pytest.raises(DataError, match=r"val.bin: .* 50 of 50 are \(rows 0, 1, 2"):
         pair_distances(dead, path, Mesh.single(), image_size=SIZE, config=CONFIG)
     encoded = [cv2.imencode(".png", np.zeros((SIZE, SIZE, 3), np.uint8))[1].tobytes()] * 20
     encoded[13] = b"not an image"

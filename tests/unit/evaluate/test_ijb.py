@@ -284,7 +284,7 @@ def test_embeddings_that_cannot_be_used_are_refused(noise, tmp_path):
         evaluate_ijb(config, None, Mesh.single())
     features[5] = 0
     np.save(tmp_path / "features.npy", features)
-    with pytest.raises(DataError, match=r"1 of 230 are not \(6.jpg\)"):
+    with pytest.raises(DataError, match=r"1 of 230 are \(6.jpg\)"):
         evaluate_ijb(config, None, Mesh.single())
     with pytest.raises(ConfigError, match="give a --backbone"):
         evaluate_ijb(IjbConfig(path=noise, protocol="ijbb"), None, Mesh.single())

@@ -197,7 +197,7 @@ def test_embeddings_without_direction_are_named_by_row():
     embedding[4, 2] = np.nan
     distance, norm = pair_geometry(embedding)
     assert np.isnan(distance).tolist() == [True, False, True]
-    with pytest.raises(DataError, match=r"val: .*2 of 6 are not \(rows 1, 4\)"):
+    with pytest.raises(DataError, match=r"val: .*2 of 6 are \(rows 1, 4\)"):
         check_norms(norm, "val")
     check_norms(norm[[0, 2, 3, 5]], "val")
 
