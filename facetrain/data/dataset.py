@@ -207,6 +207,10 @@ class FaceDataset:
         name = path.name if len(self._sets) == 1 else str(path)
         return f"{name}:{one.shard.keys[one.positions[number]]}"
 
+    def row_folder(self, row: int) -> Path:
+        """The folder in which the shard of a row lies."""
+        return self._locate(row)[0].shard.path.parent
+
     def row_source(self, row: int) -> str | None:
         """What the image of a row was called before it was packed, or None."""
         one, number = self._locate(row)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from facetrain.core.errors import DataError
+from facetrain.core.run_folder import SUSPECT_FILE
 from facetrain.data.images.image_header import image_format
 
 _SUFFIXES = {
@@ -12,6 +13,9 @@ _SUFFIXES = {
 }  # fmt: skip
 _OF_PNM = {b"1": ".pbm", b"2": ".pgm", b"3": ".ppm", b"4": ".pbm", b"5": ".pgm", b"6": ".ppm"}
 _SAME = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif", ".dib": ".bmp"}
+IMAGES_FILE, LIST_FILE = "images.csv", "train.lst"
+BESIDE = (IMAGES_FILE, LIST_FILE, SUSPECT_FILE)
+"""Files that lie beside the folders."""
 _LONGEST = 200  # bytes of a file's or folder's name; file systems take 255
 
 
@@ -37,7 +41,7 @@ def folder_names(labels: list[int], names: list[str]) -> list[str]:
     A name may have several levels, `0/ann`. Two identities of one name, as two joined sets may
     have, get two folders; and no folder lies in another.
     """
-    taken: set[str] = set()  # folders of images, as a file system that ignores case sees them
+    taken = set(BESIDE)  # as a file system that ignores case sees them
     inner: set[str] = set()  # folders around them
     found = []
     width = max((len(str(label)) for label in labels), default=1)

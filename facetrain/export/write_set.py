@@ -8,8 +8,8 @@ import contextlib
 import csv
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -30,18 +30,25 @@ from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.lock import file_lock
 from facetrain.core.log import logger
 from facetrain.core.progress import progress
-from facetrain.core.run_folder import CLASSES_FILE, CLEAN_FILE
+from facetrain.core.run_folder import CLASSES_FILE, CLEAN_FILE, SUSPECT_FILE
 from facetrain.core.text import printable
 from facetrain.data.cleaned_set import cleaning_folder
+from facetrain.data.files.lists import write_list
 from facetrain.data.images.codec import decode_image
 from facetrain.data.shards.face_shard import FaceShardWriter, write_property
 from facetrain.data.shards.recordio import RecordHeader, ShardChangedError, ShardWriter, pack_record
 from facetrain.export.decided_set import Choices, DecidedSet
-from facetrain.export.set_layout import FileNames, folder_names, image_suffix
+from facetrain.export.originals import Originals
+from facetrain.export.set_layout import (
+    IMAGES_FILE,
+    LIST_FILE,
+    FileNames,
+    folder_names,
+    image_suffix,
+)
 
 SetFormat = Literal["folder", "rec", "lst", "csv"]
 Layout = Literal["header", "flat"]
-IMAGES_FILE = "images.csv"
 _MARK = ".write.json"
 
 
@@ -82,13 +89,17 @@ def write_set(
         "overlays": [fingerprint(overlay) for overlay in decided.overlays],
         "judged": fingerprint(cleaning_folder(run_dir) / CLEAN_FILE),
     }
+    originals = None
+    if config.originals is not None:
+        originals = Originals(config.originals, decided.dataset)
+        identity["originals"] = originals.state(np.flatnonzero(decided.kept).tolist())
     with file_lock(out):
         done = _finished(out, identity)
         if done is not None:
             return done
         with atomic_path(out) as temporary:
             temporary.mkdir()
-            numbers = _Writer(decided, config, temporary, show_progress).write()
+            numbers = _Writer(decided, originals, config, temporary, show_progress).write()
             write_sealed(
                 temporary / _MARK,
                 _Mark(identity=identity, numbers=numbers, files=_digests(temporary)),
@@ -134,7 +145,7 @@ def _finished(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
             return None
     raise DataError(
         f"{out}: must be new or empty, but holds something else, perhaps a set of "
-        "other decisions; give another --out, or remove it"
+        "other decisions or originals; give another --out, or remove it"
     )
 
 
@@ -142,10 +153,16 @@ class _Writer:
     """One writing of a decided set into a folder that nobody else knows yet."""
 
     def __init__(
-        self, decided: DecidedSet, config: WriteConfig, folder: Path, show_progress: bool
+        self,
+        decided: DecidedSet,
+        originals: Originals | None,
+        config: WriteConfig,
+        folder: Path,
+        show_progress: bool,
     ) -> None:
         self.decided = decided
         self.dataset = decided.dataset
+        self.originals = originals
         self.config = config
         self.folder = folder
         self.show_progress = show_progress
@@ -154,13 +171,17 @@ class _Writer:
         self.names = decided.names(self.class_ids)
         self.written = [""] * len(decided.kept)  # by row: where the image is
         self.num_linked = 0
+        self.suspect: list[tuple[str, str]] = []  # originals, and why
 
     def write(self) -> dict[str, Any]:
         kept = np.flatnonzero(self.decided.kept)
         rows = kept[np.argsort(self.decided.label[kept], kind="stable")]
-        bar = progress(
-            rows.tolist(), "write", total=len(rows), unit="img", enabled=self.show_progress
+        images: Iterator[tuple[int, bytes | Path]] = (
+            self._records(rows.tolist())
+            if self.originals is None
+            else self._intact_originals(rows.tolist())
         )
+        bar = progress(images, "write", total=len(rows), unit="img", enabled=self.show_progress)
         if self.config.format == "folder":
             self._write_folder(bar)
         elif self.config.format == "rec":
@@ -168,46 +189,47 @@ class _Writer:
         elif self.config.format == "lst":
             self._write_lst(bar)
         self._write_csv()
+        originals = {}
+        if self.originals is not None:
+            write_list(self.folder / SUSPECT_FILE, self.suspect)
+            originals = {"num_linked": self.num_linked, "num_suspect": len(self.suspect)}
         return {
             "num_images": int(self.decided.kept.sum()),
             "num_identities": len(self.class_ids),
             "num_dropped": int((~self.decided.kept).sum()),
             "num_relabelled": int((self.decided.label != self.decided.given).sum()),
             "format": self.config.format,
-            **({"num_linked": self.num_linked} if self.config.originals else {}),
+            **originals,
         }
 
-    def _write_folder(self, rows: Iterator[int]) -> None:
+    def _write_folder(self, images: Iterator[tuple[int, bytes | Path]]) -> None:
         names = FileNames()
         folders = dict(zip(self.class_ids, folder_names(self.class_ids, self.names), strict=True))
         for folder in folders.values():
             (self.folder / folder).mkdir(parents=True)
-        for row in rows:
+        for row, image in images:
             folder = folders[int(self.decided.label[row])]
             source = self.dataset.row_source(row)
             key = self.dataset.row_key(row).rpartition("/")[2].replace(":", "_")
-            if self.config.originals is not None:
-                original = self._original(row, source)
-                name = names.next(folder, source, key, original.suffix)
-                self._link(original, self.folder / folder / name)
-            elif (encoded := self._encoded(row)) is not None:
-                name = names.next(folder, source, key, image_suffix(encoded))
-                (self.folder / folder / name).write_bytes(encoded)
+            suffix = image_suffix(image) if isinstance(image, bytes) else image.suffix
+            name = names.next(folder, source, key, suffix)
+            if isinstance(image, bytes):
+                (self.folder / folder / name).write_bytes(image)
             else:
-                continue
+                self._link(image, self.folder / folder / name)
             self.written[row] = f"{folder}/{name}"
 
-    def _write_lst(self, rows: Iterator[int]) -> None:
+    def _write_lst(self, images: Iterator[tuple[int, bytes | Path]]) -> None:
         """Images in folders with their list; of originals, the list alone, with their paths."""
-        if self.config.originals is None:
-            self._write_folder(rows)
+        if self.originals is None:
+            self._write_folder(images)
         else:
-            for row in rows:
-                original = self._original(row, self.dataset.row_source(row))
+            for row, original in images:
+                assert isinstance(original, Path)
                 self.written[row] = os.path.abspath(original)
         self._write_list(first=0)
 
-    def _write_rec(self, rows: Iterator[int]) -> None:
+    def _write_rec(self, images: Iterator[tuple[int, bytes | Path]]) -> None:
         path = self.folder / "train.rec"
         size = 112
         first = 0 if self.config.layout == "flat" else 1
@@ -216,11 +238,9 @@ class _Writer:
                 flat = stack.enter_context(ShardWriter(path))
             else:
                 shard = stack.enter_context(FaceShardWriter(path))
-            number = 0
-            for row in rows:
-                encoded, label = self._encoded(row), self.dense[int(self.decided.label[row])]
-                if encoded is None:
-                    continue
+            for number, (row, encoded) in enumerate(images):
+                assert isinstance(encoded, bytes)
+                label = self.dense[int(self.decided.label[row])]
                 if number == 0:
                     size = decode_image(encoded, self.dataset.row_key(row)).shape[0]
                 if self.config.layout == "flat":
@@ -229,7 +249,6 @@ class _Writer:
                 else:
                     shard.write(label, encoded)
                 self.written[row] = f"train.rec:{number + first}"
-                number += 1
         write_property(self.folder, len(self.class_ids), size)
         names = {str(number): name for number, name in enumerate(self.names) if name}
         write_json(self.folder / CLASSES_FILE, names)
@@ -240,9 +259,7 @@ class _Writer:
         order = [row for row, where in enumerate(self.written) if where]
         order.sort(key=lambda row: self.decided.label[row])
         in_rec = self.config.format == "rec"
-        with open(
-            self.folder / "train.lst", "w", encoding="utf-8", errors="surrogateescape"
-        ) as file:
+        with open(self.folder / LIST_FILE, "w", encoding="utf-8", errors="surrogateescape") as file:
             for number, row in enumerate(order, start=first):
                 path = self.written[row]
                 if in_rec:
@@ -288,38 +305,46 @@ class _Writer:
             "by_person": int(decided.by_person[row]),
         }
 
-    def _encoded(self, row: int) -> bytes | None:
-        """The image file of a row; None for one that is passed over, as data.on_corrupt has it."""
-        try:
-            encoded = self.dataset.row_encoded(row)
-            image_suffix(encoded)
-        except DataError as error:
-            if self.decided.on_corrupt == "error" or isinstance(error, ShardChangedError):
-                raise DataError(f"record {self.dataset.row_key(row)}: {error}") from None
-            logger.warning("left out: record %s: %s", self.dataset.row_key(row), error)
-            self.decided.leave_out(row)
-            return None
-        return encoded
+    def _records(self, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """The rows' image files; those in damaged records are left out, as data.on_corrupt has it.
 
-    def _original(self, row: int, source: str | None) -> Path:
-        assert self.config.originals is not None
-        if source is None:
-            raise DataError(
-                f"record {self.dataset.row_key(row)}: must be in the .lst of its shard for "
-                "--originals, but is not; write the images of the shards: leave the option out"
-            )
-        path = PurePosixPath(source)
-        if path.is_absolute() or ".." in path.parts:
-            raise DataError(
-                f"{printable(source)}: must be a path below --originals, as `pack` lists it"
-            )
-        original = self.config.originals / path
-        if not original.is_file():
-            raise DataError(
-                f"{printable(original)}: must be the file that was packed, but there is none; give "
-                "the folder that `pack` was given as --originals, or leave the option out"
-            )
-        return original
+        Raises:
+            DataError: a record is damaged, under `data.on_corrupt=error`.
+        """
+        for row in rows:
+            try:
+                encoded = self.dataset.row_encoded(row)
+                image_suffix(encoded)
+            except DataError as error:
+                if self.decided.on_corrupt == "error" or isinstance(error, ShardChangedError):
+                    raise DataError(f"record {self.dataset.row_key(row)}: {error}") from None
+                logger.warning("left out: record %s: %s", self.dataset.row_key(row), error)
+                self.decided.leave_out(row)
+                continue
+            yield row, encoded
+
+    def _intact_originals(self, rows: Sequence[int]) -> Iterator[tuple[int, Path]]:
+        """The rows' originals; those that do not decode are left out, as data.on_corrupt has it.
+
+        Raises:
+            DataError: one does not decode, under `data.on_corrupt=error`.
+        """
+        assert self.originals is not None
+        for row, path, refused, suspect in self.originals.look_at(rows):
+            where = printable(path)
+            if refused is not None:
+                if self.decided.on_corrupt == "error":
+                    raise DataError(
+                        f"{where}: must be the image that was packed, but {refused}; restore it, "
+                        "or leave --originals out"
+                    )
+                logger.warning("left out: %s: %s", where, refused)
+                self.decided.leave_out(row)
+                continue
+            if suspect is not None:
+                logger.warning("%s: suspect: %s", where, suspect)
+                self.suspect.append((self.dataset.row_source(row) or "", suspect))
+            yield row, path
 
     def _link(self, original: Path, path: Path) -> None:
         """A hard link, or a copy where there can be none."""

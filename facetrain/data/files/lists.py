@@ -1,5 +1,6 @@
 """Lists, a line an image or a pair: those that `pack` leaves, and those that others wrote."""
 
+import io
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -37,7 +38,9 @@ def text_lines(path: Path, what: str) -> list[tuple[int, str]]:
         raise DataError(
             f"{must}, but byte {error.start} is no {coding.upper()}; save it as UTF-8"
         ) from None
-    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+    # Not `splitlines`, for which a form feed or U+2028 in a name ends a line as well.
+    parted = enumerate(io.StringIO(text, newline=None), 1)
+    lines = [(number, line.strip()) for number, line in parted]
     if not (kept := [one for one in lines if one[1]]):
         raise DataError(f"{must}, but has none")
     return kept

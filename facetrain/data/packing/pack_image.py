@@ -213,15 +213,20 @@ def _prepare(task: Task, config: PackConfig) -> list[PackedFace]:
             )
             for number, (points, face) in enumerate(zip(every, faces, strict=True), 1)
         ]
-    header = read_header(encoded)
-    if (
-        image.shape[:2] == (config.size, config.size)
-        and header is not None
-        and (header.format, header.orientation) == ("JPEG", 1)  # else others would see it turned
-    ):
+    if passes_through(image, encoded, config.size):
         return [PackedFace(name, encoded, suspect, None)]
     square = encode_jpeg(fit_square(image, config.size), config.quality)
     return [PackedFace(name, square, suspect, None)]
+
+
+def passes_through(image: Image, encoded: bytes, size: int) -> bool:
+    """Whether an image file is stored byte for byte: an upright JPEG of size x size."""
+    header = read_header(encoded)
+    return (
+        image.shape[:2] == (size, size)
+        and header is not None
+        and (header.format, header.orientation) == ("JPEG", 1)  # else others would see it turned
+    )
 
 
 def _check_points(task: Task, image: Image, encoded: bytes) -> None:

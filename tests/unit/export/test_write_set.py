@@ -220,28 +220,93 @@ def test_written_and_packed_again_it_is_the_same_set(
         assert again.names == decided.names
 
 
-def test_originals_are_linked(run: Path, tmp_path: Path) -> None:
-    people = tmp_path / "people"
+def photograph(number: int) -> bytes:
+    """What `picture` was packed from; with an edge, so that its pixels are stored as something."""
+    image = np.full((32, 32, 3), 20 * number + 10, np.uint8)
+    image[:, :16] += 4
+    return encode_jpeg(image)
+
+
+def originals(folder: Path) -> Path:
     for number, label in enumerate(GIVEN):
-        file = people / NAMES[label] / FILES[number]
+        file = folder / NAMES[label] / FILES[number]
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"photograph %d" % number)
+        file.write_bytes(photograph(number))
+    return folder
+
+
+def test_originals_are_linked(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    people = originals(tmp_path / "people")
+    plain_manifest(tmp_path / "set", "pack")
     numbers = write(run, tmp_path / "out", format="folder", originals=people)
-    assert numbers["num_linked"] == 5
+    assert (numbers["num_linked"], numbers["num_suspect"]) == (5, 0)
     written = tmp_path / "out/cem/1.jpg"
-    assert written.read_bytes() == b"photograph 6"
+    assert written.read_bytes() == photograph(6)
     assert os.path.samefile(written, people / "cem/1.jpg")
     write(run, tmp_path / "list", format="lst", originals=people)
     lines = (tmp_path / "list/train.lst").read_text("utf-8").splitlines()
     assert lines[4] == f"4\t2\t{people}/cem/1.jpg"
+    for out, file_format in (("out", "folder"), ("list", "lst")):  # what is done is not done again
+        write(run, tmp_path / out, format=file_format, originals=people)
+    assert not caplog.records
     (people / "cem/1.jpg").unlink()
-    with pytest.raises(DataError, match=r"cem/1\.jpg: must be the file that was packed"):
-        write(run, tmp_path / "gone", format="folder", originals=people)
+    for out, file_format in (("gone", "folder"), ("list", "lst")):
+        with pytest.raises(DataError, match=r"cem/1\.jpg: must be the file that was packed"):
+            write(run, tmp_path / out, format=file_format, originals=people)
     assert not (tmp_path / "gone").exists()
     with pytest.raises(ConfigError, match="--originals needs --format folder or lst"):
         write(run, tmp_path / "no", format="rec", originals=people)
     with pytest.raises(ConfigError, match="--layout is of --format rec"):
         write(run, tmp_path / "no", format="csv", layout="flat")
+
+
+@pytest.mark.parametrize("file_format", ["folder", "lst"])
+def test_an_original_that_is_no_image_is_refused_or_left_out(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, file_format: str
+) -> None:
+    people = originals(tmp_path / "people")
+    write(run, tmp_path / "out", format=file_format, originals=people)
+    (people / "cem/1.jpg").write_bytes(photograph(6)[:-9])
+    with pytest.raises(DataError, match="holds something else, perhaps a set of other"):
+        write(run, tmp_path / "out", format=file_format, originals=people)  # not what it was of
+    why = r"cem/1\.jpg: must be the image that was packed, but .* cut short; restore it"
+    with pytest.raises(DataError, match=why):
+        write(run, tmp_path / "new", format=file_format, originals=people)
+    assert not (tmp_path / "new").exists()
+    write_stage_data(run / "clean", DataConfig(path=(tmp_path / "set",), on_corrupt="skip"))
+    numbers = write(run, tmp_path / "new", format=file_format, originals=people)
+    assert (numbers["num_images"], numbers["num_dropped"]) == (4, 4)
+    assert "left out: " in caplog.text
+    row = table(tmp_path / "new")[6]
+    assert (row["written"], row["reason"]) == ("", "unreadable record")
+
+
+def test_an_original_that_may_be_damaged_or_another_is_named(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pixels lost; another picture of any size; the packed picture's own size, by its bytes."""
+    people, noise = originals(tmp_path / "people"), np.random.default_rng(0)
+    other = noise.integers(0, 256, (200, 200, 3), np.uint8)
+    hole = bytearray(encode_jpeg(other))
+    hole[5000:5400] = bytes(400)
+    (people / "Ann Ä/1.jpg").write_bytes(hole)
+    (people / "Ann Ä/2.jpg").write_bytes(encode_jpeg(other[:64]))
+    (people / "bob/1.jpg").write_bytes(picture(3))
+    (people / "bob/2.jpg").write_bytes(picture(3))
+    numbers = write(run, tmp_path / "out", format="lst", originals=people)
+    assert numbers["num_suspect"] == 1  # whoever made this set, it is not known how
+    plain_manifest(tmp_path / "set", "pack", inputs={"source": "", "landmarks": ""})
+    numbers = write(run, tmp_path / "out", format="lst", originals=people)
+    assert numbers["num_suspect"] == 1  # aligned
+    plain_manifest(tmp_path / "set", "pack", inputs={"source": ""})
+    numbers = write(run, tmp_path / "whole", format="lst", originals=people)
+    assert (numbers["num_images"], numbers["num_suspect"]) == (5, 3)
+    named = [line.split("\t") for line in (tmp_path / "whole/suspect.txt").read_text().splitlines()]
+    assert [name for name, _ in named] == ["Ann Ä/1.jpg", "Ann Ä/2.jpg", "bob/2.jpg"]
+    assert named[0][1].startswith("400 zero bytes at 5000")
+    assert "is not the image that was packed" in named[1][1]
+    assert "its bytes differ" in named[2][1]
+    assert "bob/2.jpg: suspect: is not the file" in caplog.text
 
 
 def test_a_failure_leaves_nothing_and_other_content_is_left_alone(
@@ -326,6 +391,8 @@ def test_names_become_folders() -> None:
     names = ["ann", "ann", "", "../x", "a/b", "a", ".hid", "b/c/d", "Ann", "x" * 300]
     found = folder_names(list(range(10)), names)
     assert found == ["ann", "ann__1", "2", "3", "a/b", "a__5", "6", "b/c/d", "Ann__8", "9"]
+    ours = folder_names([0, 1, 2], ["images.csv", "Train.lst", "suspect.txt"])
+    assert ours == ["images.csv__0", "Train.lst__1", "suspect.txt__2"]
 
 
 def test_files_keep_their_names_once_in_a_folder() -> None:

@@ -281,6 +281,17 @@ def test_lfws_list_with_blanks_and_a_byte_order_mark(tmp_path):
         read_lfw(tmp_path / "rfw.txt")
 
 
+@pytest.mark.parametrize("end", ["\v", "\f", "\x1c", "\x85", "\u2028"])
+def test_only_a_line_feed_or_carriage_return_ends_a_line(tmp_path, end):
+    """A damaged one must not pass for one, nor the same character in a name part the name."""
+    (tmp_path / "pairs.txt").write_bytes(f"a/1.jpg a/2.jpg 1{end}a/1.jpg b/1.jpg 0\n".encode())
+    with pytest.raises(DataError, match="every line must be"):
+        read_any(tmp_path / "pairs.txt")
+    named = f"a{end}b/1.jpg\ta/2.jpg\t1\rb/1.jpg\ta/2.jpg\t0\r\n"
+    (tmp_path / "pairs.txt").write_bytes(named.encode())
+    assert read_any(tmp_path / "pairs.txt").name[0] == f"a{end}b/1.jpg"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
