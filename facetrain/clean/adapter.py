@@ -20,6 +20,7 @@ from facetrain.core.rng import derive_seed
 from facetrain.graph.class_graphs import ClassGraphs
 
 _QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+_WIDTH, _STEPS, _LEARNING_RATE = 64, 400, 3e-3
 
 
 class AdapterConfig(Config):
@@ -30,17 +31,14 @@ class AdapterConfig(Config):
     margin: float = Field(0.1, gt=0, lt=0.5)
     """m_fp and m_fn of the threshold loss, in probability."""
     prior_weight: float = Field(0.001, ge=0)
-    """Pull of a threshold towards 0.5."""
+    """Pull of a threshold towards 0.5, where the loss is flat."""
 
 
 def class_summary(clean_probability: Tensor, graphs: ClassGraphs) -> Tensor:
     """What the adapter reads of each class, (C, S); the order of its images plays no part.
 
-    Quantiles, mean and spread of the class's probabilities, its log size, and the mean over all
-    images, by which a class is compared with the others.
-
-    Args:
-        clean_probability: (N,) by node.
+    Quantiles, mean and spread of the class's probabilities (N,), its log size, and the mean over
+    all images, by which a class is compared with the others.
     """
     size = graphs.size.to(clean_probability.dtype)
     order = torch.argsort(clean_probability, stable=True)
@@ -59,21 +57,19 @@ def class_summary(clean_probability: Tensor, graphs: ClassGraphs) -> Tensor:
 class ThresholdAdapter(nn.Module):
     """Summary of a class -> its threshold in (0, 1); 0.5 before training.
 
-    A summary outside of the range that it was trained on counts as the nearest inside.
-
     Args:
-        summary: (C, S) of many classes; its mean and spread standardise the input, and its range
-            bounds it.
+        summary: (C, S) of many classes. Their mean and spread standardise the input, and one
+            outside of their range counts as the nearest inside.
     """
 
-    def __init__(self, summary: Tensor, width: int = 64) -> None:
+    def __init__(self, summary: Tensor) -> None:
         super().__init__()
         self.least, self.most = nn.Buffer(summary.amin(0)), nn.Buffer(summary.amax(0))
         self.mean, self.spread = nn.Buffer(summary.mean(0)), nn.Buffer(summary.std(0) + 1e-2)
-        last = nn.Linear(width, 1)
+        last = nn.Linear(_WIDTH, 1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.layers = nn.Sequential(nn.Linear(summary.shape[1], width), nn.ReLU(), last)
+        self.layers = nn.Sequential(nn.Linear(summary.shape[1], _WIDTH), nn.ReLU(), last)
 
     def forward(self, summary: Tensor) -> Tensor:
         """Logit of the threshold, (C,)."""
@@ -83,12 +79,7 @@ class ThresholdAdapter(nn.Module):
 
 
 def fit_adapter(
-    classes: Sequence[tuple[ClassGraphs, Tensor, Tensor]],
-    *,
-    margin: float,
-    prior_weight: float,
-    steps: int = 400,
-    learning_rate: float = 3e-3,
+    classes: Sequence[tuple[ClassGraphs, Tensor, Tensor]], *, margin: float, prior_weight: float
 ) -> ThresholdAdapter:
     """Train an adapter on labelled sets, one a step in turn, the probabilities held fixed.
 
@@ -98,21 +89,17 @@ def fit_adapter(
     Args:
         classes: of each set its graphs, clean probabilities (N,) and truth (N,) bool, by node.
         margin: m_fp and m_fn of the loss, in probability.
-        prior_weight: of the squared logit, which holds a threshold at 0.5 where the loss is flat.
+        prior_weight: of the squared logit.
     """
     summaries = [class_summary(probability, graphs) for graphs, probability, _ in classes]
     adapter = ThresholdAdapter(torch.cat(summaries)).to(summaries[0].device)
-    optimizer = torch.optim.Adam(adapter.parameters(), learning_rate)
-    for step in range(steps):
+    optimizer = torch.optim.Adam(adapter.parameters(), _LEARNING_RATE)
+    margins = {"margin_false_positive": margin, "margin_false_negative": margin}
+    for step in range(_STEPS):
         graphs, probability, is_clean = classes[step % len(classes)]
         logit = adapter(summaries[step % len(classes)])
-        loss = threshold_loss(
-            probability,
-            torch.sigmoid(logit)[graphs.label],
-            is_clean,
-            margin_false_positive=margin,
-            margin_false_negative=margin,
-        )
+        threshold = torch.sigmoid(logit)[graphs.label]
+        loss = threshold_loss(probability, threshold, is_clean, **margins)
         halves = [part.sum() / max(len(part), 1) for part in (loss[is_clean], loss[~is_clean])]
         optimizer.zero_grad()
         (sum(halves) / 2 + prior_weight * (logit**2).mean()).backward()
@@ -128,8 +115,7 @@ def learn_thresholds(
     Not on the target's pseudo-labelled images: the hard ones are not among them.
     """
     seen = []
-    draws = range(config.num_draws)
-    for draw in progress(draws, "clean: thresholds", total=len(draws), enabled=show):
+    for draw in progress(range(config.num_draws), "clean: thresholds", enabled=show):
         piece = noisy_piece(source.with_noise(seed, "adapter", draw), seed, "adapter", draw)
         *_, features = passes(cleaner, piece)
         seen.append((piece.graphs, cleaner.probability(piece, features), piece.truth()))

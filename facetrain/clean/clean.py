@@ -27,7 +27,8 @@ from facetrain.core.artifact import Artifact, fingerprint
 from facetrain.core.config import Paths
 from facetrain.core.errors import ConfigError, DataError
 from facetrain.core.log import logger
-from facetrain.core.run_folder import CLEAN_FILE, OVERLAY_FILE
+from facetrain.core.npy_file import read_npy
+from facetrain.core.run_folder import CLEAN_FILE, EMBEDDING_FILE, NORM_FILE, OVERLAY_FILE
 from facetrain.data.cleaning_result import CleaningResult
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.features import load_features
@@ -59,47 +60,45 @@ class CleanConfig(AdcConfig):
 
 def clean(
     config: CleanConfig,
-    target: EmbeddedSet,
-    label: NDArray[np.int64],
+    labelled: LabelledSet,
     source: LabelledSet | None,
     excluded: Sequence[NDArray[np.floating]],
     out_dir: Path,
     mesh: Mesh,
     digest: str,
-    verified: NDArray[np.bool_] | None = None,
 ) -> CleaningResult:
-    """Clean the labels (N,) of `target`; called by every rank, each gets the result.
+    """Clean the labels of a set; called by every rank, each gets the result.
 
     Args:
         source: images whose labels are true; without it those that the identity model finds clean.
-        excluded: embeddings (M, D) of evaluation sets, whose people the target should not have.
+        excluded: embeddings (M, D) of evaluation sets, whose people the set should not have.
         out_dir: the pre-trained cleaner is kept here, and taken up when its `digest` is this one.
         digest: of config and inputs.
-        verified: (N,) images whose label is certain.
 
     Raises:
         DataError: the source has too few identities to learn from.
     """
-    labelled = LabelledSet(target, label, config.graph)
     model, probability = fit_unsupervised(labelled, mesh)
     own = known = labelled.only(probability > 0.5)
     num_learnable = len((source or own).large)
     too_few = num_learnable < _LEAST_SOURCE_CLASSES
-    if config.gcn and too_few and source is not None:
-        raise DataError(
-            f"the source must have {_LEAST_SOURCE_CLASSES} identities with at least {LEAST_IMAGES} "
-            f"clean images each to learn from, but has {num_learnable}; use a larger source"
-        )
     if source is not None:
+        if config.gcn and too_few:
+            raise DataError(
+                f"the source must have {_LEAST_SOURCE_CLASSES} identities with at least "
+                f"{LEAST_IMAGES} clean images each to learn from, but has {num_learnable}; use a "
+                "larger source"
+            )
         of_source = fit_to(source, source.ones())
         if likelier(of_source, labelled, probability):
             model, known = of_source, source
-    if known is own and not _identifiable(labelled):
+    several, pairs = int((labelled.size >= 3).sum()), int((labelled.size >= 2).sum())
+    if known is own and several < 2 and pairs < 3:
         logger.warning(
             "clean: nothing is judged: how alike people are shows from three identities of two "
             "images on, or two of three; add images of more people, or give a --source"
         )
-        verified = np.ones(len(label), np.bool_)
+        labelled.verified.fill_(True)
     adc = None
     if config.gcn and not too_few:
         adc = learn_adc(config, source or own, labelled, out_dir, mesh, digest)
@@ -110,15 +109,8 @@ def clean(
             _LEAST_SOURCE_CLASSES, LEAST_IMAGES, num_learnable,
         )  # fmt: skip
     calibration = _calibration(known, model, adc, config.seed, mesh)
-    certain = None if verified is None else torch.from_numpy(verified).to(target.device)
     logit = None if adc is None else adc.logit(labelled, mesh)
-    found = posterior(labelled, model, calibration, logit, mesh, certain)
-    return result_of(found, excluded, certain, config.seed)
-
-
-def _identifiable(labelled: LabelledSet) -> bool:
-    """Whether a set shows by itself how alike the images of one person and of two are."""
-    return bool((labelled.size >= 3).sum() >= 2 or (labelled.size >= 2).sum() >= 3)
+    return result_of(posterior(labelled, model, calibration, logit, mesh), excluded, config.seed)
 
 
 def _calibration(
@@ -127,10 +119,8 @@ def _calibration(
     """By noise planted into images whose labels are known, where there are enough."""
     if len(known.large) < _LEAST_SOURCE_CLASSES:
         return Calibration()
-    classes = torch.arange(known.classes.num_classes)
-    chosen = torch.zeros(len(classes), dtype=torch.bool)
-    chosen[known.some(classes, _CALIBRATING_IMAGES, seed, "calibrate")] = True
-    known = known.only(chosen.to(known.size.device)[known.place_of_row] & (known.place_of_row >= 0))
+    chosen = known.some(None, _CALIBRATING_IMAGES, seed, "calibrate")
+    known = known.only(torch.isin(known.place_of_row, chosen.to(mesh.device)))
     draws = [known.with_noise(seed, "calibrate", draw) for draw in range(_CALIBRATING_DRAWS)]
     alone = Mesh.single(mesh.device)
     logits = [None if adc is None else adc.logit(draw, alone) for draw in draws]
@@ -141,6 +131,13 @@ def _calibration(
         *calibration,
     )
     return calibration
+
+
+def _graph(
+    config: CleanConfig, embedding: NDArray[np.floating], folder: Path, mesh: Mesh
+) -> KnnGraph:
+    neighbours = KnnConfig(num_neighbours=config.graph.num_context, recall_target=_GRAPH_RECALL)
+    return knn_graph(embedding, neighbours, mesh, folder)[0]
 
 
 def _source_set(
@@ -159,15 +156,7 @@ def _source_set(
         )
     graph = _graph(config, features.embedding, out_dir / "source_graph", mesh)
     embedded = EmbeddedSet(features.embedding, graph, config.graph.num_context, mesh.device)
-    label = np.where(features.is_clean, features.label, -1)
-    return LabelledSet(embedded, label, config.graph)
-
-
-def _graph(
-    config: CleanConfig, embedding: NDArray[np.floating], folder: Path, mesh: Mesh
-) -> KnnGraph:
-    neighbours = KnnConfig(num_neighbours=config.graph.num_context, recall_target=_GRAPH_RECALL)
-    return knn_graph(embedding, neighbours, mesh, folder)[0]
+    return LabelledSet(embedded, np.where(features.is_clean, features.label, -1), config.graph)
 
 
 def _cleaned(
@@ -175,21 +164,22 @@ def _cleaned(
     embedding: NDArray[np.floating],
     graph: KnnGraph,
     label: NDArray[np.int64],
+    verified: NDArray[np.bool_] | None,
     backbone: BackboneSource | None,
     inputs: Mapping[str, str],
     out_dir: Path,
     mesh: Mesh,
-    verified: NDArray[np.bool_] | None = None,
 ) -> CleaningResult:
     """`clean` with the files that the config names."""
     size = embedding.shape[1]
     source = _source_set(config, out_dir, mesh, size)
     excluded = excluded_embeddings(config.exclude, size, backbone, mesh)
-    target = EmbeddedSet(embedding, graph, config.graph.num_context, mesh.device)
+    embedded = EmbeddedSet(embedding, graph, config.graph.num_context, mesh.device)
+    labelled = LabelledSet(embedded, label, config.graph, verified=verified)
     # What the pre-trained cleaner depends on: without a source, the target itself.
     parts = config.model_dump(mode="json", include={"seed", "graph", "pretrain"})
     digest = json.dumps([parts, inputs.get("source 0") or dict(inputs)], sort_keys=True)
-    return clean(config, target, label, source, excluded, out_dir, mesh, digest, verified)
+    return clean(config, labelled, source, excluded, out_dir, mesh, digest)
 
 
 def run_features(config: CleanConfig, target: Path, out_dir: Path, mesh: Mesh) -> Artifact:
@@ -204,7 +194,7 @@ def run_features(config: CleanConfig, target: Path, out_dir: Path, mesh: Mesh) -
     def work() -> Mapping[str, Any]:
         embedding, label = features.embedding, features.label
         graph = _graph(config, embedding, out_dir / "graph", mesh)
-        cleaned = _cleaned(config, embedding, graph, label, None, inputs, out_dir, mesh)
+        cleaned = _cleaned(config, embedding, graph, label, None, None, inputs, out_dir, mesh)
         if mesh.is_main:
             cleaned.save(out_dir / CLEAN_FILE)
         return numbers_of(cleaned, label, features.is_clean)
@@ -233,20 +223,20 @@ def run(
         inputs: name -> fingerprint of what made the two.
         verified: (num_images,) where a person has decided in the data set's overlays.
     """
-    embedding = np.load(embeddings / "embedding.npy", mmap_mode="r", allow_pickle=False)
-    if len(embedding) != dataset.num_images:
-        raise DataError(
-            f"{embeddings}: must hold an embedding of each of the {dataset.num_images} images of "
-            f"the data set, but holds {len(embedding)}; embed it again"
-        )
+    images, again = dataset.num_images, "embed the data set again"
+    types = (np.float16, np.float32)
+    embedding = read_npy(
+        embeddings / EMBEDDING_FILE, "embeddings", (images, None), types, advice=again
+    )
+    norm = read_npy(embeddings / NORM_FILE, "norms", (images,), np.float32, advice=again)
     all_inputs = {**inputs, "data": dataset.fingerprint, **_files(config)}
 
     def work() -> Mapping[str, Any]:
         # An image that did not decode has no embedding; it is not judged.
-        label = np.where(np.load(embeddings / "norm.npy") > 0, dataset.label, -1)
+        label = np.where(norm > 0, dataset.label, -1)
         knn = KnnGraph.open(graph)
         cleaned = _cleaned(
-            config, embedding, knn, label, backbone, all_inputs, out_dir, mesh, verified
+            config, embedding, knn, label, verified, backbone, all_inputs, out_dir, mesh
         )
         if mesh.is_main:
             cleaned = cleaned.named(dataset.class_ids)

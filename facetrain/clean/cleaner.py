@@ -52,9 +52,7 @@ def pass_weight(owner: LabelledSet, row: Tensor, clean_probability: Tensor) -> T
 
     Never quite 0 or 1, so that no pass can rule an image out for good.
     """
-    weight = owner.ones()
-    weight[row] = clean_probability.clamp(_CERTAIN, 1 - _CERTAIN)
-    return weight
+    return owner.ones().index_copy_(0, row, clean_probability.clamp(_CERTAIN, 1 - _CERTAIN))
 
 
 def passes(cleaner: Cleaner, piece: Piece) -> Iterator[Tensor]:
@@ -62,8 +60,7 @@ def passes(cleaner: Cleaner, piece: Piece) -> Iterator[Tensor]:
 
     The cleaner is asked when the next pass is, so as it has become by then.
     """
-    features = piece.features(piece.owner.ones())
-    yield features
+    yield (features := piece.features(piece.owner.ones()))
     for _ in range(NUM_PASSES - 1):
         probability = cleaner.probability(piece, features)
         features = piece.features(pass_weight(piece.owner, piece.graphs.row, probability))
@@ -78,14 +75,14 @@ def clean_probability(cleaner: Cleaner, labelled: LabelledSet, mesh: Mesh) -> Te
     """
     row = labelled.classes.subset(labelled.large).row.to(labelled.embedded.device)
     own = labelled.cut(_NODES_AT_ONCE)[mesh.rank :: mesh.world_size]
-    probability = labelled.ones()
+    shown = mesh.is_main and len(own) > 1
+    probability = weight = labelled.ones()
     for number in range(NUM_PASSES):
-        weight = pass_weight(labelled, row, probability[row]) if number else probability
-        found = torch.zeros_like(probability)
-        shown = mesh.is_main and len(own) > 1
+        found = torch.zeros_like(weight)
         label = f"clean, pass {number + 1}"
-        for classes in progress(own, label, total=len(own), unit="piece", enabled=shown):
+        for classes in progress(own, label, unit="piece", enabled=shown):
             piece = labelled.piece(classes)
             found[piece.graphs.row] = cleaner.probability(piece, piece.features(weight))
         probability = labelled.ones().index_copy_(0, row, all_reduce_sum(found, mesh)[row])
+        weight = pass_weight(labelled, row, probability[row])
     return probability

@@ -26,26 +26,22 @@ _STAYS = 0.51
 
 @torch.no_grad()
 def result_of(
-    found: Posterior,
-    excluded: Sequence[NDArray[np.floating]],
-    verified: Tensor | None = None,
-    seed: int = 0,
+    found: Posterior, excluded: Sequence[NDArray[np.floating]], seed: int = 0
 ) -> CleaningResult:
-    """Decisions and reasons, in the numbers that `labelled` has for its classes.
+    """Decisions and reasons, in the numbers that the labelled set has for its classes.
 
-    An image is kept where its label is more likely right than not. Two images that changed places
-    between classes move; in a class of two the other image could as well be the one
-    that moved, so their labels are right with a probability of about 1/2.
+    An image is kept where its label is more likely right than not, or verified: then it is not
+    judged. Two images that changed places between classes move; in a class of two the other image
+    could as well be the one that moved, so their labels are right with a probability of about 1/2.
 
     Args:
         excluded: embeddings (M, D) of evaluation sets.
-        verified: (num_images,) bool, not judged.
         seed: of the hypotheses that are planted.
     """
     labelled = found.labelled
     place, class_id = labelled.place_of_row, labelled.classes.class_id.to(labelled.place_of_row)
     present = place >= 0
-    swaps = exchanged(found, verified, seed)  # (2, E)
+    swaps = exchanged(found, seed)  # (2, E)
     mended = place.index_put((swaps,), place[swaps.flip(0)])
     members = found.members_by_label(mended)
     person = double_names(found, members, seed)
@@ -65,7 +61,7 @@ def result_of(
     probability = torch.where(moves, probability.clamp(max=_HALF), probability)
     probability = torch.where(stays, probability.clamp(min=_STAYS), probability)
 
-    judged = present if verified is None else present & ~verified
+    judged = present & ~labelled.verified
     kept = (probability > _HALF) | ~judged
     elsewhere = ~kept & (goes >= 0) & ((other >= found.nobody) | moves)
     # As likely of the other class as of its own: whose it is, is open.

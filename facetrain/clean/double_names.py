@@ -33,19 +33,15 @@ def double_names(found: Posterior, members: Members, seed: int) -> Tensor:
     model, num_classes = found.model, found.labelled.classes.num_classes
     first, second = _neighbouring_classes(found.place, num_classes)
     alone = model.log_evidence(*members)
-    ratio = [alone[:0]]
+    ratio = []
     for a, b in zip(torch.split(first, _AT_ONCE), torch.split(second, _AT_ONCE), strict=True):
         both = (one[a] + one[b] for one in members)
         ratio.append(model.log_evidence(*both) - alone[a] - alone[b])
-    probability = positive_probability(torch.cat(ratio), _divided(found, seed))
-    joined = probability > _SURE
+    joined = positive_probability(torch.cat(ratio), _divided(found, seed)) > _SURE
     group = linked_groups(num_classes, first[joined], second[joined])
-    last = num_classes - 1
-    by_size = (
-        found.labelled.size * num_classes + last - torch.arange(num_classes, device=group.device)
-    )
+    by_size = found.labelled.size * num_classes - torch.arange(num_classes, device=group.device)
     largest = torch.zeros_like(group).scatter_reduce(0, group, by_size, "amax")
-    return last - largest[group] % num_classes
+    return -largest[group] % num_classes
 
 
 def positive_probability(log_ratio: Tensor, positive: Tensor) -> Tensor:

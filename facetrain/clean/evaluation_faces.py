@@ -1,5 +1,6 @@
 """Whom a training set has in common with evaluation sets."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,26 +75,21 @@ def in_evaluation_set(
         person: (C,) the class whose name each should take (`double_names`).
         embedding: (M, D) of the evaluation images, by the same backbone.
     """
-    device = members.total.device
     model, num_classes = found.model, len(person)
     shrink = model.between / (1 + model.between * members.precision[:, None])
     centre = torch.nn.functional.normalize(shrink * members.total)  # (C, D)
+    flagged = torch.zeros_like(person, dtype=torch.bool)
     at_once = max(1, (1 << 24) // num_classes)
-    ratios, places = [], []
     for start in range(0, len(embedding), at_once):
         z = found.labelled.embedded.centred(embedding[start : start + at_once]) @ model.basis
         near = (z @ centre.mT).topk(min(_SHORTLIST, num_classes), dim=1).indices  # (m, S)
-        ratios.append(model.log_ratio(z[:, None], *(one[near] for one in members)))
-        places.append(near)
-    ratio, place = torch.cat(ratios), torch.cat(places)
-    evidence = found.calibration.temperature * ratio
-    whose = person[place]  # (M, S)
-    same = whose[:, :, None] == whose[:, None, :]
-    total = evidence[:, None, :].masked_fill(~same, -torch.inf).logsumexp(2)  # of the person
-    rival = evidence[:, None, :].masked_fill(same, -torch.inf).logsumexp(2)
-    best = total.argmax(1, keepdim=True)
-    versus = torch.logaddexp(rival, torch.full_like(rival, float(np.log(num_classes))))
-    likelier = (total - versus).gather(1, best)[:, 0] > 0
-    flagged = torch.zeros(num_classes, dtype=torch.bool, device=device)
-    flagged[whose.gather(1, best)[:, 0][likelier]] = True
+        ratio = model.log_ratio(z[:, None], *(one[near] for one in members))
+        evidence = (found.calibration.temperature * ratio)[:, None]  # (m, 1, S)
+        whose = person[near]  # (m, S)
+        same = whose[:, :, None] == whose[:, None, :]
+        total = evidence.masked_fill(~same, -torch.inf).logsumexp(2)  # of the person
+        rival = evidence.masked_fill(same, -torch.inf).logsumexp(2)
+        nobody = torch.full_like(rival, math.log(num_classes))
+        likelier = total > torch.logaddexp(rival, nobody)
+        flagged[whose[likelier]] = True
     return flagged[person]

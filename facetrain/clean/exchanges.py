@@ -13,7 +13,7 @@ _PLANTED = 4096
 _MOST = 1 << 22
 
 
-def exchanged(found: Posterior, verified: Tensor | None, seed: int) -> Tensor:
+def exchanged(found: Posterior, seed: int) -> Tensor:
     """Pairs (2, E) of images i of class A and j of class B that belong to each other's class.
 
     The gain log p(i | B less j) p(j | A less i) - log p(i | A less i) p(j | B less j), where each
@@ -23,49 +23,43 @@ def exchanged(found: Posterior, verified: Tensor | None, seed: int) -> Tensor:
     image moves once, and a class of two exchanges once.
 
     Args:
-        verified: (num_images,) bool, images that never move.
         seed: of planted exchanges, which show how large a gain is.
     """
     labelled = found.labelled
-    place, device = labelled.place_of_row, labelled.embedded.device
-    in_two = labelled.size_of_row() == 2
+    place, in_two = labelled.place_of_row, labelled.size_of_row() == 2
     probability = found.probability.clone()
     probability[in_two, 0] = 1
     counts = found.counts.masked_fill(in_two, 1.0)
     found = found._replace(probability=probability, counts=counts)
     members = found.members_by_label(place)
-    likely = (place >= 0) & (in_two | (found.own_ratio < 0))
-    if verified is not None:
-        likely &= ~verified
-    first, second = _mutual(found.place, torch.nonzero(likely)[:, 0], labelled.classes.num_classes)
-    own, there = _crosswise(found, members, first, second)
+    likely = (place >= 0) & (in_two | (found.own_ratio < 0)) & ~labelled.verified
+    pairs = _mutual(found.place, torch.nonzero(likely)[:, 0], labelled.classes.num_classes)
+    if pairs.numel() == 0:
+        return pairs
+    own, there = _crosswise(found, members, pairs)
     fits = (own.amax(0) < 0) & (there.amin(0) > 0)
-    gain = (there - own).sum(0).where(fits, -torch.inf)
-    sizes = labelled.size_of_row()[torch.cat([first, second])]
-    usual = sizes.median() if len(first) else labelled.size.amax()
+    usual = labelled.size_of_row()[pairs].median()
     planted = _planted_gains(found, members, usual, seed)
-    keep = torch.nonzero(gain > planted.quantile(_LOW))[:, 0] if len(planted) else first[:0]
+    enough = planted.quantile(_LOW) if len(planted) else torch.inf
+    gain = (there - own).sum(0)
+    keep = torch.nonzero(fits & (gain > enough))[:, 0]
     # Equal gains to rounding: the later pair first.
-    later = keep[(first[keep] + second[keep]).argsort(descending=True, stable=True)]
+    later = keep[pairs[:, keep].sum(0).argsort(descending=True, stable=True)]
     later = later[(gain[later] * 10).round().argsort(descending=True, stable=True)]
     # Once a class of two has exchanged an image, both of its images are explained.
-    whole = (len(place) + place).where(in_two, torch.arange(len(place), device=device))
-    moved: set[int] = set()
-    classes: set[tuple[int, int]] = set()
+    image = (len(place) + place[pairs]).where(in_two[pairs], pairs)
+    taken: set[int | frozenset[int]] = set()
     chosen = []
     for one in later.tolist():
-        pair = int(whole[first[one]]), int(whole[second[one]])
-        between = int(place[first[one]]), int(place[second[one]])
-        if moved.isdisjoint(pair) and between not in classes:
+        claim = {*image[:, one].tolist(), frozenset(place[pairs[:, one]].tolist())}
+        if taken.isdisjoint(claim):
             chosen.append(one)
-            moved.update(pair)
-            classes.update((between, between[::-1]))
-    pick = torch.tensor(chosen, dtype=torch.int64, device=device)
-    return torch.stack([first[pick], second[pick]])
+            taken |= claim
+    return pairs[:, chosen]
 
 
-def _mutual(place: Tensor, row: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Pairs (P,), (P,) of these images (n,) of which each has the other's class as a candidate."""
+def _mutual(place: Tensor, row: Tensor, num_classes: int) -> Tensor:
+    """Pairs (2, P) of these images (n,) of which each has the other's class as a candidate."""
     at, slot = torch.nonzero(place[row, 1:] >= 0, as_tuple=True)
     image = row[at]
     key, order = (place[image, 0] * num_classes + place[image, slot + 1]).sort(stable=True)
@@ -77,8 +71,8 @@ def _mutual(place: Tensor, row: Tensor, num_classes: int) -> tuple[Tensor, Tenso
         count = torch.zeros_like(count)
     number = torch.repeat_interleave(torch.arange(len(image), device=row.device), count)
     step = torch.arange(len(number), device=row.device) - (count.cumsum(0) - count)[number]
-    first, second = image[number], image[start[number] + step]
-    return first[first < second], second[first < second]
+    pairs = torch.stack([image[number], image[start[number] + step]])
+    return pairs[:, pairs[0] < pairs[1]]
 
 
 def _planted_gains(found: Posterior, members: Members, largest: Tensor, seed: int) -> Tensor:
@@ -93,18 +87,15 @@ def _planted_gains(found: Posterior, members: Members, largest: Tensor, seed: in
     if len(row) == 0:
         return found.counts[:0]
     generator = torch_generator(seed, "exchanged")
-    first, second = row[torch.randint(len(row), (2, _PLANTED), generator=generator).to(row.device)]
-    apart = place[first] != place[second]
-    home, away = _crosswise(found, members, first[apart], second[apart])
+    pairs = row[torch.randint(len(row), (2, _PLANTED), generator=generator).to(row.device)]
+    home, away = _crosswise(found, members, pairs[:, place[pairs[0]] != place[pairs[1]]])
     return (home - away).sum(0)
 
 
-def _crosswise(
-    found: Posterior, members: Members, first: Tensor, second: Tensor
-) -> tuple[Tensor, Tensor]:
-    """LLR of images (P,), (P,) to their own classes, (2, P), and to each other's, both away."""
-    own, there = [found.counts.new_zeros(2, 0)], [found.counts.new_zeros(2, 0)]
-    for pair in torch.split(torch.stack([first, second]), _AT_ONCE, dim=1):  # (2, n)
+def _crosswise(found: Posterior, members: Members, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """LLR of images (2, P) to their own classes, (2, P), and to each other's, both away."""
+    own, there = [], []
+    for pair in torch.split(pairs, _AT_ONCE, dim=1):  # (2, n)
         z = found.z(pair)
         others = members.without(found.labelled.place_of_row[pair], found.counts[pair], z)
         own.append(found.model.log_ratio(z, *others))

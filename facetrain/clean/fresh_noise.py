@@ -35,7 +35,13 @@ def fresh_noise(label: NDArray[np.int64], seed: int, *parts: int | str) -> NDArr
             donors = np.unique(label[moved])
             noisy[np.isin(noisy, donors[generator.random(len(donors)) < 0.5])] = -1
         elif choice < 0.7:
-            noisy[_thinned(noisy, label, np.unique(planted.label[moved]), generator)] = -1
+            own = (noisy >= 0) & (noisy == label)
+            count = np.bincount(noisy[own], minlength=noisy.max() + 1)
+            chosen = np.unique(planted.label[moved])
+            chosen = chosen[(generator.random(len(chosen)) < 0.5) & (count[chosen] > _LEAST_OWN)]
+            share = np.zeros(len(count))
+            share[chosen] = generator.uniform(0, 0.5, len(chosen))
+            noisy[own & (generator.random(len(noisy)) < share[noisy])] = -1
     return noisy
 
 
@@ -51,19 +57,3 @@ def _rates(generator: np.random.Generator) -> dict[str, float]:
     return {
         "flip": uniform(0, 0.1), "outlier": uniform(0, 0.15), "structured": uniform(0.01, 0.2)
     }  # fmt: skip
-
-
-def _thinned(
-    noisy: NDArray[np.int64],
-    label: NDArray[np.int64],
-    receivers: NDArray[np.int64],
-    generator: np.random.Generator,
-) -> NDArray[np.bool_]:
-    """(N,) up to half of the own images of half of the `receivers`."""
-    inside = (noisy >= 0) & (noisy == label)
-    own = np.bincount(noisy[inside], minlength=noisy.max() + 1)
-    share = np.zeros(len(own))
-    chosen = receivers[(generator.random(len(receivers)) < 0.5) & (own[receivers] > _LEAST_OWN)]
-    share[chosen] = generator.uniform(0, 0.5, len(chosen))
-    thinned: NDArray[np.bool_] = inside & (generator.random(len(noisy)) < share[noisy])
-    return thinned

@@ -35,11 +35,6 @@ class IdentityModel:
     share: Tensor  # (J,) of the qualities, sums to 1
     spread: Tensor  # (J,) 1 first, ascending
 
-    def to(self, device: torch.device) -> "IdentityModel":
-        """The same on `device`, in float32."""
-        values = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return IdentityModel(*(value.float().to(device) for value in values))
-
     def log_likelihood(
         self, z: Tensor, precision: Tensor, total: Tensor, volume: Tensor | None = None
     ) -> Tensor:
@@ -142,8 +137,7 @@ def fit_identities(
     wide = torch.tensor(spread, dtype=x.dtype, device=x.device)
     share = torch.full_like(wide, 0.2 / max(len(wide) - 1, 1))
     share[0] = 1 - share[1:].sum()
-    quality = torch.zeros(len(x), len(wide), dtype=x.dtype, device=x.device)
-    quality[:, 0] = 1
+    quality = torch.eye(1, len(wide), dtype=x.dtype, device=x.device).expand(len(x), -1)
     bounds = []
 
     def sums(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,8 +175,7 @@ def fit_identities(
         spread_of_classes = mean.mT @ mean + torch.diag(variance.sum(0))
         between = prior_between.mode(inverse.mT @ spread_of_classes @ inverse, num_classes)
     basis, variances = _diagonalise(within, between)
-    model = IdentityModel(basis, variances, share, wide)
-    return model.to(unit_embedding.device), bounds
+    return IdentityModel(*(one.float() for one in (basis, variances, share, wide))), bounds
 
 
 def _by_class(value: Tensor, label: Tensor, num_classes: int) -> Tensor:

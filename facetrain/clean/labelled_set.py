@@ -66,19 +66,18 @@ class Piece:
         Args:
             weight: (num_images,) probability of each image's label, by row of the data set.
         """
-        owner = self.owner
+        owner, unit, graphs = self.owner, self.unit_embedding, self.graphs
         if owner.config.node_input == "embedding":
-            return self.unit_embedding
+            return unit
         if owner.config.node_input == "canonical":
-            return canonical_frame(self.unit_embedding, self.graphs)
-        own = owner.label_of_row[self.graphs.row][:, None]
+            return canonical_frame(unit, graphs)
+        own = owner.label_of_row[graphs.row][:, None]
         label = owner.label_of_row[self.context_row].where(self.context_row >= 0, -1)
         # The very image under another label does not show which of the two is right.
         label = label.where((self.context_similarity < _DUPLICATE) | (label == own), -1)
         around = Context(self.context_similarity, label, weight[self.context_row])
-        own_weight = weight[self.graphs.row]
         return relational_features(
-            self.unit_embedding, self.graphs, self.whole, own_weight, around, owner.scale
+            unit, graphs, self.whole, weight[graphs.row], around, owner.scale
         )
 
     def truth(self) -> Tensor:
@@ -88,27 +87,26 @@ class Piece:
 
     def graph(self, classes: Tensor | None = None) -> tuple[Graph, Tensor]:
         """The graphs of these classes (of all), packed, and their nodes in this piece."""
-        neighbour, similarity = self.neighbour, self.similarity
-        node = torch.arange(self.graphs.num_nodes, device=neighbour.device)
-        if classes is not None:
-            subset = self.graphs.subset(classes)
-            shift = (self.graphs.start[:-1][classes] - subset.start[:-1])[subset.label]
-            node = torch.arange(subset.num_nodes, device=neighbour.device) + shift
-            neighbour, similarity = neighbour[node] - shift[:, None], similarity[node]
-            neighbour = neighbour.where(self.neighbour[node] >= 0, -1)
-        mask = neighbour >= 0
+        if classes is None:
+            classes = torch.arange(self.graphs.num_classes, device=self.neighbour.device)
+        subset = self.graphs.subset(classes)
+        shift = (self.graphs.start[:-1][classes] - subset.start[:-1])[subset.label]
+        node = torch.arange(subset.num_nodes, device=shift.device) + shift
+        mask = self.neighbour[node] >= 0
+        neighbour = (self.neighbour[node] - shift[:, None]).where(mask, 0)
         make = DGLGraph if self.owner.config.backend == "dgl" else NeighbourTable
-        return make(neighbour.clamp(min=0), normalised_affinity(similarity, mask), mask), node
+        return make(neighbour, normalised_affinity(self.similarity[node], mask), mask), node
 
 
 class LabelledSet:
-    """Labels over an embedded set.
+    """Labels over an embedded set, its C classes numbered by place.
 
     Args:
         embedded: the images.
         label: (num_images,) what they are said to be; -1 is absent.
         config: how its class graphs are made.
         true_label: (num_images,) where it is known.
+        verified: (num_images,) bool, labels that are certain.
     """
 
     def __init__(
@@ -117,8 +115,11 @@ class LabelledSet:
         label: NDArray[np.integer],
         config: GraphConfig,
         true_label: Tensor | None = None,
+        verified: NDArray[np.bool_] | None = None,
     ) -> None:
         self.embedded, self.config, self.true_label = embedded, config, true_label
+        verified = np.zeros(len(label), np.bool_) if verified is None else verified
+        self.verified = torch.from_numpy(verified).to(embedded.device)
         self.classes = group_by_class(label)  # on the CPU
         self.label_of_row = torch.from_numpy(label.astype(np.int64)).to(embedded.device)
         self.place_of_row = torch.full_like(self.label_of_row, -1)
@@ -153,8 +154,12 @@ class LabelledSet:
         label = fresh_noise(self.label_of_row.cpu().numpy(), seed, *parts)
         return LabelledSet(self.embedded, label, self.config, self.label_of_row)
 
-    def some(self, classes: Tensor, most_images: int, seed: int, *parts: int | str) -> Tensor:
-        """These classes at random, as many as have `most_images` images, but at least one."""
+    def some(
+        self, classes: Tensor | None, most_images: int, seed: int, *parts: int | str
+    ) -> Tensor:
+        """Of these classes (all) at random as many as have `most_images` images, at least one."""
+        if classes is None:
+            classes = torch.arange(self.classes.num_classes)
         classes = classes[torch.from_numpy(numpy_generator(seed, *parts).permutation(len(classes)))]
         images = self.classes.size[classes].cumsum(0)
         return classes[(images <= most_images) | (images == images[:1])]

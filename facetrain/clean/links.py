@@ -6,13 +6,7 @@ from torch import Tensor
 
 
 def linked_groups(num_things: int, first: Tensor, second: Tensor) -> Tensor:
-    """The smallest member of each thing's group, (num_things,); a thing without a pair is its own.
-
-    Args:
-        num_things: they are numbered from 0.
-        first: (P,) of each pair.
-        second: (P,).
-    """
+    """The smallest member of each thing's group, (num_things,), by pairs (P,), (P,) of things."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

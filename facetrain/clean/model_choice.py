@@ -22,8 +22,6 @@ _UNFITTED = Calibration(temperature=0.5)
 
 def fit_to(labelled: LabelledSet, weight: Tensor, classes: Tensor | None = None) -> IdentityModel:
     """The model of some classes (places), of all, weighing each image (num_images,)."""
-    if classes is None:
-        classes = torch.arange(labelled.classes.num_classes)
     chosen = labelled.some(classes, _MOST_IMAGES, 0, "identity model")
     graphs = labelled.classes.subset(chosen).to(labelled.embedded.device)
     unit = labelled.embedded.rows(graphs.row)
@@ -49,16 +47,16 @@ def agreeing(labelled: LabelledSet) -> Tensor:
     Than 99 of 100 are, by cosine to the sum of another class drawn for each image. An image that is
     alone in its class has weight 1 as well; the others have little.
     """
-    device = labelled.embedded.device
-    graphs = labelled.classes.to(device)
-    parts = torch.split(torch.arange(graphs.num_nodes, device=device), _AT_ONCE)
-    total = torch.zeros(graphs.num_classes, labelled.embedded.size, device=device)
+    embedded = labelled.embedded
+    graphs = labelled.classes.to(embedded.device)
+    parts = torch.split(torch.arange(graphs.num_nodes, device=embedded.device), _AT_ONCE)
+    total = torch.zeros(graphs.num_classes, embedded.size, device=embedded.device)
     for node in parts:
-        total.index_add_(0, graphs.label[node], labelled.embedded.rows(graphs.row[node]))
-    turn = torch.randperm(graphs.num_nodes, generator=torch_generator(0, "strangers")).to(device)
+        total.index_add_(0, graphs.label[node], embedded.rows(graphs.row[node]))
+    turn = torch.randperm(graphs.num_nodes, generator=torch_generator(0, "strangers")).to(node)
     cosines = []
     for node in parts:
-        unit = labelled.embedded.rows(graphs.row[node])
+        unit = embedded.rows(graphs.row[node])
         own, other = total[graphs.label[node]] - unit, total[graphs.label[turn[node]]]
         cosines.append((normalize(torch.stack([own, other]), dim=2) * unit).sum(2))  # (2, n)
     inside, outside = torch.cat(cosines, 1)

@@ -14,10 +14,9 @@ _ROWS_AT_ONCE = 1 << 14
 def near_duplicates(embedded: EmbeddedSet, label: Tensor) -> Tensor:
     """The smallest row of the group of copies each image belongs to, (N,); -1 for that row itself.
 
-    Copies under one label and under two are found alike. Copies of copies are one group.
-
-    The graph may be stored in half precision, and centring magnifies its rounding (sevenfold under
-    dlib): its cosines nominate, the embeddings decide.
+    Copies under one label and under two are found alike. Copies of copies are one group. The graph
+    may be stored in half precision, and centring magnifies its rounding (sevenfold under dlib): its
+    cosines nominate, the embeddings decide.
 
     Args:
         embedded: N images.
@@ -31,7 +30,6 @@ def near_duplicates(embedded: EmbeddedSet, label: Tensor) -> Tensor:
         first, second = row[place], neighbour[place, slot]
         exact = (embedded.rows(first) * embedded.rows(second)).sum(1)
         pairs.append(torch.stack([first, second])[:, exact >= _COPY])
-    first, second = torch.cat(pairs, 1) if pairs else label.new_zeros(2, 0)
+    smallest = linked_groups(len(label), *torch.cat(pairs, 1))
     row = torch.arange(len(label), device=label.device)
-    smallest = linked_groups(len(label), first, second)
     return smallest.where(smallest != row, -1)

@@ -33,7 +33,7 @@ _PRIOR_IMAGES = 16
 _NUMBERS_AT_ONCE = 1 << 18
 _ON_GPU = 64
 """Times as many on a GPU, which wants few launches."""
-_AT_ONCE = 1 << 12
+_AT_ONCE, _CANDIDATES_AT_ONCE = 1 << 12, 1 << 8
 _LEAST, _NEVER = 1e-3, -1e9
 _HARD = 2.0  # spread from which an image is a hard one of its identity
 
@@ -127,7 +127,6 @@ class Estimation:
         calibration: how the evidence weighs.
         cleaner_logit: (num_images,) 0 where the GCN does not judge; None without a GCN.
         mesh: whose ranks share the work.
-        verified: (num_images,) bool, labels that are certain.
     """
 
     def __init__(
@@ -137,15 +136,12 @@ class Estimation:
         calibration: Calibration,
         cleaner_logit: Tensor | None,
         mesh: Mesh,
-        verified: Tensor | None = None,
     ) -> None:
         self.labelled = labelled
         self._model, self._calibration, self._mesh = model, calibration, mesh
         present = torch.nonzero(labelled.place_of_row >= 0)[:, 0]
-        start, stop = shard_range(len(present), mesh.rank, mesh.world_size)
-        self.row = row = present[start:stop]  # (n,) this rank's images
-        self._logit = None if cleaner_logit is None else cleaner_logit[row]
-        self._verified = None if verified is None else verified[row]
+        share = slice(*shard_range(len(present), mesh.rank, mesh.world_size))
+        self.row = row = present[share]  # (n,) this rank's images
         self.place = place = candidates(labelled, row)  # (n, M)
         given, device = place[:, 0], row.device
         first = labelled.classes.row.to(device)[labelled.classes.start[:-1].to(device)]
@@ -156,6 +152,8 @@ class Estimation:
         self._quality[..., 0] = 1
         self.ratio = torch.zeros_like(self.responsibility)  # LLR
         self._filled = torch.zeros(len(row), device=device)  # in [0, 1], has the class others?
+        none = torch.zeros_like(self._filled)
+        self._logit = none if cleaner_logit is None else cleaner_logit[row]
         self.probability = torch.zeros(len(row), place.shape[1] + 1, device=device)
         self._rate, self._nobody_share = 0.2, 0.3
         self._class_rate = torch.full((labelled.classes.num_classes,), self._rate, device=device)
@@ -173,8 +171,7 @@ class Estimation:
     def log_odds(self, weights: Calibration, of: slice = slice(None)) -> Tensor:
         """Unnormalised log posterior of the candidates and of nobody, (n, M + 1)."""
         own = weights.temperature * weights.offset * self._filled[of]
-        if self._logit is not None:
-            own = own + weights.cleaner_weight * self._logit[of]
+        own = own + weights.cleaner_weight * self._logit[of]
         evidence = pad(weights.temperature * self.ratio[of], (0, 1))
         return self._prior[of] + evidence + pad(own[:, None], (0, evidence.shape[1] - 1))
 
@@ -212,8 +209,7 @@ class Estimation:
         nobody = (wrong * self._nobody_share).log()
         prior = torch.cat([other.where(self.place >= 0, _NEVER), nobody], 1)
         prior[:, :1] = (1 - wrong).log()
-        if self._verified is not None:
-            prior[self._verified, 0] = -_NEVER
+        prior[self.labelled.verified[self.row], 0] = -_NEVER
         return prior
 
     def _learn_rates(self) -> None:
@@ -234,7 +230,7 @@ class Estimation:
         step = max(1, many * _NUMBERS_AT_ONCE // per_image)
         starts = range(0, len(self.row), step)
         label, shown = f"clean: posterior, {what}", self._mesh.is_main and len(starts) > 200
-        for start in progress(starts, label, total=len(starts), unit="block", enabled=shown):
+        for start in progress(starts, label, unit="block", enabled=shown):
             yield slice(start, min(start + step, len(self.row)))
 
     def _basis(self, block: slice) -> Tensor:
@@ -265,16 +261,14 @@ class Estimation:
 
         own = self._quality[:, 0]
         return Posterior(
-            self.labelled,
-            self._model,
-            self._calibration,
-            whole(self.place + 1) - 1,
-            whole(self.probability[:, :-1]),
-            whole(self.probability[:, -1]),
-            whole(own[:, self._model.spread >= _HARD].sum(1)),
-            whole(self.ratio[:, 0]),
-            whole(self._model.weight(own)),
-        )
+            self.labelled, self._model, self._calibration,
+            place=whole(self.place + 1) - 1,
+            probability=whole(self.probability[:, :-1]),
+            nobody=whole(self.probability[:, -1]),
+            hard=whole(own[:, self._model.spread >= _HARD].sum(1)),
+            own_ratio=whole(self.ratio[:, 0]),
+            counts=whole(self._model.weight(own)),
+        )  # fmt: skip
 
 
 @torch.no_grad()
@@ -284,11 +278,9 @@ def posterior(
     calibration: Calibration,
     cleaner_logit: Tensor | None,
     mesh: Mesh,
-    verified: Tensor | None = None,
 ) -> Posterior:
     """Whose image each is, with the arguments of `Estimation`; every rank gets all of it."""
-    estimation = Estimation(labelled, model, calibration, cleaner_logit, mesh, verified)
-    return estimation.run().everywhere()
+    return Estimation(labelled, model, calibration, cleaner_logit, mesh).run().everywhere()
 
 
 def candidates(labelled: LabelledSet, row: Tensor) -> Tensor:
@@ -296,23 +288,16 @@ def candidates(labelled: LabelledSet, row: Tensor) -> Tensor:
 
     Its own first, then those of its nearest images, the nearest first.
     """
-    parts = [
-        _nearest_classes(labelled, part) for part in torch.split(row, _NUMBERS_AT_ONCE // 1600)
-    ]
-    return torch.cat(parts) if parts else row.new_zeros(0, NUM_CANDIDATES)
-
-
-def _nearest_classes(labelled: LabelledSet, row: Tensor) -> Tensor:
-    neighbour = labelled.embedded.context(row)[1]  # (n, K)
-    place = labelled.place_of_row[neighbour.clamp(min=0)].where(neighbour >= 0, -1)
-    own = labelled.place_of_row[row][:, None]
-    earlier = torch.ones(2 * (place.shape[1],), dtype=torch.bool, device=row.device).tril(-1)
-    again = ((place[:, :, None] == place[:, None, :]) & earlier).any(2)
-    new = (place >= 0) & (place != own) & ~again
-    rank = new.cumsum(1)
-    new &= rank < NUM_CANDIDATES
     found = torch.full((len(row), NUM_CANDIDATES), -1, device=row.device)
-    found[:, :1] = own
-    image, slot = new.nonzero(as_tuple=True)
-    found[image, rank[image, slot]] = place[image, slot]
+    for number in torch.split(torch.arange(len(row), device=row.device), _CANDIDATES_AT_ONCE):
+        neighbour = labelled.embedded.context(row[number])[1]  # (n, K)
+        place = labelled.place_of_row[neighbour.clamp(min=0)].where(neighbour >= 0, -1)
+        own = labelled.place_of_row[row[number]][:, None]
+        earlier = torch.ones(2 * (place.shape[1],), dtype=torch.bool, device=row.device).tril(-1)
+        again = ((place[:, :, None] == place[:, None, :]) & earlier).any(2)
+        new = (place >= 0) & (place != own) & ~again
+        rank = new.cumsum(1)
+        image, slot = (new & (rank < NUM_CANDIDATES)).nonzero(as_tuple=True)
+        found[number, :1] = own
+        found[number[image], rank[image, slot]] = place[image, slot]
     return found

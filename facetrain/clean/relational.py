@@ -20,7 +20,7 @@ _HIGH_STRANGER = 0.3
 _LEAST_GAP = 0.05
 _PAIRS, _PARTNERS = 4096, 8
 _SAME_PERSON = 0.55
-_SUMMARISED = (0, 2, 7, 11)
+_SUMMARISED = [0, 2, 7, 11]
 _NEAREST_SHARE = (1, 3, 5, 10)
 _EPS = 1e-6
 
@@ -64,11 +64,7 @@ def measure_scale(
         rows: places in the data set -> unit embeddings (n, D).
         graphs: all classes.
     """
-
-    def draw() -> Tensor:
-        return torch.randint(graphs.num_nodes, (_PAIRS,), generator=generator)
-
-    first, second = draw(), draw()
+    first, second = torch.randint(graphs.num_nodes, (2, _PAIRS), generator=generator)
     unit = rows(graphs.row[first])
     pair = (unit * rows(graphs.row[second])).sum(1).cpu()
     pair = pair[graphs.label[first] != graphs.label[second]]
@@ -118,18 +114,16 @@ def relational_features(
         whole: each node with its whole class.
         weight: (N,) probability of each node, in [0, 1].
     """
-    inside = torch.cat([
-        _centre(unit_embedding, graphs, weight, scale)[:, None],
-        _inside(whole, weight, scale),
-    ], dim=1)  # fmt: skip
+    centre = _centre(unit_embedding, graphs, weight, scale)
+    inside = torch.cat([centre[:, None], _inside(whole, weight, scale)], dim=1)
     total = graphs.sum(weight)  # (C,)
     share = (weight / (total[graphs.label] + _EPS))[:, None]
     mean = graphs.sum(share * inside)  # (C, F)
     relative = inside - mean[graphs.label]
     spread = (graphs.sum(share * relative**2) + _EPS).sqrt()
-    chosen = list(_SUMMARISED)
     log_size = torch.stack([graphs.size.log(), (total + 0.1).log()], 1)
-    summary = torch.cat([mean[:, chosen], spread[:, chosen], log_size], dim=1)[graphs.label]
+    chosen = mean[:, _SUMMARISED], spread[:, _SUMMARISED]
+    summary = torch.cat([*chosen, log_size], dim=1)[graphs.label]
     own_logit = torch.logit(weight, eps=2.5e-3)[:, None].where(weight[:, None] < 1, 0.0) / 3
     outside = _outside(graphs.class_id[graphs.label], around, scale)
     return torch.cat([inside, relative, summary, outside, own_logit], dim=1)
@@ -175,18 +169,18 @@ def _outside(own_label: Tensor, around: Context, scale: Scale) -> Tensor:
     same = (around.label == own_label[:, None]) & present
     other = ~same & present
     level = scale(around.similarity)  # (N, K)
-    lowest = level.where(present, torch.inf).amin(1)
-    lowest = lowest.where(present.any(1), 0.0)
+    lowest = level.where(present, torch.inf).amin(1).where(present.any(1), 0.0)
+
+    def nearest_of(which: Tensor, absent: Tensor | float) -> Tensor:
+        return level.where(which, -torch.inf).amax(1).where(which.any(1), absent)
+
     vote = around.weight * torch.sigmoid((level - _SAME_PERSON) / _SOFTNESS)
     own = vote.where(same, 0.0).sum(1)
     best = most_votes(around.label, vote.where(other, 0.0))
-    nearest_own = level.where(same, -torch.inf).amax(1)
-    nearest_own = nearest_own.where(same.any(1), lowest)
-    nearest_other = level.where(other, -torch.inf).amax(1)
-    nearest_other = nearest_other.where(other.any(1), lowest)
+    nearest_own, nearest_other = nearest_of(same, lowest), nearest_of(other, lowest)
+    nearest = nearest_of(present, 0.0)
     rank = present.cumsum(1)
     share = [(same & (rank <= k)).sum(1) / k for k in _NEAREST_SHARE]
-    nearest = level.where(present, -torch.inf).amax(1).where(present.any(1), 0.0)
     columns = [
         own.log1p(), best.log1p(), own / (own + best + 0.3), best / (own + best + 0.3),
         nearest_other, nearest_own - nearest_other, *share, nearest,

@@ -65,16 +65,14 @@ class MetaConfig(Config):
     @classmethod
     def _low_before_high(cls, bounds: tuple[float, float]) -> tuple[float, float]:
         low, high = bounds
-        if not 0 <= low <= high <= 1:
-            raise ValueError(
-                f"must be two probabilities, the lower first, got {low:g} and {high:g}"
-            )
-        return bounds
+        if 0 <= low <= high <= 1:
+            return bounds
+        raise ValueError(f"must be two probabilities, the lower first, got {low:g} and {high:g}")
 
 
 def noisy_piece(noisy: LabelledSet, seed: int, *parts: int | str) -> Piece:
     """What is learned of a draw of noise: random large classes (any, where none is large)."""
-    classes = noisy.large if len(noisy.large) else torch.arange(noisy.classes.num_classes)
+    classes = noisy.large if len(noisy.large) else None
     return noisy.piece(noisy.some(classes, _DRAWN_IMAGES, seed, "piece", *parts))
 
 
@@ -95,12 +93,10 @@ def pretrain(config: PretrainConfig, source: LabelledSet, seed: int, *, show: bo
     torch.manual_seed(derive_seed(seed, "cleaner"))
     cleaner = Cleaner(source.config.gcn, first.features(first.owner.ones()))
     cleaner = cleaner.to(source.embedded.device)
-    optimizer = torch.optim.Adam(
-        cleaner.parameters(), config.learning_rate, weight_decay=config.weight_decay
-    )
+    rate, decay = config.learning_rate, config.weight_decay
+    optimizer = torch.optim.Adam(cleaner.parameters(), rate, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.num_draws)
-    draws = range(config.num_draws)
-    for draw in progress(draws, "clean: learn", total=len(draws), unit="draw", enabled=show):
+    for draw in progress(range(config.num_draws), "clean: learn", unit="draw", enabled=show):
         piece = drawn(draw)
         truth = piece.truth().float()
         for number, features in enumerate(passes(cleaner, piece)):
@@ -168,9 +164,8 @@ def adapt(
         test = _pseudo_labelled(cleaner, target, ambiguous, part)
         pairs = _pairs(cleaner, source, test, batch_classes, part)
         label = f"clean: meta-supervision, round {round_number + 1}"
-        steps = range(config.num_steps)
-        shown = progress(steps, label, total=len(steps), unit="step", enabled=show)
-        for step, (train, train_classes, test_classes) in zip(shown, pairs, strict=False):
+        steps = progress(range(config.num_steps), label, unit="step", enabled=show)
+        for step, (train, train_classes, test_classes) in zip(steps, pairs, strict=False):
             gradient = meta_gradient(
                 parameters,
                 partial(train.loss, cleaner, step % NUM_PASSES, train_classes),

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -25,6 +25,8 @@ def progress(
     """Iterate `items`, showing count, rate and time left on stderr when `enabled`."""
     if not enabled:
         return iter(items)
+    if total is None and isinstance(items, Sized):
+        total = len(items)
     if not sys.stderr.isatty():
         return _with_lines(items, label, total, unit)
     bar: tqdm[ItemT] = tqdm(items, desc=label, total=total, unit=unit, dynamic_ncols=True)

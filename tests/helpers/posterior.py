@@ -40,9 +40,11 @@ def gaussian_people(seed: int, sizes: list[int], image: float = 0.35) -> tuple[A
     return embedding.astype(np.float32), label
 
 
-def labelled_as(embedding: NDArray[Any], label: NDArray[np.integer]) -> LabelledSet:
-    """The embeddings, with an exact graph, under these labels."""
-    return LabelledSet(embedded(embedding), np.asarray(label, np.int64), GRAPH)
+def labelled_as(embedding: NDArray[Any], label: NDArray[np.integer], *verified: int) -> LabelledSet:
+    """The embeddings, with an exact graph, under these labels; those of `verified` are certain."""
+    certain = np.isin(np.arange(len(label)), verified)
+    labels = np.asarray(label, np.int64)
+    return LabelledSet(embedded(embedding), labels, GRAPH, verified=certain)
 
 
 def model_of(labelled: LabelledSet) -> IdentityModel:

@@ -142,7 +142,8 @@ def clean_set(
         torch.cuda.reset_peak_memory_stats()
     start = clock(mesh.device)
     target = embedded(embedding, folder / "graph", config, mesh)
-    cleaned = clean(config, target, noisy.label, source, (), out_dir, mesh, "bench")
+    labelled = LabelledSet(target, noisy.label, config.graph)
+    cleaned = clean(config, labelled, source, (), out_dir, mesh, "bench")
     seconds = clock(mesh.device) - start
     found = noise_detection(cleaned.clean_probability, cleaned.kept, noisy.is_clean).numbers()
     report = {

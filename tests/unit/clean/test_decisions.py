@@ -5,16 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from helpers.people import random_unit
-from helpers.posterior import MESH, PLAIN, SIZE, answer_of, gaussian_people, labelled_as, model_of
+from helpers.posterior import SIZE, answer_of, gaussian_people, labelled_as, model_of
 from helpers.shards import write_shard
 from numpy.typing import NDArray
 
 from facetrain.clean.decisions import numbers_of, overlay, result_of
 from facetrain.clean.identity_model import IdentityModel
 from facetrain.clean.labelled_set import LabelledSet
-from facetrain.clean.posterior import Posterior, posterior
+from facetrain.clean.posterior import Posterior
 from facetrain.core.rng import numpy_generator
 from facetrain.data.cleaning_result import REASON_NAMES, CleaningResult, Reason
 from facetrain.data.dataset import FaceDataset
@@ -110,12 +109,9 @@ def test_reasons_by_hand(case: Case) -> None:
 def test_what_is_absent_or_confirmed_is_not_judged(case: Case) -> None:
     label = case.label.copy()
     label[3] = -1
-    labelled = labelled_as(case.embedding, label)
-    found = answer_of(labelled, case.model)
-    verified = torch.zeros(len(label), dtype=torch.bool)
-    verified[7] = True
+    found = answer_of(labelled_as(case.embedding, label, 7), case.model)
     put(found, 7, 1.0, 0.0, 0.0, 0.9)
-    result = result_of(found, [], verified)
+    result = result_of(found, [])
     for row in (3, 7):
         assert result.reason[row] == Reason.NOT_JUDGED
         assert result.kept[row]
@@ -177,10 +173,7 @@ def test_an_exchange_is_told_of_both(order: list[int]) -> None:
     assert (result.merge_label == -1).all()
     assert np.isin(result.reason[np.setdiff1d(np.arange(4), told)], Reason.CLEAN).all()
     # Where a person has verified one of the two, the others are told.
-    verified = torch.zeros(len(label), dtype=torch.bool)
-    verified[told[0]] = True
-    found = posterior(labelled, model, PLAIN, None, MESH, verified)
-    result = result_of(found, [], verified)
+    result = result_of(answer_of(labelled_as(embedding, named, int(told[0])), model), [])
     assert result.clean_probability[told[0]] == 1
     assert np.flatnonzero(~result.kept).tolist() == np.setdiff1d(np.arange(4), told).tolist()
 

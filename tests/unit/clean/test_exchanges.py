@@ -9,7 +9,7 @@ from facetrain.clean.exchanges import exchanged
 
 
 def exchanges(case: Case) -> torch.Tensor:
-    return exchanged(case.found, None, 0)
+    return exchanged(case.found, 0)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 4])

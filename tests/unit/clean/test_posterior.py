@@ -198,9 +198,7 @@ def test_what_a_person_has_confirmed_stays() -> None:
     free = answer_of(labelled, model)
     worst = int(free.probability[:, 0].where(labelled.place_of_row >= 0, 1.0).argmin())
     assert free.probability[worst, 0] < 0.01
-    verified = torch.zeros(len(label), dtype=torch.bool)
-    verified[worst] = True
-    found = answer_of(labelled, model, verified=verified)
+    found = answer_of(labelled_as(embedding, label, worst), model)
     assert found.probability[worst, 0] == 1
     assert found.nobody[worst] == 0
 

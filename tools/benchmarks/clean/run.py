@@ -220,7 +220,8 @@ class Cleaners:
         self, name: str, config: CleanConfig, images: EmbeddedSet, target: Features
     ) -> Iterator[Row]:
         assert target.is_clean is not None
-        stage = clean(config, images, target.label, self.source, (), self.folder, MESH, _DIGEST)
+        labelled = LabelledSet(images, target.label, config.graph)
+        stage = clean(config, labelled, self.source, (), self.folder, MESH, _DIGEST)
         yield name, f1(stage.kept, target.is_clean)
         yield f"{name}, calibration error", calibration(stage.clean_probability, target.is_clean)
 
