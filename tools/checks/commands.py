@@ -4,13 +4,13 @@
         --landmarks F.csv --bin F.bin --detector yunet.onnx --backbone F.onnx --weights RUN \
         --out DIR
 
-A command is a line of a code block that begins with facetrain, torchrun or make demo. It runs in
-DIR, where the names that the pages use (people, yunet.onnx, lfw.bin, configs/mine.yaml, ...) stand
-for what is given here, or for small things made of it. Three things differ from the page: a review
-is ended by Ctrl-C after it has said its address, torchrun starts two processes, and trainings take
-a few steps of a small network. --weights is a training of configs/lfw_small.yaml and --backbone its
-export; --landmarks are of the photographs. Prints status and seconds of each command; exit status 1
-where one fails.
+A command is a line of a code block that begins with facetrain, torchrun or make demo, perhaps after
+`$ `; or code in a table. It runs in DIR, where the names that the pages use (people, yunet.onnx,
+lfw.bin, configs/mine.yaml, ...) stand for what is given here, or for small things made of it. Three
+things differ from the page: a review is ended by Ctrl-C after it has said its address, torchrun
+starts two processes, and trainings take a few steps of a small network. --weights is a training of
+configs/lfw_small.yaml and --backbone its export; --landmarks are of the photographs. Prints status
+and seconds of each command; exit status 1 where one fails.
 """
 
 import argparse
@@ -67,16 +67,28 @@ MADE = {  # what pages name -> the command that makes it
 
 
 def commands(page: Path) -> Iterator[str]:
-    """The commands in a page's code blocks, without their comments and shell variables."""
-    for block in re.findall(r"(?ms)^```\w*\n(.*?)^```", page.read_text(encoding="utf-8")):
-        variables = dict(re.findall(r'(?m)^(\w+)="(.*)"$', block))
-        for line in block.splitlines():
+    """The commands in a page's code blocks and tables, as they follow each other.
+
+    Without their prompt and comments, with their shell variables filled in. In a table a command
+    is code with arguments: `facetrain pack` alone is a name.
+    """
+    variables: dict[str, str] | None = None  # of the block; None outside of one
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.startswith("```"):
+            variables = {} if variables is None else None
+        elif variables is not None:
+            if assigned := re.fullmatch(r'(\w+)="(.*)"', line):
+                variables[assigned[1]] = assigned[2]
             for name, value in variables.items():
                 line = line.replace(f"${name}", value)
+            line = line.removeprefix("$ ")
             if re.match(r"(\.venv/bin/)?(facetrain [a-z]|torchrun)", line):
                 yield re.sub(r"\s+#.*", "", line)
             elif line.startswith("make demo"):
                 yield "facetrain demo --out demo"
+        elif line.startswith("|"):
+            for code in re.findall(r"`(facetrain (?:[a-z]+ [^`]+|--[^`]+))`", line):
+                yield code.partition(r" \|")[0]
 
 
 def prepare(out: Path, options: argparse.Namespace) -> None:
