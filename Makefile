@@ -1,6 +1,6 @@
 # make demo    fresh machine -> environment, install, the whole pipeline on synthetic faces, a report
 # make test    environment, install, every test, two processes at a time
-# make test-quick   the unit tests of the rooms: about a minute on two cores
+# make test-quick   the unit tests of the rooms but the slow ones: about a minute on two cores
 # make check   format, lint, types, tests: what CI runs
 # make docs    the pages of docs/ with the API, as a site in site/; a broken link is an error
 # make wheel   what pip installs, in dist/
@@ -22,23 +22,23 @@ demo: $(BIN)/.installed
 
 # One thread a process: two of them share the cores, and distributed tests start more.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-DATA := tests/unit/data/ tests/unit/export/
+DATA := $(patsubst %,tests/unit/%/,data export report review)
 ROOMS := $(filter-out $(DATA) tests/unit/tools/ %__pycache__/,$(wildcard tests/unit/*/))
 
 test: $(BIN)/.installed
 	$(MAKE) -j2 --output-sync=target test-whole test-data test-rooms
 
 test-quick: $(BIN)/.installed
-	$(MAKE) -j2 --output-sync=target test-data test-rooms
+	$(MAKE) -j2 --output-sync=target test-data test-rooms CHOICE="-m 'not slow'"
 
 test-whole:
 	$(PYTEST) --ignore-glob='tests/unit/[!t]*' tests
 
 test-data:
-	$(PYTEST) $(DATA)
+	$(PYTEST) $(CHOICE) $(DATA)
 
 test-rooms:
-	$(PYTEST) $(ROOMS)
+	$(PYTEST) $(CHOICE) $(ROOMS)
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff format --check .

@@ -302,6 +302,7 @@ def test_embeddings_of_another_data_set_are_refused(tmp_path: Path) -> None:
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_lfw_without_noise_loses_hardly_any(lfw: Path, tmp_path: Path) -> None:
     """Source and target are different people of one embedding. The control: the same target with
     20 % flips, since a cleaner that drops nothing would pass the first alone.

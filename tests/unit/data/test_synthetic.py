@@ -38,6 +38,7 @@ def _digest(identity: int, sample: int) -> str:
     return hashlib.sha256(render(CONFIG, identity, sample)[0].tobytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_image_depends_on_seed_identity_and_sample_alone() -> None:
     keys = [(0, 0), (5, 3), (41, 2), (5, 4)]
     here = [_digest(*key) for key in reversed(keys)][::-1]
@@ -297,6 +298,7 @@ def test_identity_is_visible_but_not_to_pixels() -> None:
     assert hard < 0.2
 
 
+@pytest.mark.slow
 def test_dataset_round_trip(tmp_path) -> None:
     config = SyntheticConfig(
         seed=2, num_identities=4, first_identity=10, min_images=2, max_images=6, size=64

@@ -117,6 +117,7 @@ def test_two_jobs_do_not_share_a_folder(tmp_path: Path) -> None:
     assert work.times == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends ranks on Linux only")
 def test_a_rank_ends_with_torchruns_agent() -> None:
     rank = (

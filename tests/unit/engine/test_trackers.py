@@ -69,6 +69,7 @@ def test_mlflow_keeps_one_run_over_a_resume(
     assert [(one.step, one.value) for one in history] == [(3, 2.5), (6, 1.5)]
 
 
+@pytest.mark.slow
 def test_wandb_offline_keeps_one_id_over_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @needs_onnx
 @pytest.mark.parametrize("name", ["iresnet18", "mobilefacenet"])  # small: the next test
 def test_onnx_gives_the_same_embeddings_at_any_batch_size(name, runs, tmp_path):

@@ -68,6 +68,7 @@ def test_without_dgl_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPa
         DGLGraph(*random_table())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("dgl")
 def test_importing_dgl_is_silent_and_writes_nothing(tmp_path: Path) -> None:
     """Left alone it announces a backend and writes ~/.dgl/config.json."""

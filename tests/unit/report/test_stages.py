@@ -111,6 +111,7 @@ def numbers(seed: int, margin: float) -> dict[str, object]:
     return verification(generator.uniform(0, 2, 200) + margin * ~same, same).numbers()
 
 
+@pytest.mark.slow
 def test_rounds_are_rows_of_the_tables(tmp_path: Path) -> None:
     """Round 1 decides as the final cleaning does; each training has its evaluation."""
     run = write_run(tmp_path)

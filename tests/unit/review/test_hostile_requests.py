@@ -106,6 +106,7 @@ def test_a_body_is_never_read_as_a_request(server: ReviewServer, client: Client)
     assert raw(server, (outer + inner).encode()).count(b"HTTP/1.1 ") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_idle_connections_cost_nothing_and_shut_nobody_out(tmp_path: Path) -> None:
     """100 connections that say nothing, against a server with 48 descriptors."""

@@ -189,6 +189,7 @@ def test_a_folder_that_is_no_run_is_told(tmp_path: Path, capfd: pytest.CaptureFi
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_when_it_is_killed(tmp_path: Path) -> None:
     """Three times: decisions without a pause, SIGKILL, start again, all acknowledged are there."""
     folder = write_run(tmp_path, 20, 6)

@@ -333,6 +333,7 @@ def test_everything_together_stays_an_image_and_ignores_autocast():
         assert torch.equal(augment(image, parameters), result)
 
 
+@pytest.mark.slow
 def test_it_compiles_into_one_graph():
     # fullgraph refuses anything that reads a tensor's value on the host or branches on data.
     compiled = torch.compile(augment, backend="aot_eager", fullgraph=True)

@@ -249,6 +249,7 @@ def test_real_faces_come_as_the_data_set_decodes_them(lfw):
             assert label == dataset.label[index]
 
 
+@pytest.mark.slow
 def test_workers_start_after_this_process_has_used_opencvs_threads():
     """A fork does not carry threads over: OpenCV in a worker would wait for them for ever."""
     script = f"""

@@ -59,6 +59,7 @@ def test_the_largest_near_the_centre() -> None:
         choose([middle, beside], 400, 400, "skip")
 
 
+@pytest.mark.slow
 def test_against_the_landmarks_of_another_detector(lfw: Path, yunet: Path, tmp_path: Path) -> None:
     """Median distance of the points under 3 pixels of 250; every face is found."""
     options = {"detector": yunet, "workers": 1, "show_progress": False}

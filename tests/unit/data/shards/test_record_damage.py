@@ -203,6 +203,7 @@ def test_an_index_that_cannot_be_read_says_so(
         ShardReader(tmp_path / "a.rec")
 
 
+@pytest.mark.slow
 def test_many_shards_need_few_descriptors(tmp_path: Path) -> None:
     write(tmp_path / "train-000.rec", "header")
     for number in range(1, 120):
