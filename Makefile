@@ -22,7 +22,7 @@ demo: $(BIN)/.installed
 
 # One thread a process: two of them share the cores, and distributed tests start more.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-DATA := $(patsubst %,tests/unit/%/,data export report review)
+DATA := $(patsubst %,tests/unit/%/,data export report review evaluate finetune models)
 ROOMS := $(filter-out $(DATA) tests/unit/tools/ %__pycache__/,$(wildcard tests/unit/*/))
 
 test: $(BIN)/.installed

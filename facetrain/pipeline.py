@@ -30,7 +30,7 @@ from facetrain.evaluate.evaluate import EvaluateConfig, check_sets, evaluate_set
 from facetrain.evaluate.ijb import IjbConfig
 from facetrain.finetune import finetune
 from facetrain.finetune.settings import FinetuneStageConfig
-from facetrain.graph import knn_stage
+from facetrain.graph import knn
 from facetrain.models.weights import BackboneSource, backbone_inputs
 from facetrain.pretrain import train
 from facetrain.pretrain.archive import archive_other_training
@@ -141,9 +141,7 @@ def ijb_stage(
 
 def graph_stage(recipe: CleaningRecipe, embeddings: Path, out_dir: Path, mesh: Mesh) -> Artifact:
     """Stage `graph`: the kNN graph of the embeddings in a folder, into `out_dir`."""
-    return knn_stage.run(
-        recipe.graph, embeddings / run_folder.EMBEDDING_FILE, out_dir, mesh, inputs={}
-    )
+    return knn.run(recipe.graph, embeddings / run_folder.EMBEDDING_FILE, out_dir, mesh, inputs={})
 
 
 def clean_stage(

@@ -240,7 +240,8 @@ def _evaluate(
     from facetrain.engine.inference import open_backbone
     from facetrain.evaluate.evaluate import check_sets, evaluate_sets, name_sources
     from facetrain.evaluate.ijb import evaluate_ijb
-    from facetrain.report.gallery import draw_pictures, draw_subgroups
+    from facetrain.report.gallery import draw_run, draw_subgroups
+    from facetrain.report.run import Run
     from facetrain.report.style import Gallery
 
     sources, ijb = name_sources(config), config.ijb
@@ -252,7 +253,7 @@ def _evaluate(
     if sources and out and backbone:
         numbers |= pipeline.evaluate_stage(config, backbone, out, mesh).metrics
         if mesh.is_main:
-            draw_pictures(out)
+            draw_run(Run(out))
     elif sources and model:
         numbers |= evaluate_sets(config, model, mesh, image_size=model.image_size)
     if ijb.path and out:

@@ -100,18 +100,17 @@ def _check_plain(data: Any, where: str) -> None:
             )
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The data of a recipe: its base's, overridden key by key, however deep.
 
     `base` is a path seen from the recipe's folder; a base may have one in turn.
 
+    Args:
+        above: the recipes that this one is the base of.
+
     Raises:
         ConfigError: a file that is missing, no YAML mapping, or based on itself.
     """
-    return _read_based(path, ())
-
-
-def _read_based(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if not path.is_file():  # also a link to itself, which `resolve` cannot follow
         raise ConfigError(f"{path}: must be a YAML recipe, but there is no such file")
     if path.resolve() in above:
@@ -129,7 +128,7 @@ def _read_based(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         return data
     if not isinstance(base, str):
         raise ConfigError(f"{path}: base must be the path of a recipe, got {base!r:.80}")
-    return _overridden(_read_based(path.parent / base, (*above, path.resolve())), data)
+    return _overridden(read_recipe(path.parent / base, (*above, path.resolve())), data)
 
 
 def _overridden(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:

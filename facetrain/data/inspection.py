@@ -18,8 +18,8 @@ from facetrain.data.shards.recordio import ShardReader, shard_paths, unpack_reco
 from facetrain.data.shards.shard_set import (
     ShardImages,
     check_one_set,
-    image_positions,
     merged_labels,
+    open_shard,
     valid_labels,
 )
 
@@ -97,19 +97,13 @@ def inspect(path: Path, workers: int | None = None, show_progress: bool = True) 
 
 
 def _headers(path: Path) -> tuple[ShardImages, RecordTable]:
-    """A shard as it is, damage and all: a label that is none counts as -1."""
-    shard = ShardReader(path)
-    table = shard.table()
-    if shard.index_rebuilt and not table.framed.any():
+    images, table = open_shard(path)
+    if images.shard.index_rebuilt and not table.framed.any():
         raise DataError(
             f"{path}: must be a .rec of RecordIO, but in its {path.stat().st_size} bytes no record "
             "begins; give another file, or get it again"
         )
-    layout, positions = image_positions(shard, table)
-    label = table.label[positions]
-    known = table.readable[positions] & valid_labels(label)
-    exact = np.where(known, label, np.float32(-1)).astype(np.int64)
-    return ShardImages(shard, layout, positions, exact, table.id[positions]), table
+    return images, table
 
 
 def _suspect_when_packed(one: ShardImages) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""The kNN graph: of each embedding its K most similar others.
+"""The kNN graph: of each embedding its K most similar others; and the stage `graph`, which is that.
 
 Ranks search blocks of rows and write them into shared arrays; a finished block is never done again.
 What is held in memory is a block of queries, a block of base rows and, for IVF, the lists; the
@@ -6,7 +6,7 @@ embedding and the graph are memory maps.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,16 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from facetrain.core.artifact import Artifact, fingerprint
 from facetrain.core.config import Config, config_digest
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
 from facetrain.core.npy_file import read_npy, write_npy
 from facetrain.core.progress import progress
 from facetrain.core.row_blocks import RowBlocks
-from facetrain.core.run_folder import NEIGHBOURS_FILE, SIMILARITY_FILE
+from facetrain.core.run_folder import NEIGHBOURS_FILE, NORM_FILE, SIMILARITY_FILE
 from facetrain.dist.collectives import gather_objects
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
+from facetrain.dist.stage import run_stage
 from facetrain.graph.knn_choice import BackendChoice, IndexChoice, choose
 from facetrain.graph.knn_faiss import load_faiss
 from facetrain.graph.knn_ivf import Ivf
@@ -224,3 +226,38 @@ def _prepare(
     if mesh.is_main:
         logger.info("graph: %s search by %s", plan["index"], plan["backend"])
     return dict(plan)
+
+
+def run(
+    config: KnnConfig,
+    embedding_path: Path,
+    out_dir: Path,
+    mesh: Mesh,
+    *,
+    inputs: Mapping[str, str],
+) -> Artifact:
+    """Build the graph of an `embedding.npy`; continues an interrupted run, at any world size.
+
+    Leaves `neighbours.npy` and `similarity.npy` (see `KnnGraph`) and the manifest with what
+    `knn_graph` measured.
+
+    Args:
+        inputs: name -> fingerprint of what made the embedding; the file itself is added here.
+
+    Raises:
+        DataError: no such `.npy`, or embeddings that `knn_graph` refuses.
+        ConfigError: faiss is asked for and not installed.
+    """
+    again = "run the embed stage first"
+    types = (np.float16, np.float32)
+    embedding = read_npy(embedding_path, "embeddings", (None, None), types, advice=again)
+
+    def work() -> dict[str, Any]:
+        norm = embedding_path.with_name(NORM_FILE)  # the stage embed says which did not decode
+        skipped = norm.is_file() and bool(
+            (read_npy(norm, "norms", (len(embedding),), np.float32, advice=again) == 0).any()
+        )
+        return knn_graph(embedding, config, mesh, out_dir, allow_zero=skipped)[1]
+
+    all_inputs = {**inputs, "embedding": fingerprint(embedding_path)}
+    return run_stage("graph", config, all_inputs, out_dir, mesh, work)

@@ -7,7 +7,6 @@ found false accepts to differ far more than false rejects.
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from facetrain.metrics.verification import Bools, Floats, best_threshold, thresh
 
 UNKNOWN = -1
 _FAR_EXPONENTS = (1, 2, 3, 4)
-_Z = 1.959963984540054  # of the middle 95 % of a normal distribution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +40,9 @@ def wilson_interval(hits: int, n: int) -> list[float] | None:
     E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA
     22, 1927. Unlike the normal approximation it is sensible at 0 and 1.
     """
-    if n == 0:
-        return None
-    rate, z2 = hits / n, _Z**2
-    centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z / (1 + z2 / n) * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
-    return [max(0.0, centre - half), min(1.0, centre + half)]
+    from scipy.stats import binomtest  # a second to import
+
+    return [*map(float, binomtest(hits, n).proportion_ci(method="wilson"))] if n else None
 
 
 @dataclasses.dataclass(frozen=True)

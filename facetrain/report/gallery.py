@@ -92,17 +92,8 @@ _SUBGROUPS = (
 )
 
 
-def draw_pictures(folder: Path) -> list[Picture]:
-    """Draw every picture of a run into its folder `pictures`.
-
-    Raises:
-        DataError: no stage, or a data set that cannot be read.
-    """
-    return draw_run(Run(folder))
-
-
 def draw_run(run: Run) -> list[Picture]:
-    """Draw every picture of a run that is open."""
+    """Draw every picture of a run into its folder `pictures`."""
     gallery = Gallery(run.folder / PICTURES)
     if run.sizes:
         gallery.add("class_sizes", class_sizes_figure(run.sizes), _SIZES, "data")

@@ -13,7 +13,7 @@ from facetrain.data.evaluation.pair_lists import read_any
 from facetrain.data.evaluation.paired_faces import find_images
 from facetrain.data.evaluation.verification_bin import write_bin
 from facetrain.data.files.lists import write_list
-from facetrain.data.packing.pack_image import PackOptions, Preparation, tasks_for
+from facetrain.data.packing.pack_image import PackOptions, Preparation
 from facetrain.data.sources.image import SourceImage
 
 
@@ -42,10 +42,9 @@ def pack_pairs(images: Path, out: Path, pairs: Path, options: PackOptions) -> di
     listed = read_any(Path(pairs))
     files = find_images(images, listed.name, Path(pairs))
     sources = [SourceImage(name, (0.0,), str(file)) for name, file in files.items()]
-    tasks = tasks_for(sources, "", preparation.aligned)
     packed: dict[str, bytes] = {}
     skipped: dict[str, str] = {}
-    for task, result in preparation.prepare(tasks, out.name):
+    for task, result in preparation.prepare(preparation.tasks(sources), out.name):
         if isinstance(result, str):
             skipped[task.image.name] = result
         else:

@@ -12,7 +12,7 @@ from facetrain.data.evaluation.template_benchmark import LooseFace, write_templa
 from facetrain.data.features import load_features
 from facetrain.data.files.lists import write_list
 from facetrain.data.images.align import ARCFACE_POINTS
-from facetrain.data.packing.pack_image import PackOptions, Preparation, tasks_for
+from facetrain.data.packing.pack_image import PackOptions, Preparation
 from facetrain.data.sources.list_images import list_images
 
 
@@ -53,7 +53,7 @@ def pack_templates(
         preparation, scratch = Preparation.of(options), out / ".source.tar"
         try:
             listing = list_images(source, scratch)
-            tasks = tasks_for(listing.images, listing.around, preparation.aligned)
+            tasks = preparation.tasks(listing.images, listing.around)
             points = ARCFACE_POINTS * options.size / 112
             packed, skipped = [], [*listing.refused]
             for task, result in preparation.prepare(tasks, out.name):

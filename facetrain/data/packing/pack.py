@@ -45,7 +45,6 @@ from facetrain.data.packing.pack_image import (
     Result,
     Task,
     landmark_row,
-    tasks_for,
 )
 from facetrain.data.packing.pack_state import (
     Mark,
@@ -107,10 +106,10 @@ def pack(
 
 
 def _pack(source: Path, out: Path, preparation: Preparation, started: float) -> Artifact:
-    config, aligned = preparation.config, preparation.aligned
+    config = preparation.config
     try:
         listing = list_images(source, out / _SCRATCH)
-        inputs = {"source": listing.digest, **aligned.inputs}
+        inputs = {"source": listing.digest, **preparation.inputs}
         done = finished(out, "pack", config, inputs)
         if done is not None:
             remove_state(out)
@@ -118,11 +117,11 @@ def _pack(source: Path, out: Path, preparation: Preparation, started: float) -> 
         if made_by(out, "pack", config, inputs) is not None:  # this very pack, damaged since
             for path in (out / MANIFEST_FILE, *out.glob("*.rec")):
                 path.unlink()
-        tasks = tasks_for(listing.images, listing.around, aligned)
+        tasks = preparation.tasks(listing.images, listing.around)
         if config.num_shards > len(tasks):
             raise ConfigError(f"pack: num_shards={config.num_shards}, but only {len(tasks)} images")
-        if aligned.landmarks is not None:
-            _check_names(source, aligned.landmarks, listing, tasks)
+        if preparation.landmarks is not None:
+            _check_names(source, preparation.landmarks, listing)
         claim(out, content_digest({"config": config_digest(config), "inputs": inputs}))
         try:
             marks, labels, per_second = _write_shards(out, listing, tasks, preparation)
@@ -141,9 +140,7 @@ def _pack(source: Path, out: Path, preparation: Preparation, started: float) -> 
         (out / _SCRATCH).unlink(missing_ok=True)
 
 
-def _check_names(
-    source: Path, landmarks: Landmarks, listing: Listing, tasks: Sequence[Task]
-) -> None:
+def _check_names(source: Path, landmarks: Landmarks, listing: Listing) -> None:
     """Landmarks must be of this source's images; those of others are counted."""
     named = {*landmarks.points, *landmarks.misfit}
     known = {
@@ -171,15 +168,7 @@ def _check_names(
 def _write_shards(
     out: Path, listing: Listing, tasks: Sequence[Task], preparation: Preparation
 ) -> tuple[list[Mark], dict[int, int], float | None]:
-    """Every shard that is not finished.
-
-    Returns:
-        The marks; class of the source -> label, for those with images; and files a second, None
-        where nothing was left to do.
-
-    Raises:
-        DataError: not one image can be packed.
-    """
+    """Every shard's mark, class of the source -> label, and files a second, if any were left."""
     num_shards = preparation.config.num_shards
     bounds = [len(tasks) * i // num_shards for i in range(num_shards + 1)]
     marks: list[Mark] = []
@@ -266,7 +255,7 @@ def _write_lists(
     write_list(out / SKIPPED_FILE, skipped)
     write_list(out / IGNORED_FILE, listing.ignored)
     write_list(out / SUSPECT_FILE, suspect)
-    if preparation.aligned.detector is not None:
+    if preparation.detector is not None:
         _join_landmarks(out)
     if listing.identities is None:  # a .lst numbers its classes itself
         names = {int(image.label[0]): f"{image.label[0]:.0f}" for image in listing.images}

@@ -84,19 +84,13 @@ class Task:
     detector: str | None = None
 
 
-class Aligned(NamedTuple):
-    """How the faces of a source are known, and what that does to a pack's identity."""
-
-    landmarks: Landmarks | None  # five points by image
-    detector: str | None  # file of a detector
-    inputs: dict[str, str]  # name -> fingerprint of the files
-
-
 class Preparation(NamedTuple):
     """Options that were checked, their files read."""
 
     config: PackConfig
-    aligned: Aligned
+    landmarks: Landmarks | None  # five points by image
+    detector: str | None  # file of a detector
+    inputs: dict[str, str]  # name -> fingerprint of these files
     workers: int | None
     show_progress: bool
 
@@ -110,8 +104,28 @@ class Preparation(NamedTuple):
         """
         decisive = {name: getattr(options, name) for name in ("size", "quality", "faces")}
         config = parse_config(PackConfig, {**decisive, "num_shards": num_shards}, "pack")
-        aligned = _alignment(options.landmarks, options.detector, options.faces)
-        return cls(config, aligned, options.workers, options.show_progress)
+        landmarks, detector = options.landmarks, options.detector
+        if landmarks is not None and detector is not None:
+            raise ConfigError("--landmarks and --detector both say where the faces are; give one")
+        if options.faces != "largest" and detector is None:
+            raise ConfigError(
+                f"--faces {options.faces} is for what --detector F.onnx finds; give that too"
+            )
+        marked = None if landmarks is None else read_landmarks(Path(landmarks))
+        if detector is not None:
+            loaded_detector(str(detector))
+        files = {"landmarks": landmarks, "detector": detector}
+        inputs = {name: fingerprint(Path(file)) for name, file in files.items() if file is not None}
+        network = None if detector is None else str(detector)
+        return cls(config, marked, network, inputs, options.workers, options.show_progress)
+
+    def tasks(self, images: Sequence[SourceImage], around: str = "") -> list["Task"]:
+        """What to do with each; `around` is a folder that landmarks may have before its name."""
+        if self.landmarks is None:
+            return [Task(image, detector=self.detector) for image in images]
+        tasks = [_marked(image, around, self.landmarks) for image in images]
+        check_places([(task.points[0], task.image.read) for task in tasks if task.points])
+        return tasks
 
     def prepare(
         self, tasks: Sequence["Task"], title: str
@@ -141,29 +155,6 @@ Result = list[PackedFace] | str
 """The faces of an image file, one or more; or why there are none."""
 
 
-def _alignment(landmarks: Path | None, detector: Path | None, faces: Choice) -> Aligned:
-    if landmarks is not None and detector is not None:
-        raise ConfigError("--landmarks and --detector both say where the faces are; give one")
-    if faces != "largest" and detector is None:
-        raise ConfigError(f"--faces {faces} is for what --detector F.onnx finds; give that too")
-    if landmarks is not None:
-        marked = read_landmarks(Path(landmarks))
-        return Aligned(marked, None, {"landmarks": fingerprint(Path(landmarks))})
-    if detector is not None:
-        loaded_detector(str(detector))
-        return Aligned(None, str(detector), {"detector": fingerprint(Path(detector))})
-    return Aligned(None, None, {})
-
-
-def tasks_for(images: Sequence[SourceImage], around: str, aligned: Aligned) -> list[Task]:
-    """What to do with each image; `around` is a folder that landmarks may have before names."""
-    if aligned.landmarks is None:
-        return [Task(image, detector=aligned.detector) for image in images]
-    tasks = [_marked(image, around, aligned.landmarks) for image in images]
-    check_places([(task.points[0], task.image.read) for task in tasks if task.points])
-    return tasks
-
-
 def _marked(image: SourceImage, around: str, landmarks: Landmarks) -> Task:
     known = (landmarks.points, landmarks.misfit)
     name = image.name.strip()
@@ -191,11 +182,7 @@ def _prepare_chunk(tasks: Iterable[Task], config: PackConfig) -> list[Result]:
 
 
 def _prepare(task: Task, config: PackConfig) -> list[PackedFace]:
-    """The faces that go into a shard.
-
-    Raises:
-        DataError: why there are none.
-    """
+    """The faces that go into a shard; raises DataError: why there are none."""
     if task.no_points is not None:
         raise DataError(task.no_points)
     name, encoded = task.image.name, task.image.read()
@@ -230,11 +217,7 @@ def passes_through(image: Image, encoded: bytes, size: int) -> bool:
 
 
 def _check_points(task: Task, image: Image, encoded: bytes) -> None:
-    """Landmarks of an image of another size, or as it lay before EXIF, would crop something else.
-
-    Raises:
-        DataError: they are such.
-    """
+    """Refuse landmarks of another size, or as the image lay before EXIF: they crop anything."""
     height, width = image.shape[:2]
     for points in task.points:
         outside = ((points < 0) | (points > (width, height))).any(axis=1)

@@ -32,6 +32,7 @@ from facetrain.data.shards.record_table import (
     padded,
     read_payload,
     read_table,
+    words_of,
 )
 
 _SCAN_WORDS = 1 << 24
@@ -75,27 +76,24 @@ def read_index_file(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]] |
     return numbers[0::2], numbers[1::2]
 
 
-def index_records(
-    path: Path, words: NDArray[np.uint32], buffer: memoryview
-) -> tuple[RecordIndex, RecordTable]:
+def index_records(path: Path, buffer: memoryview) -> tuple[RecordIndex, RecordTable]:
     """The records of the shard at `path`, and their headers; scanned where its `.idx` is stale."""
     listed = read_index_file(path.with_suffix(".idx"))
     if listed is not None and (listed[1] == 0).any():
         index = _in_key_order(*listed, boundaries=listed[1], size=len(buffer))
-        table = read_table(words, buffer, index.starts, index.stops)
+        table = read_table(buffer, index.starts, index.stops)
         if (
             table.framed.all()
             and np.isin(_counted_images(index, buffer), index.keys).all()
             and not _is_renamed(index.keys, table.id)
         ):
             return index, table
-    index = _scanned(path, words, buffer, listed)
-    return index, read_table(words, buffer, index.starts, index.stops)
+    index = _scanned(path, buffer, listed)
+    return index, read_table(buffer, index.starts, index.stops)
 
 
 def _scanned(
     path: Path,
-    words: NDArray[np.uint32],
     buffer: memoryview,
     listed: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
 ) -> RecordIndex:
@@ -105,9 +103,9 @@ def _scanned(
     belongs to a whole record, it lists other offsets inside it; or it hands out the records' own
     ids in another order; or it lists a key twice. Cost: one pass over the file.
     """
-    entries = _scan(words, buffer)
+    entries = _scan(buffer)
     stops = np.append(entries[1:], len(buffer))
-    table = read_table(words, buffer, entries, stops)
+    table = read_table(buffer, entries, stops)
     if listed is not None:
         keys, offsets = listed
         fits = bool(np.isin(entries[table.framed], offsets).all())
@@ -116,7 +114,7 @@ def _scanned(
         if fits:
             boundaries = np.append(offsets, entries)
             index = _in_key_order(keys, offsets, boundaries=boundaries, size=len(buffer))
-            kept = read_table(words, buffer, index.starts, index.stops)
+            kept = read_table(buffer, index.starts, index.stops)
             if not _is_renamed(index.keys[kept.readable], kept.id[kept.readable]):
                 return _complete(index, _counted_images(index, buffer), len(buffer))
             listed = None  # the keys that it lists are no records'
@@ -255,14 +253,14 @@ def _keys_from_ids(ids: NDArray[np.uint64], readable: NDArray[np.bool_]) -> NDAr
     return own
 
 
-def _scan(words: NDArray[np.uint32], buffer: memoryview) -> NDArray[np.int64]:
+def _scan(buffer: memoryview) -> NDArray[np.int64]:
     """Offsets where a record starts, whole or damaged, ascending.
 
     The magic never stands at an aligned offset inside a payload, so every one found begins a
     part, and the scan finds its way again after any damage. Where bytes are missing all that
     follows may be out of alignment: those records are found, and cannot be read.
     """
-    size = len(buffer)
+    words, size = words_of(buffer), len(buffer)
     chunks = range(0, len(words), _SCAN_WORDS)
     found = [np.flatnonzero(words[i : i + _SCAN_WORDS] == MAGIC) + i for i in chunks]
     at = np.concatenate(found) if found else np.zeros(0, np.int64)

@@ -21,6 +21,7 @@ WHOLE, FIRST, MIDDLE, LAST = range(4)
 FLOAT32_INTEGERS = 1 << 24
 """Labels and counts are float32, which has every integer below this one, and then not all."""
 
+Buffer = memoryview | mmap.mmap | bytes
 _CHUNK = 1 << 20
 
 
@@ -49,9 +50,7 @@ def padded(length: NDArray[np.int64]) -> NDArray[np.int64]:
     return (length + 3) & ~3
 
 
-def read_payload(
-    buffer: memoryview | mmap.mmap | bytes, start: int, stop: int, offset: int = 0
-) -> bytes:
+def read_payload(buffer: Buffer, start: int, stop: int, offset: int = 0) -> bytes:
     """The payload of the record at bytes [start, stop) of `buffer`, its parts joined.
 
     Args:
@@ -90,22 +89,21 @@ def read_payload(
     return parts[0] if len(parts) == 1 else MAGIC_BYTES.join(parts)
 
 
-def read_table(
-    words: NDArray[np.uint32],
-    buffer: memoryview | mmap.mmap | bytes,
-    starts: NDArray[np.int64],
-    stops: NDArray[np.int64],
-) -> RecordTable:
+def words_of(buffer: Buffer) -> NDArray[np.uint32]:
+    """A shard as little-endian uint32, its last incomplete word left out."""
+    return np.frombuffer(buffer, "<u4", len(buffer) // 4)
+
+
+def read_table(buffer: Buffer, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> RecordTable:
     """Framing and header of the records at bytes [starts, stops) of a shard.
 
     Args:
-        words: the shard as little-endian uint32, its last incomplete word left out.
         buffer: the shard's bytes.
         starts: (N,) byte offset of each record's magic.
         stops: (N,) byte offset where its extent ends.
     """
     pieces = [
-        _read_chunk(words, buffer, starts[i : i + _CHUNK], stops[i : i + _CHUNK])
+        _read_chunk(buffer, starts[i : i + _CHUNK], stops[i : i + _CHUNK])
         for i in range(0, max(len(starts), 1), _CHUNK)
     ]
     return RecordTable(
@@ -116,12 +114,8 @@ def read_table(
     )
 
 
-def _read_chunk(
-    words: NDArray[np.uint32],
-    buffer: memoryview | mmap.mmap | bytes,
-    starts: NDArray[np.int64],
-    stops: NDArray[np.int64],
-) -> RecordTable:
+def _read_chunk(buffer: Buffer, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> RecordTable:
+    words = words_of(buffer)
     inside = (starts >= 0) & (starts % 4 == 0) & (starts + 8 <= 4 * len(words))
     inside &= stops <= len(buffer)
     word = np.where(inside, starts // 4, 0)

@@ -146,29 +146,28 @@ class ShardReader:
             DataError: no such file, an empty one, or one that cannot be read.
         """
         self.path = Path(path)
-        words, buffer = self._map()
+        buffer = self._map()
         self._size = len(buffer)
         found = os.stat(self.path)
         self._identity = found.st_dev, found.st_ino
         self._index: RecordIndex
         self._table: RecordTable | None
-        self._index, self._table = index_records(self.path, words, buffer)
+        self._index, self._table = index_records(self.path, buffer)
 
-    def _map(self) -> tuple[NDArray[np.uint32], memoryview]:
-        """The shard as words and bytes, mapped for as long as the caller holds them."""
+    def _map(self) -> memoryview:
+        """The shard's bytes, mapped for as long as the caller holds them."""
         if self.path.exists() and not self.path.is_file():  # a pipe would be waited for
             raise DataError(f"{self.path}: must be a .rec file, but is none")
         try:
             with open(self.path, "rb") as file:
                 refuse_hole(file.fileno(), self.path, _MOST_EXTENT)  # no record is so long
-                buffer = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except FileNotFoundError:
             raise DataError(f"{self.path}: must be a .rec file, but there is none") from None
         except ValueError:
             raise DataError(f"{self.path}: must hold records, but the file is empty") from None
         except OSError as error:
             raise _unreadable(self.path, error) from None
-        return np.frombuffer(buffer, "<u4", len(buffer) // 4), buffer
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_table": None}
@@ -206,10 +205,10 @@ class ShardReader:
         """
         table, self._table = self._table, None
         if table is None:
-            words, buffer = self._map()
+            buffer = self._map()
             if len(buffer) != self._size:
                 raise self._changed(len(buffer))
-            table = read_table(words, buffer, self._index.starts, self._index.stops)
+            table = read_table(buffer, self._index.starts, self._index.stops)
         return table
 
     def extents(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -151,10 +151,24 @@ def digest(parts: Sequence[str]) -> str:
     return hashlib.sha256(";".join(parts).encode()).hexdigest()
 
 
-def _open(path: Path, on_corrupt: OnCorrupt) -> ShardImages:
+def open_shard(path: Path) -> tuple[ShardImages, RecordTable]:
+    """A shard as it is, damage and all, and its records; a label that is none counts as -1.
+
+    Raises:
+        DataError: no such file, or one that cannot be read.
+    """
     shard = ShardReader(path)
     table = shard.table()
     layout, positions = image_positions(shard, table)
+    label = table.label[positions]
+    known = table.readable[positions] & valid_labels(label)
+    exact = np.where(known, label, np.float32(-1)).astype(np.int64)
+    return ShardImages(shard, layout, positions, exact, table.id[positions]), table
+
+
+def _open(path: Path, on_corrupt: OnCorrupt) -> ShardImages:
+    images, table = open_shard(path)
+    shard, positions = images.shard, images.positions
     whole = table.readable[positions]
     if not whole.all() and on_corrupt == "error":
         raise _damage(shard, int(positions[np.flatnonzero(~whole)[0]]))
@@ -174,8 +188,7 @@ def _open(path: Path, on_corrupt: OnCorrupt) -> ShardImages:
             f"{int(label[merged[0]])}: different people may have become one; number the "
             "identities from 0 without gaps in their list, and pack it again"
         )
-    exact = np.where(whole, label, np.float32(-1)).astype(np.int64)
-    return ShardImages(shard, layout, positions, exact, table.id[positions])
+    return images
 
 
 def _damage(shard: ShardReader, position: int) -> DataError:

@@ -14,6 +14,7 @@ from facetrain.data.synthetic.head import (
     Floats,
     Head,
     Image,
+    smoothstep,
 )
 from facetrain.data.synthetic.identity import Identity
 
@@ -24,11 +25,6 @@ _TEXEL_THETA = np.interp(
 # Marks of the skin are drawn on these columns only: a face ends before the ears' backs.
 _FRONT = slice(*np.searchsorted(_TEXEL_THETA, [-1.57, 1.57]).tolist())
 _FACE_ROWS = slice(60, TEXTURE_ROWS)
-
-
-def _step(value: Floats) -> Floats:
-    clipped = np.clip(value, np.float32(0), np.float32(1))
-    return np.asarray(clipped * clipped * (3 - 2 * clipped))
 
 
 def _noise(rng: np.random.Generator, rows: int, columns: int) -> Floats:
@@ -48,13 +44,13 @@ def _beard(who: Identity, x: Floats, side: Floats, y: Floats) -> Floats:
     if who.beard != "goatee":
         line = np.interp(side, [0, 0.25, 0.45, 0.62], [who.mouth_y + 0.1, who.mouth_y, 0.52, 0.05])
         if who.beard != "moustache":
-            area = _step((y - line.astype(np.float32)) / 0.10)
+            area = smoothstep((y - line.astype(np.float32)) / 0.10)
     else:
         area = 1.6 * _spot(x, y, (0, who.mouth_y + 0.24), (0.19, 0.15))
     lip = who.mouth_y - who.lip_upper
     area = np.maximum(area, 1.6 * _spot(side, y, (0.09, lip - 0.045), (0.15, 0.05)))
     density = who.beard_density * (0.35 if who.beard == "stubble" else 1.0)
-    return np.minimum(area, 1) * _step((1.25 - y) / 0.2) * np.float32(density)
+    return np.minimum(area, 1) * smoothstep((1.25 - y) / 0.2) * np.float32(density)
 
 
 def _lines(who: Identity, head: Head) -> Floats:
@@ -89,7 +85,7 @@ def _marks(who: Identity, x: Floats, side: Floats, y: Floats, dots: Floats) -> F
         kept *= 1 - 0.7 * _spot(x, y, (mole_x, mole_y), (radius, radius))
     if who.freckles > 0:
         where = _spot(side, y, (0.22, 0.25), (0.32, 0.22))
-        kept *= 1 - 0.35 * min(1.0, who.freckles) * _step((dots - 1.5) / 0.5) * where
+        kept *= 1 - 0.35 * min(1.0, who.freckles) * smoothstep((dots - 1.5) / 0.5) * where
     return kept
 
 

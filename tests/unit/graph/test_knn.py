@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from facetrain.core.errors import DataError
 from facetrain.dist.mesh import Mesh
-from facetrain.graph import knn, knn_faiss, knn_ivf, knn_rows, knn_stage
+from facetrain.graph import knn, knn_faiss, knn_ivf, knn_rows
 from facetrain.graph.knn import KnnConfig, KnnGraph
 from facetrain.graph.knn_faiss import FaissExact
 from facetrain.graph.knn_rows import UnitRows
@@ -306,7 +306,7 @@ def test_the_stage_leaves_a_manifest_and_is_skipped_when_done(tmp_path: Path) ->
     path, out_dir = tmp_path / "embedding.npy", tmp_path / "graph"
     np.save(path, identities(60))
     config = KnnConfig(num_neighbours=4)
-    artifact = knn_stage.run(config, path, out_dir, Mesh.single(), inputs={"backbone": "b1"})
+    artifact = knn.run(config, path, out_dir, Mesh.single(), inputs={"backbone": "b1"})
     manifest = json.loads((out_dir / "manifest.json").read_text())
     assert manifest["stage"] == "graph"
     assert set(manifest["inputs"]) == {"backbone", "embedding"}
@@ -318,8 +318,8 @@ def test_the_stage_leaves_a_manifest_and_is_skipped_when_done(tmp_path: Path) ->
     for rows in (None, identities(60, seed=1)):  # unchanged, then another embedding
         if rows is not None:
             np.save(path, rows)
-        knn_stage.run(config, path, out_dir, Mesh.single(), inputs={"backbone": "b1"})
+        knn.run(config, path, out_dir, Mesh.single(), inputs={"backbone": "b1"})
         times.append((out_dir / "neighbours.npy").stat().st_mtime_ns)
     assert [later > earlier for earlier, later in pairwise(times)] == [False, True]
     with pytest.raises(DataError, match="run the embed stage first"):
-        knn_stage.run(config, tmp_path / "no.npy", out_dir, Mesh.single(), inputs={})
+        knn.run(config, tmp_path / "no.npy", out_dir, Mesh.single(), inputs={})
