@@ -39,32 +39,29 @@ def size_rows(views: Mapping[str, Ints]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
+@mpl.rc_context(STYLE)
 def class_sizes_figure(views: Mapping[str, Ints]) -> Figure:
     """How many identities have how many images, and the sizes from the largest down."""
     bins = size_bins(max(int(sizes[0]) for sizes in views.values()))
     spread = bins[-1] > _MOST_UNIT_BINS + 1
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10.4, 3.9), layout="constrained")
-        identities, tail = figure.subplots(1, 2)
-        for index, (name, sizes) in enumerate(views.items()):
-            colour: Any = COLOURS[index % len(COLOURS)]
-            # Bars between two sizes, so that the bar of size 1 stands over the 1.
-            count = np.histogram(sizes, bins - 0.5)[0]
-            fill = {"fill": True, "alpha": 0.35} if index == 0 else {"linewidth": 1.8}
-            identities.stairs(count, bins - 0.5, color=colour, label=name, **fill)
-            place = np.arange(1, len(sizes) + 1)
-            tail.step(place, sizes, where="mid", color=colour, label=name)
-        identities.set_axisbelow(True)
-        identities.set_xlabel("images of an identity")
-        identities.set_title("identities by number of images")
-        tail.set_xlabel("identities, the largest first")
-        tail.set_title("images of each identity")
-        if spread:
-            identities.set_xscale("log")
-            identities.set_yscale("symlog", linthresh=1)
-            tail.set_xscale("log")
-            tail.set_yscale("log")
-        else:
-            tail.set_ylim(bottom=0)
-        tail.legend(loc="upper right")
+    figure = Figure(figsize=(10.4, 3.9), layout="constrained")
+    identities, tail = figure.subplots(1, 2)
+    for index, (name, sizes) in enumerate(views.items()):
+        colour: Any = COLOURS[index % len(COLOURS)]
+        # Bars between two sizes, so that the bar of size 1 stands over the 1.
+        count = np.histogram(sizes, bins - 0.5)[0]
+        fill = {"fill": True, "alpha": 0.35} if index == 0 else {"linewidth": 1.8}
+        identities.stairs(count, bins - 0.5, color=colour, label=name, **fill)
+        place = np.arange(1, len(sizes) + 1)
+        tail.step(place, sizes, where="mid", color=colour, label=name)
+    identities.set(axisbelow=True, xlabel="images of an identity")
+    identities.set_title("identities by number of images")
+    tail.set(title="images of each identity", xlabel="identities, the largest first")
+    if spread:
+        identities.set_xscale("log")
+        identities.set_yscale("symlog", linthresh=1)
+        tail.set(xscale="log", yscale="log")
+    else:
+        tail.set_ylim(bottom=0)
+    tail.legend(loc="upper right")
     return figure

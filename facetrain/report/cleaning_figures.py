@@ -24,6 +24,7 @@ _GAP = 0.35  # cells between two columns of a sheet
 NUM_ROWS, NUM_FACES = 8, 4  # of a sheet, at most
 
 
+@mpl.rc_context(STYLE)
 def clean_probability_figure(
     clean_probability: NDArray[Any], threshold: NDArray[Any], is_clean: Bools | None = None
 ) -> Figure:
@@ -40,46 +41,39 @@ def clean_probability_figure(
     groups = {"images": clean_probability}
     if is_clean is not None:
         groups = {"noise": clean_probability[~is_clean], "clean": clean_probability[is_clean]}
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 4.6), layout="constrained")
-        images, classes = figure.subplots(2, 1, sharex=True, height_ratios=[2.6, 1])
-        images.hist(
-            list(groups.values()),
-            bins,
-            color=[NOISE_COLOUR if name == "noise" else CLEAN_COLOUR for name in groups],
-            label=[f"{name} ({len(values):,})" for name, values in groups.items()],
-        )
-        images.set_axisbelow(True)
-        classes.set_axisbelow(True)
-        images.set_yscale("log")
-        images.set_title("images by clean probability")
-        if is_clean is not None:
-            images.legend(loc="upper center")
-        classes.hist(threshold[~np.isnan(threshold)], bins, color="#75736c")
-        classes.set_title("classes by threshold")
-        classes.set_xlim(0, 1)
-        classes.set_xlabel("kept above the threshold of the class")
+    figure = Figure(figsize=(5.6, 4.6), layout="constrained")
+    images, classes = figure.subplots(2, 1, sharex=True, height_ratios=[2.6, 1])
+    images.hist(
+        list(groups.values()),
+        bins,
+        color=[NOISE_COLOUR if name == "noise" else CLEAN_COLOUR for name in groups],
+        label=[f"{name} ({len(values):,})" for name, values in groups.items()],
+    )
+    images.set(axisbelow=True, yscale="log", title="images by clean probability")
+    if is_clean is not None:
+        images.legend(loc="upper center")
+    classes.hist(threshold[~np.isnan(threshold)], bins, color="#75736c")
+    classes.set(axisbelow=True, title="classes by threshold", xlim=(0, 1))
+    classes.set_xlabel("kept above the threshold of the class")
     return figure
 
 
+@mpl.rc_context(STYLE)
 def reliability_figure(found: Calibration) -> Figure:
     """The share of right labels over the clean probability (a reliability diagram)."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 4.6), layout="constrained")
-        shares, images = figure.subplots(2, 1, sharex=True, height_ratios=[2.6, 1])
-        shares.plot([0, 1], [0, 1], color="#d9d8d4", linewidth=1.2, zorder=1)
-        shares.plot(found.predicted, found.observed, "o-", color=CLEAN_COLOUR, markersize=5)
-        shares.set_ylabel("labels that are right")
-        shares.set_title(f"expected calibration error {found.expected_error:.4f}")
-        images.bar(found.predicted, found.num_images, width=0.03, color="#75736c")
-        images.set_axisbelow(True)
-        images.set_yscale("log")
-        images.set_title("images")
-        images.set_xlim(-0.02, 1.02)
-        images.set_xlabel("clean probability")
+    figure = Figure(figsize=(5.6, 4.6), layout="constrained")
+    shares, images = figure.subplots(2, 1, sharex=True, height_ratios=[2.6, 1])
+    shares.plot([0, 1], [0, 1], color="#d9d8d4", linewidth=1.2, zorder=1)
+    shares.plot(found.predicted, found.observed, "o-", color=CLEAN_COLOUR, markersize=5)
+    title = f"expected calibration error {found.expected_error:.4f}"
+    shares.set(title=title, ylabel="labels that are right")
+    images.bar(found.predicted, found.num_images, width=0.03, color="#75736c")
+    images.set(axisbelow=True, yscale="log", xlim=(-0.02, 1.02))
+    images.set(title="images", xlabel="clean probability")
     return figure
 
 
+@mpl.rc_context(STYLE)
 def class_noise_figure(label: Ints, kept: Bools, is_clean: Bools) -> Figure:
     """The share of each class that was dropped over the share that is noise.
 
@@ -94,19 +88,15 @@ def class_noise_figure(label: Ints, kept: Bools, is_clean: Bools) -> Figure:
     noise = np.bincount(label, ~is_clean, len(size))[present] / size[present]
     # Classes of one size have few shares; a circle grows with the classes on its place.
     (x, y), count = np.unique(np.stack([noise, dropped]), axis=1, return_counts=True)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 4.6), layout="constrained")
-        axes = figure.subplots()
-        end = max(float(x.max()), float(y.max()), 0.1) * 1.05
-        axes.plot([0, end], [0, end], color="#d9d8d4", linewidth=1.2, zorder=1)
-        axes.scatter(x, y, s=14 * count, color=CLEAN_COLOUR, alpha=0.45, linewidth=0, zorder=2)
-        axes.set_xlim(-0.03 * end, end)
-        axes.set_ylim(-0.03 * end, end)
-        axes.set_aspect("equal")
-        axes.set_xlabel("noise in the class")
-        axes.set_ylabel("dropped from the class")
-        error = float(np.abs(dropped - noise).mean())
-        axes.set_title(f"{len(noise):,} classes, {100 * error:.1f} points apart on average")
+    figure = Figure(figsize=(5.6, 4.6), layout="constrained")
+    axes = figure.subplots()
+    end = max(float(x.max()), float(y.max()), 0.1) * 1.05
+    axes.plot([0, end], [0, end], color="#d9d8d4", linewidth=1.2, zorder=1)
+    axes.scatter(x, y, s=14 * count, color=CLEAN_COLOUR, alpha=0.45, linewidth=0, zorder=2)
+    axes.set(xlim=(-0.03 * end, end), ylim=(-0.03 * end, end), aspect="equal")
+    axes.set(xlabel="noise in the class", ylabel="dropped from the class")
+    error = float(np.abs(dropped - noise).mean())
+    axes.set_title(f"{len(noise):,} classes, {100 * error:.1f} points apart on average")
     return figure
 
 

@@ -26,6 +26,7 @@ _MOST_PANELS, _MOST_CLASSES = 6, 30
 _WHITE_TO_BLUE = LinearSegmentedColormap.from_list("white_to_blue", ["#ffffff", CLEAN_COLOUR])
 
 
+@mpl.rc_context(STYLE)
 def training_curves_figure(entries: Sequence[Mapping[str, Any]]) -> Figure | None:
     """Loss, learning rate and verification accuracy over steps.
 
@@ -45,31 +46,29 @@ def training_curves_figure(entries: Sequence[Mapping[str, Any]]) -> Figure | Non
             if numbers["accuracy"] is not None:
                 accuracy.setdefault(name, []).append((entry["step"], numbers["accuracy"]))
     steps = [entry["step"] for entry in training]
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 5.8 if accuracy else 4.1), layout="constrained")
-        heights = [2.2, 1, 1.6] if accuracy else [2.2, 1]
-        panels: list[Axes] = list(
-            figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-        )
-        panels[0].plot(steps, [entry["loss"] for entry in training], color=COLOURS[0])
-        panels[0].set_title("loss")
-        panels[1].plot(steps, [entry["learning_rate"] for entry in training], color=COLOURS[1])
-        panels[1].set_title("learning rate")
-        if accuracy:
-            for index, (name, points) in enumerate(accuracy.items()):
-                x, y = zip(*points, strict=True)
-                colour = COLOURS[(index + 2) % len(COLOURS)]
-                panels[2].plot(x, y, color=colour, marker="o", markersize=4, label=literal(name))
-                panels[2].annotate(
-                    f"{y[-1]:.4f}", (x[-1], y[-1]), (4, 4), textcoords="offset points", color=colour
-                )
-            panels[2].set_title("verification accuracy")
-            panels[2].margins(x=0.06, y=0.2)
-            panels[2].legend(loc="lower right")
-        panels[-1].set_xlabel("step")
+    figure = Figure(figsize=(5.6, 5.8 if accuracy else 4.1), layout="constrained")
+    heights = [2.2, 1, 1.6] if accuracy else [2.2, 1]
+    panels: list[Axes] = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
+    panels[0].plot(steps, [entry["loss"] for entry in training], color=COLOURS[0])
+    panels[0].set_title("loss")
+    panels[1].plot(steps, [entry["learning_rate"] for entry in training], color=COLOURS[1])
+    panels[1].set_title("learning rate")
+    if accuracy:
+        for index, (name, points) in enumerate(accuracy.items()):
+            x, y = zip(*points, strict=True)
+            colour = COLOURS[(index + 2) % len(COLOURS)]
+            panels[2].plot(x, y, color=colour, marker="o", markersize=4, label=literal(name))
+            panels[2].annotate(
+                f"{y[-1]:.4f}", (x[-1], y[-1]), (4, 4), textcoords="offset points", color=colour
+            )
+        panels[2].set_title("verification accuracy")
+        panels[2].margins(x=0.06, y=0.2)
+        panels[2].legend(loc="lower right")
+    panels[-1].set_xlabel("step")
     return figure
 
 
+@mpl.rc_context(STYLE)
 def weight_figure(
     weight: NDArray[Any],
     is_clean: NDArray[np.bool_] | None,
@@ -96,22 +95,22 @@ def weight_figure(
     shown = weight[rows]
     low, high = float(np.nanmin(shown)), float(np.nanquantile(shown, 0.999))
     bins = np.linspace(low, high if high > low else low + 1, _NUM_BINS + 1)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 0.6 + 1.05 * len(rows)), layout="constrained")
-        panels: list[Axes] = list(figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0])
-        for panel, row in zip(panels, rows, strict=True):
-            for name, colour, values in _groups(weight[row], is_clean):
-                share = np.histogram(values.clip(bins[0], bins[-1]), bins)[0] / max(len(values), 1)
-                panel.stairs(np.sqrt(share), bins, color=colour, fill=True, alpha=0.55, label=name)
-            panel.set_yticks([])
-            panel.grid(visible=False)
-            panel.set_ylabel(f"{numbers[row]}", rotation=0, labelpad=14, va="center")
-        panels[0].set_title(f"{title}, by epoch")
-        panels[0].legend(loc="upper center", ncols=2)
-        panels[-1].set_xlabel("weight")
+    figure = Figure(figsize=(7.2, 0.6 + 1.05 * len(rows)), layout="constrained")
+    panels: list[Axes] = list(figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0])
+    for panel, row in zip(panels, rows, strict=True):
+        for name, colour, values in _groups(weight[row], is_clean):
+            share = np.histogram(values.clip(bins[0], bins[-1]), bins)[0] / max(len(values), 1)
+            panel.stairs(np.sqrt(share), bins, color=colour, fill=True, alpha=0.55, label=name)
+        panel.set_yticks([])
+        panel.grid(visible=False)
+        panel.set_ylabel(f"{numbers[row]}", rotation=0, labelpad=14, va="center")
+    panels[0].set_title(f"{title}, by epoch")
+    panels[0].legend(loc="upper center", ncols=2)
+    panels[-1].set_xlabel("weight")
     return figure
 
 
+@mpl.rc_context({**STYLE, "axes.grid": False})
 def confusion_figure(
     given: NDArray[np.int64], estimated: NDArray[np.int64], true: NDArray[np.int64] | None = None
 ) -> Figure:
@@ -134,27 +133,26 @@ def confusion_figure(
         ]
     rows = pairs[0][2]
     classes = np.sort(np.argsort(-np.bincount(rows), kind="stable")[:_MOST_CLASSES])
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(0.4 + 4.2 * len(pairs), 4.4), layout="constrained")
-        panels: list[Axes] = list(figure.subplots(1, len(pairs), squeeze=False)[0])
-        for panel, (across, down, of, found) in zip(panels, pairs, strict=True):
-            share = _confusion(of, found, classes)
-            panel.imshow(share, cmap=_WHITE_TO_BLUE, vmin=0, vmax=1)
-            if len(classes) <= 12:
-                for (i, j), value in np.ndenumerate(share):
-                    if value >= 0.005:
-                        ink = "white" if value > 0.5 else "#37352f"
-                        text = f"{100 * value:.0f}"
-                        panel.text(j, i, text, ha="center", va="center", color=ink, size=8)
-            places = np.arange(len(classes))
-            panel.set_xticks(places, [str(one) for one in classes], size=7)
-            panel.set_yticks(places, [str(one) for one in classes], size=7)
-            panel.set_xlabel(across)
-            panel.set_ylabel(down)
-            panel.set_title(f"{100 * np.mean(of == found):.1f} % agree")
+    figure = Figure(figsize=(0.4 + 4.2 * len(pairs), 4.4), layout="constrained")
+    panels: list[Axes] = list(figure.subplots(1, len(pairs), squeeze=False)[0])
+    for panel, (across, down, of, found) in zip(panels, pairs, strict=True):
+        share = _confusion(of, found, classes)
+        panel.imshow(share, cmap=_WHITE_TO_BLUE, vmin=0, vmax=1)
+        if len(classes) <= 12:
+            for (i, j), value in np.ndenumerate(share):
+                if value >= 0.005:
+                    ink = "white" if value > 0.5 else "#37352f"
+                    text = f"{100 * value:.0f}"
+                    panel.text(j, i, text, ha="center", va="center", color=ink, size=8)
+        places = np.arange(len(classes))
+        panel.set_xticks(places, [str(one) for one in classes], size=7)
+        panel.set_yticks(places, [str(one) for one in classes], size=7)
+        agree = f"{100 * np.mean(of == found):.1f} % agree"
+        panel.set(title=agree, xlabel=across, ylabel=down)
     return figure
 
 
+@mpl.rc_context(STYLE)
 def confidence_figure(lam: float) -> Figure:
     """SuperLoss's confidence over the loss, and its loss surface (Fig. 1 of its supplement).
 
@@ -166,31 +164,28 @@ def confidence_figure(lam: float) -> Figure:
     from facetrain.robust.superloss import confidence
 
     excess = lam * torch.linspace(-2, 6, 400, dtype=torch.float64)  # loss - tau
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 3.9), layout="constrained")
-        curve, surface = figure.subplots(1, 2)
-        for value, colour in zip((lam / 4, lam, 4 * lam), COLOURS, strict=False):
-            width = 2.4 if value == lam else 1.2
-            sigma = confidence(excess, 0.0, value).numpy()
-            curve.plot(excess, sigma, color=colour, linewidth=width, label=f"λ = {value:g}")
-        curve.axvline(0, color="#d9d8d4", linewidth=1, zorder=0)
-        curve.set_xlabel("loss - tau")
-        curve.set_title("confidence sigma*")
-        curve.legend()
-        sigma = np.geomspace(0.05, np.e, 200)
-        value = sigma[:, None] * excess.numpy() + lam * np.log(sigma[:, None]) ** 2
-        surface.contourf(excess, sigma, value, levels=24, cmap="cividis")
-        best = confidence(excess, 0.0, lam).numpy()
-        surface.plot(excess, best, color="white", label="sigma*")
-        surface.set_yscale("log")
-        surface.set_xlabel("loss - tau")
-        surface.set_ylabel("sigma")
-        surface.grid(visible=False)
-        surface.legend(loc="lower left", labelcolor="white")
-        surface.set_title(f"loss surface, λ = {lam:g}")
+    figure = Figure(figsize=(8.6, 3.9), layout="constrained")
+    curve, surface = figure.subplots(1, 2)
+    for value, colour in zip((lam / 4, lam, 4 * lam), COLOURS, strict=False):
+        width = 2.4 if value == lam else 1.2
+        sigma = confidence(excess, 0.0, value).numpy()
+        curve.plot(excess, sigma, color=colour, linewidth=width, label=f"λ = {value:g}")
+    curve.axvline(0, color="#d9d8d4", linewidth=1, zorder=0)
+    curve.set(title="confidence sigma*", xlabel="loss - tau")
+    curve.legend()
+    sigma = np.geomspace(0.05, np.e, 200)
+    value = sigma[:, None] * excess.numpy() + lam * np.log(sigma[:, None]) ** 2
+    surface.contourf(excess, sigma, value, levels=24, cmap="cividis")
+    best = confidence(excess, 0.0, lam).numpy()
+    surface.plot(excess, best, color="white", label="sigma*")
+    surface.set(title=f"loss surface, λ = {lam:g}", xlabel="loss - tau", ylabel="sigma")
+    surface.set_yscale("log")
+    surface.grid(visible=False)
+    surface.legend(loc="lower left", labelcolor="white")
     return figure
 
 
+@mpl.rc_context(STYLE)
 def alpha_beta_figure(
     alpha: NDArray[Any],
     beta: NDArray[Any],
@@ -206,20 +201,17 @@ def alpha_beta_figure(
         epochs: (E,) which epochs the rows are; 0 to E - 1 without it.
     """
     numbers = np.arange(len(alpha)) if epochs is None else epochs
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-        axes = figure.subplots()
-        for symbol, line, values in (("alpha", "-", alpha), ("beta", ":", beta)):
-            for name, colour, of in _groups(values.T, is_clean):
-                counted = np.isfinite(of).sum(0)
-                mean = np.nansum(of, axis=0) / np.maximum(counted, 1)
-                seen = counted > 0
-                axes.plot(numbers[seen], mean[seen], line, color=colour, label=f"{symbol}, {name}")
-        axes.set_xlabel("epoch")
-        axes.set_title("mean weight of given (alpha) and pseudo-label (beta)")
-        axes.set_xlim(numbers[0] - 0.5, numbers[-1] + 0.5)
-        axes.set_ylim(bottom=0)
-        axes.legend()
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for symbol, line, values in (("alpha", "-", alpha), ("beta", ":", beta)):
+        for name, colour, of in _groups(values.T, is_clean):
+            counted = np.isfinite(of).sum(0)
+            mean = np.nansum(of, axis=0) / np.maximum(counted, 1)
+            seen = counted > 0
+            axes.plot(numbers[seen], mean[seen], line, color=colour, label=f"{symbol}, {name}")
+    axes.set_title("mean weight of given (alpha) and pseudo-label (beta)")
+    axes.set(xlabel="epoch", xlim=(numbers[0] - 0.5, numbers[-1] + 0.5), ylim=(0, None))
+    axes.legend()
     return figure
 
 
@@ -272,6 +264,7 @@ def sorted_examples(
     return chosen[np.argsort(margin[chosen], kind="stable")]
 
 
+@mpl.rc_context({"font.size": 7})
 def margin_faces_figure(
     dataset: FaceDataset, variations: Variations, margin: NDArray[np.floating], *, columns: int = 10
 ) -> Figure:
@@ -281,24 +274,24 @@ def margin_faces_figure(
         margin: (N,) of its images, NaN where there is none.
     """
     factors = variations.factors
-    with mpl.rc_context({"font.size": 7}):
-        figure = Figure(figsize=(columns * 0.95, len(factors) * 1.35), layout="constrained")
-        grid = figure.subplots(len(factors), columns, squeeze=False)
-        for row, factor in zip(grid, factors, strict=True):
-            for axes in row:
-                axes.set_axis_off()
-            level = variations.level[factor]
-            for axes, index in zip(row, sorted_examples(margin, level, columns), strict=False):
-                axes.imshow(dataset.decode(int(index), _FACE_SIZE))
-                name = variations.names[factor][int(level[index])]
-                axes.set_title(f"{literal(name)}\n{margin[index]:.3f}", fontsize=6.5, pad=2)
-            row[0].text(
-                -0.12, 0.5, factor, transform=row[0].transAxes, rotation=90, va="center",
-                ha="right", fontsize=8, fontweight="bold",
-            )  # fmt: skip
+    figure = Figure(figsize=(columns * 0.95, len(factors) * 1.35), layout="constrained")
+    grid = figure.subplots(len(factors), columns, squeeze=False)
+    for row, factor in zip(grid, factors, strict=True):
+        for axes in row:
+            axes.set_axis_off()
+        level = variations.level[factor]
+        for axes, index in zip(row, sorted_examples(margin, level, columns), strict=False):
+            axes.imshow(dataset.decode(int(index), _FACE_SIZE))
+            name = variations.names[factor][int(level[index])]
+            axes.set_title(f"{literal(name)}\n{margin[index]:.3f}", fontsize=6.5, pad=2)
+        row[0].text(
+            -0.12, 0.5, factor, transform=row[0].transAxes, rotation=90, va="center",
+            ha="right", fontsize=8, fontweight="bold",
+        )  # fmt: skip
     return figure
 
 
+@mpl.rc_context(STYLE)
 def long_tails_figure(label: NDArray[np.integer], variations: Variations) -> Figure:
     """How unevenly images are spread over identities and over the levels of each factor.
 
@@ -307,27 +300,24 @@ def long_tails_figure(label: NDArray[np.integer], variations: Variations) -> Fig
     """
     count = np.sort(np.bincount(label))[::-1]
     factors = variations.factors
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(2.6 * (1 + len(factors)), 2.8), layout="constrained")
-        panels = figure.subplots(1, 1 + len(factors), squeeze=False)[0]
-        panels[0].fill_between(np.arange(len(count)), count, color=COLOURS[0], alpha=0.8)
-        panels[0].set_title("images of a class")
-        panels[0].set_xlabel("class, largest first")
-        for number, factor in enumerate(factors, 1):
-            level = variations.level[factor]
-            names = variations.names[factor]
-            images = np.bincount(level[level >= 0], minlength=len(names))
-            order = np.argsort(-images, kind="stable")
-            colour = COLOURS[number % len(COLOURS)]
-            panels[number].bar([literal(names[one]) for one in order], images[order], color=colour)
-            panels[number].set_yscale("log")
-            panels[number].yaxis.set_minor_formatter(NullFormatter())
-            panels[number].set_title(factor)
-            panels[number].tick_params(axis="x", rotation=60, labelsize=8)
-        panels[0].set_ylabel("images")
+    figure = Figure(figsize=(2.6 * (1 + len(factors)), 2.8), layout="constrained")
+    panels = figure.subplots(1, 1 + len(factors), squeeze=False)[0]
+    panels[0].fill_between(np.arange(len(count)), count, color=COLOURS[0], alpha=0.8)
+    panels[0].set(title="images of a class", xlabel="class, largest first", ylabel="images")
+    for number, factor in enumerate(factors, 1):
+        level = variations.level[factor]
+        names = variations.names[factor]
+        images = np.bincount(level[level >= 0], minlength=len(names))
+        order = np.argsort(-images, kind="stable")
+        colour = COLOURS[number % len(COLOURS)]
+        panels[number].bar([literal(names[one]) for one in order], images[order], color=colour)
+        panels[number].set(title=factor, yscale="log")
+        panels[number].yaxis.set_minor_formatter(NullFormatter())
+        panels[number].tick_params(axis="x", rotation=60, labelsize=8)
     return figure
 
 
+@mpl.rc_context(STYLE)
 def margin_by_level_figure(variations: Variations, residual: NDArray[np.floating]) -> Figure:
     """The mean learned residual of each level, the rarest on the left.
 
@@ -337,29 +327,26 @@ def margin_by_level_figure(variations: Variations, residual: NDArray[np.floating
         residual: (N,) learned part of each image's margin, NaN where there is none.
     """
     factors = variations.factors
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(2.9 * len(factors), 3.2), layout="constrained")
-        panels = figure.subplots(1, len(factors), squeeze=False, sharey=True)[0]
-        for number, (axes, factor) in enumerate(zip(panels, factors, strict=True)):
-            level = variations.level[factor]
-            known = (level >= 0) & np.isfinite(residual)
-            names = variations.names[factor]
-            count = np.bincount(level[known], minlength=len(names))
-            order = [one for one in np.argsort(count, kind="stable").tolist() if count[one] > 1]
-            values = [residual[known & (level == one)] for one in order]
-            axes.errorbar(
-                range(len(order)),
-                [one.mean() for one in values],
-                [2 * one.std(ddof=1) / len(one) ** 0.5 for one in values],
-                fmt="o",
-                color=COLOURS[number % len(COLOURS)],
-                markersize=5,
-            )
-            labels = [
-                f"{literal(names[one])}  {100 * count[one] / known.sum():.1f} %" for one in order
-            ]
-            axes.set_xticks(range(len(order)), labels, rotation=60, ha="right", fontsize=8)
-            axes.axhline(0, color="#9b9890", linewidth=0.8)
-            axes.set_title(factor)
-        panels[0].set_ylabel("mean residual")
+    figure = Figure(figsize=(2.9 * len(factors), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(factors), squeeze=False, sharey=True)[0]
+    for number, (axes, factor) in enumerate(zip(panels, factors, strict=True)):
+        level = variations.level[factor]
+        known = (level >= 0) & np.isfinite(residual)
+        names = variations.names[factor]
+        count = np.bincount(level[known], minlength=len(names))
+        order = [one for one in np.argsort(count, kind="stable").tolist() if count[one] > 1]
+        values = [residual[known & (level == one)] for one in order]
+        axes.errorbar(
+            range(len(order)),
+            [one.mean() for one in values],
+            [2 * one.std(ddof=1) / len(one) ** 0.5 for one in values],
+            fmt="o",
+            color=COLOURS[number % len(COLOURS)],
+            markersize=5,
+        )
+        labels = [f"{literal(names[one])}  {100 * count[one] / known.sum():.1f} %" for one in order]
+        axes.set_xticks(range(len(order)), labels, rotation=60, ha="right", fontsize=8)
+        axes.axhline(0, color="#9b9890", linewidth=0.8)
+        axes.set_title(factor)
+    panels[0].set_ylabel("mean residual")
     return figure

@@ -77,6 +77,7 @@ _SIZE = (5.6, 4.6)  # inches; two of them stand side by side
 _TICKS = np.array([1e-6, 1e-5, 1e-4, 1e-3, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4])
 
 
+@mpl.rc_context(STYLE)
 def roc_figure(curves: Mapping[str, Curve]) -> Figure | None:
     """TAR over FAR, FAR logarithmic, one curve a verification set.
 
@@ -87,33 +88,29 @@ def roc_figure(curves: Mapping[str, Curve]) -> Figure | None:
     """
     if not curves:
         return None
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=_SIZE, layout="constrained")
-        axes = figure.subplots()
-        lowest_far, lowest_tar = 0.1, 0.95
-        for index, (name, curve) in enumerate(curves.items()):
-            far, tar, smallest = curve.far, curve.tar, curve.smallest_far
-            # TAR at no more than FAR: right-continuous steps, never a line between points.
-            start = int(np.searchsorted(far, smallest, side="right")) - 1
-            x = np.concatenate(([smallest], far[start + 1 :]))
-            y = np.concatenate(([tar[start]], tar[start + 1 :]))
-            lowest_far, lowest_tar = min(lowest_far, smallest), min(lowest_tar, float(y[0]))
-            axes.step(
-                x,
-                y,
-                where="post",
-                color=COLOURS[index % len(COLOURS)],
-                label=f"{literal(name)}   AUC {curve.area:.4f}",
-            )
-        axes.set_xscale("log")
-        axes.set_xlim(max(lowest_far, 1e-6), 1)
-        margin = 0.04 * (1 - lowest_tar)
-        axes.set_ylim(lowest_tar - margin, 1 + margin)
-        axes.xaxis.set_major_formatter(FuncFormatter(power_of_ten))
-        axes.set_xlabel("false accept rate")
-        axes.set_ylabel("true accept rate")
-        axes.set_title("ROC")
-        axes.legend(loc="lower right")
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    axes = figure.subplots()
+    lowest_far, lowest_tar = 0.1, 0.95
+    for index, (name, curve) in enumerate(curves.items()):
+        far, tar, smallest = curve.far, curve.tar, curve.smallest_far
+        # TAR at no more than FAR: right-continuous steps, never a line between points.
+        start = int(np.searchsorted(far, smallest, side="right")) - 1
+        x = np.concatenate(([smallest], far[start + 1 :]))
+        y = np.concatenate(([tar[start]], tar[start + 1 :]))
+        lowest_far, lowest_tar = min(lowest_far, smallest), min(lowest_tar, float(y[0]))
+        axes.step(
+            x,
+            y,
+            where="post",
+            color=COLOURS[index % len(COLOURS)],
+            label=f"{literal(name)}   AUC {curve.area:.4f}",
+        )
+    margin = 0.04 * (1 - lowest_tar)
+    axes.set(xscale="log", xlim=(max(lowest_far, 1e-6), 1))
+    axes.set(ylim=(lowest_tar - margin, 1 + margin))
+    axes.xaxis.set_major_formatter(FuncFormatter(power_of_ten))
+    axes.set(title="ROC", xlabel="false accept rate", ylabel="true accept rate")
+    axes.legend(loc="lower right")
     return figure
 
 
@@ -121,6 +118,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:g} %"
 
 
+@mpl.rc_context(STYLE)
 def det_figure(curves: Mapping[str, Curve]) -> Figure | None:
     """False rejects over false accepts, both on normal-quantile axes, one curve a set.
 
@@ -136,28 +134,24 @@ def det_figure(curves: Mapping[str, Curve]) -> Figure | None:
     every_x = np.concatenate([x for x, _ in points.values()])
     every_y = np.concatenate([y for _, y in points.values()])
     half = probit(np.array([0.5]))[0]
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=_SIZE, layout="constrained")
-        axes = figure.subplots()
-        for index, (name, (x, y)) in enumerate(points.items()):
-            axes.plot(x, y, color=COLOURS[index % len(COLOURS)], label=literal(name))
-        ends = min(every_x.min(), every_y.min()) - 0.15, half + 0.1
-        axes.plot(ends, ends, color="#d9d8d4", linewidth=1, zorder=0)
-        axes.text(ends[1], ends[1], "equal errors ", ha="right", va="top", size=8, color="#75736c")
-        axes.set_xlim(every_x.min() - 0.15, ends[1])
-        axes.set_ylim(every_y.min() - 0.15, ends[1])
-        places, names = probit(_TICKS), [_percent(tick) for tick in _TICKS.tolist()]
-        axes.set_xticks(places, names)
-        axes.set_yticks(places, names)
-        axes.set_xlim(every_x.min() - 0.15, ends[1])  # ticks widen the limits
-        axes.set_ylim(every_y.min() - 0.15, ends[1])
-        axes.set_xlabel("false accepts")
-        axes.set_ylabel("false rejects")
-        axes.set_title("DET")
-        axes.legend(loc="lower left")
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    axes = figure.subplots()
+    for index, (name, (x, y)) in enumerate(points.items()):
+        axes.plot(x, y, color=COLOURS[index % len(COLOURS)], label=literal(name))
+    ends = min(every_x.min(), every_y.min()) - 0.15, half + 0.1
+    axes.plot(ends, ends, color="#d9d8d4", linewidth=1, zorder=0)
+    axes.text(ends[1], ends[1], "equal errors ", ha="right", va="top", size=8, color="#75736c")
+    places, names = probit(_TICKS), [_percent(tick) for tick in _TICKS.tolist()]
+    axes.set_xticks(places, names)
+    axes.set_yticks(places, names)
+    # After the ticks, which widen the limits.
+    axes.set(xlim=(every_x.min() - 0.15, ends[1]), ylim=(every_y.min() - 0.15, ends[1]))
+    axes.set(title="DET", xlabel="false accepts", ylabel="false rejects")
+    axes.legend(loc="lower left")
     return figure
 
 
+@mpl.rc_context(STYLE)
 def fold_figure(numbers: Mapping[str, Mapping[str, Any]]) -> Figure | None:
     """The accuracy of each fold, their mean and spread, a row a verification.
 
@@ -170,22 +164,21 @@ def fold_figure(numbers: Mapping[str, Mapping[str, Any]]) -> Figure | None:
     folds = {name: one["fold_accuracy"] for name, one in numbers.items() if one.get("accuracy")}
     if not folds:
         return None
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10.4, 0.8 + 0.46 * len(folds)), layout="constrained")
-        axes: Axes = figure.subplots()
-        for place, (name, accuracy) in enumerate(folds.items()):
-            colour = COLOURS[place % len(COLOURS)]
-            mean, spread = numbers[name]["accuracy"], numbers[name]["accuracy_std"]
-            axes.plot(accuracy, [place] * len(accuracy), "o", color=colour, alpha=0.35, ms=5)
-            axes.errorbar(mean, place, xerr=spread, color=colour, capsize=4, marker="|", ms=16)
-            axes.annotate(
-                f"{mean:.4f}", (mean, place), (0, 9), textcoords="offset points", ha="center",
-                size=8, color=colour,
-            )  # fmt: skip
-        axes.set_yticks(range(len(folds)), [literal(name) for name in folds])
-        axes.set_ylim(len(folds) - 0.5, -0.6)
-        axes.grid(visible=False, axis="y")
-        axes.set_xlabel("accuracy; a dot is a fold, the bar their mean and standard deviation")
+    figure = Figure(figsize=(10.4, 0.8 + 0.46 * len(folds)), layout="constrained")
+    axes: Axes = figure.subplots()
+    for place, (name, accuracy) in enumerate(folds.items()):
+        colour = COLOURS[place % len(COLOURS)]
+        mean, spread = numbers[name]["accuracy"], numbers[name]["accuracy_std"]
+        axes.plot(accuracy, [place] * len(accuracy), "o", color=colour, alpha=0.35, ms=5)
+        axes.errorbar(mean, place, xerr=spread, color=colour, capsize=4, marker="|", ms=16)
+        axes.annotate(
+            f"{mean:.4f}", (mean, place), (0, 9), textcoords="offset points", ha="center",
+            size=8, color=colour,
+        )  # fmt: skip
+    axes.set_yticks(range(len(folds)), [literal(name) for name in folds])
+    axes.set_ylim(len(folds) - 0.5, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("accuracy; a dot is a fold, the bar their mean and standard deviation")
     return figure
 
 
@@ -210,6 +203,7 @@ def _draw_rates(axes: Axes, rows: Mapping[str, Any], key: str, far: str | None) 
             axes.plot([value], [place], "o", color=COLOURS[0], markersize=5)
 
 
+@mpl.rc_context(STYLE)
 def subgroup_figure(title: str, attribute: Mapping[str, Any]) -> Figure | None:
     """Accuracy, TAR and own FAR of each level and of each two levels, with 95 % intervals.
 
@@ -232,20 +226,19 @@ def subgroup_figure(title: str, attribute: Mapping[str, Any]) -> Figure | None:
             (f"TAR at FAR {far} over all", "tar_at_far", far),
             ("FAR at that threshold", "own_far", far),
         ]
-    with mpl.rc_context(STYLE):
-        height = 1.2 + 0.28 * len(rows)
-        figure = Figure(figsize=(3.4 * len(panels) + 1.4, height), layout="constrained")
-        all_axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
-        for axes, (name, key, at) in zip(all_axes, panels, strict=True):
-            _draw_rates(axes, rows, key, at)
-            axes.set_title(name)
-            axes.axhline(len(attribute["levels"]) - 0.5, color="#b9b7b0", linewidth=0.8)
-        if far is not None:
-            all_axes[2].axvline(float(far), color=COLOURS[1], linewidth=1)
-        labels = [f"{literal(name)}  ({row['num_pairs']:,})" for name, row in rows.items()]
-        all_axes[0].set_yticks(range(len(rows)), labels)
-        all_axes[0].invert_yaxis()
-        figure.suptitle(literal(title), x=0.01, ha="left", fontsize=11)
+    height = 1.2 + 0.28 * len(rows)
+    figure = Figure(figsize=(3.4 * len(panels) + 1.4, height), layout="constrained")
+    all_axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
+    for axes, (name, key, at) in zip(all_axes, panels, strict=True):
+        _draw_rates(axes, rows, key, at)
+        axes.set_title(name)
+        axes.axhline(len(attribute["levels"]) - 0.5, color="#b9b7b0", linewidth=0.8)
+    if far is not None:
+        all_axes[2].axvline(float(far), color=COLOURS[1], linewidth=1)
+    labels = [f"{literal(name)}  ({row['num_pairs']:,})" for name, row in rows.items()]
+    all_axes[0].set_yticks(range(len(rows)), labels)
+    all_axes[0].invert_yaxis()
+    figure.suptitle(literal(title), x=0.01, ha="left", fontsize=11)
     return figure
 
 
@@ -256,6 +249,7 @@ def hardest_pairs(distance: Floats, same: Bools, count: int) -> tuple[list[int],
     return genuine[:count].tolist(), impostor[:count].tolist()
 
 
+@mpl.rc_context({"font.size": 8})
 def hardest_pairs_figure(
     pairs: VerificationSet | PairedFaces,
     distance: Floats,
@@ -274,28 +268,27 @@ def hardest_pairs_figure(
     columns = 2
     genuine, impostor = hardest_pairs(distance, np.asarray(pairs.same, np.bool_), count)
     rows = -(-max(len(genuine), len(impostor)) // columns)
-    with mpl.rc_context({"font.size": 8}):
-        figure = Figure(figsize=(9, rows * 1.23 + 0.4), layout="constrained")
-        halves: Any = figure.subfigures(1, 2, wspace=0.03)
-        titles = ("same person, farthest apart", "different people, nearest")
-        for half, rows_of_kind, title in zip(halves, (genuine, impostor), titles, strict=True):
-            is_same = rows_of_kind is genuine
-            wrong = [(distance[pair] < threshold) != is_same for pair in rows_of_kind]
-            half.suptitle(
-                f"{title}: {sum(wrong)} of {len(wrong)} wrong",
-                x=0.01,
-                ha="left",
-                fontsize=9,
-                fontweight="bold",
-            )
-            grid = half.subplots(rows, columns, squeeze=False)
-            for axes in grid.flat:
-                axes.set_axis_off()
-            for axes, pair, is_wrong in zip(grid.flat, rows_of_kind, wrong, strict=False):
-                faces = [pairs.decode(2 * pair + side, _FACE_SIZE) for side in (0, 1)]
-                axes.imshow(np.concatenate(faces, axis=1))
-                axes.set_title(
-                    f"pair {pair}   cosine {1 - distance[pair] / 2:.2f}",
-                    fontsize=7, pad=2, color=_WRONG if is_wrong else _RIGHT,
-                )  # fmt: skip
+    figure = Figure(figsize=(9, rows * 1.23 + 0.4), layout="constrained")
+    halves: Any = figure.subfigures(1, 2, wspace=0.03)
+    titles = ("same person, farthest apart", "different people, nearest")
+    for half, rows_of_kind, title in zip(halves, (genuine, impostor), titles, strict=True):
+        is_same = rows_of_kind is genuine
+        wrong = [(distance[pair] < threshold) != is_same for pair in rows_of_kind]
+        half.suptitle(
+            f"{title}: {sum(wrong)} of {len(wrong)} wrong",
+            x=0.01,
+            ha="left",
+            fontsize=9,
+            fontweight="bold",
+        )
+        grid = half.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for axes, pair, is_wrong in zip(grid.flat, rows_of_kind, wrong, strict=False):
+            faces = [pairs.decode(2 * pair + side, _FACE_SIZE) for side in (0, 1)]
+            axes.imshow(np.concatenate(faces, axis=1))
+            axes.set_title(
+                f"pair {pair}   cosine {1 - distance[pair] / 2:.2f}",
+                fontsize=7, pad=2, color=_WRONG if is_wrong else _RIGHT,
+            )  # fmt: skip
     return figure
