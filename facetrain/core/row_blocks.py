@@ -114,17 +114,6 @@ class RowBlocks:
         """Keep what the job is and has planned, for `interrupted`."""
         write_sealed(self.folder / "state.json", _State(identity=dict(identity), plan=dict(plan)))
 
-    def begin(self, identity: Mapping[str, Any]) -> list[int]:
-        """The blocks to write, in order: of the interrupted job of this identity, or all.
-
-        Raises:
-            OutputError: the disk cannot hold the arrays.
-        """
-        if self.interrupted(identity) is None:
-            self.create()
-            self.note(identity, {})
-        return self.remaining()
-
     def remaining(self) -> list[int]:
         """Numbers of the blocks that are not done, in order; reads those that are.
 

@@ -48,6 +48,18 @@ class EmbedConfig(Config):
     """Decoding processes of each rank."""
 
 
+def _prepare(
+    blocks: RowBlocks, out_dir: Path, identity: Mapping[str, Any], dataset: FaceDataset
+) -> list[int]:
+    """The batches to embed: all, in new arrays, or what an interrupted run of this left to do."""
+    if blocks.interrupted(identity) is None:
+        blocks.create()
+        blocks.note(identity, {})
+    write_npy(out_dir / LABEL_FILE, dataset.label)
+    write_npy(out_dir / ROW_FILE, dataset.row)
+    return blocks.remaining()
+
+
 def _normalise(embedding: Tensor, label: Tensor, first_row: int) -> tuple[Tensor, Tensor]:
     """Unit rows (B, D) and norms (B,); a skipped record (label -1) becomes zeros with norm 0."""
     norm = embedding.norm(dim=1)  # (B,)
@@ -131,10 +143,7 @@ def run(
 
     def work() -> dict[str, Any]:
         identity = {"config_digest": config_digest(config), "inputs": all_inputs}
-        own = blocks.begin(identity) if mesh.is_main else []
-        if mesh.is_main:
-            write_npy(out_dir / LABEL_FILE, dataset.label)
-            write_npy(out_dir / ROW_FILE, dataset.row)
+        own = _prepare(blocks, out_dir, identity, dataset) if mesh.is_main else []
         remaining = gather_objects(own, mesh)[0]
         done = blocks.num_blocks - len(remaining)
         if done and mesh.is_main:

@@ -1,7 +1,7 @@
 """The templates of an IJB protocol, pooled from images (embedded here) or from given features.
 
-Images are embedded in chunks cut by number alone: what a run that was stopped finished stays
-finished, at any world size. Each rank adds its chunks to the sums of
+Images are embedded in chunks cut by number alone, and a finished chunk is a file: what a run that
+was stopped finished stays finished, at any world size. Each rank adds its chunks to the sums of
 all templates, and the sums are added over ranks; the embeddings of all images are never in memory
 at once.
 """
@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from facetrain.core.digest import bytes_digest
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
-from facetrain.core.npy_file import read_npy
-from facetrain.core.row_blocks import RowBlocks
-from facetrain.core.run_folder import EMBEDDING_FILE
 from facetrain.data.evaluation.ijb_metadata import IjbMetadata
-from facetrain.dist.collectives import all_reduce_sum, data_errors_on_all, gather_objects
+from facetrain.data.files.npz_file import read_npz, write_npz
+from facetrain.dist.collectives import all_reduce_sum, data_errors_on_all
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
 from facetrain.engine.inference import BatchConfig, embed_rows
@@ -29,7 +28,7 @@ from facetrain.metrics.template_pooling import add_images, media_weight
 from facetrain.metrics.verification import Floats
 from facetrain.models.weights import EmbeddingModel
 
-CHUNK = 2048  # images: 4 MB of 512 numbers each, and seconds of work lost at most
+CHUNK = 2048  # images a file: 4 MB of 512 numbers each, and seconds of work lost at most
 
 Embeddings = NDArray[Any]
 Chunks = Iterator[tuple[int, Embeddings]]
@@ -48,25 +47,52 @@ def feature_chunks(features: Embeddings, mesh: Mesh) -> Chunks:
         yield chunk * CHUNK, features[chunk * CHUNK : (chunk + 1) * CHUNK]
 
 
-def _embed(
+def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Half-open runs of consecutive numbers in an increasing sequence."""
+    for _, run in itertools.groupby(enumerate(numbers), lambda item: item[1] - item[0]):
+        members = [number for _, number in run]
+        yield members[0], members[-1] + 1
+
+
+def _embed_run(
     backbone: EmbeddingModel,
     faces: IjbMetadata,
-    chunks: Sequence[int],
+    chunks: tuple[int, int],
     mesh: Mesh,
     config: BatchConfig,
 ) -> Chunks:
-    """Embed chunks, given by number and increasing; a run of consecutive ones with one loader."""
-    size = backbone.image_size
-    for _, run in itertools.groupby(enumerate(chunks), lambda item: item[1] - item[0]):
-        numbers = [number for _, number in run]
-        start, stop = numbers[0] * CHUNK, min((numbers[-1] + 1) * CHUNK, faces.num_images)
-        rows, shown = (start, stop), f"embed {faces.protocol}"
-        waiting = np.zeros((0, backbone.embedding_size), np.float32)
-        for embedding in embed_rows(backbone, faces, rows, size, config, mesh, shown):
-            waiting = np.concatenate([waiting, embedding])
-            while len(waiting) >= CHUNK or (len(waiting) and start + len(waiting) == stop):
-                yield start, waiting[:CHUNK]
-                start, waiting = start + len(waiting[:CHUNK]), waiting[CHUNK:]
+    """Embed consecutive chunks with one loader."""
+    start, stop = chunks[0] * CHUNK, min(chunks[1] * CHUNK, faces.num_images)
+    waiting = np.zeros((0, backbone.embedding_size), np.float32)
+    for embedding in embed_rows(
+        backbone, faces, (start, stop), backbone.image_size, config, mesh, f"embed {faces.protocol}"
+    ):
+        waiting = np.concatenate([waiting, embedding])
+        while len(waiting) >= CHUNK or (len(waiting) and start + len(waiting) == stop):
+            yield start, waiting[:CHUNK]
+            start, waiting = start + len(waiting[:CHUNK]), waiting[CHUNK:]
+
+
+def _write_chunk(path: Path, embedding: Embeddings) -> None:
+    write_npz(path, {"embedding": embedding, "digest": _digest(path, embedding)})
+
+
+def _read_chunk(path: Path, expected: tuple[int, int]) -> Embeddings:
+    """A finished chunk. Raises DataError or KeyError: it is not as it was left, or not there."""
+    arrays = read_npz(path, "embeddings")
+    kept: Embeddings = arrays["embedding"]
+    if kept.shape != expected or kept.dtype.kind != "f":
+        raise DataError(
+            f"{path}: must hold {expected} floats, but holds {kept.shape} of {kept.dtype}"
+        )
+    if str(arrays["digest"]) != _digest(path, kept):
+        raise DataError(f"{path}: must hold what was written there, but holds something else")
+    return kept
+
+
+def _digest(path: Path, embedding: Embeddings) -> str:
+    """Of a chunk and its place; its folder is named for the backbone, the faces and the options."""
+    return bytes_digest(f"{path.parent.name}/{path.name}".encode() + embedding.tobytes())
 
 
 def image_chunks(
@@ -82,28 +108,34 @@ def image_chunks(
 
     Args:
         backbone: in eval mode, on `mesh.device`.
-        cache: folder of this backbone, these faces and these options only; None keeps nothing.
+        cache: folder of finished chunks, of this backbone, these faces and these options only;
+            None keeps nothing.
 
     Raises:
-        DataError: on every rank alike: an image cannot be read.
-        OutputError: the disk cannot hold the embeddings.
+        DataError: an image cannot be read.
     """
-    if cache is None:
-        numbers = range(-(-faces.num_images // CHUNK))
-        yield from _embed(backbone, faces, _share(numbers, mesh), mesh, config)
-        return
-    shape = (faces.num_images, backbone.embedding_size)
-    blocks = RowBlocks(cache, {EMBEDDING_FILE: (shape, "f4")}, CHUNK)
-    own = blocks.begin({"embeddings": cache.name}) if mesh.is_main else []
-    remaining = gather_objects(own, mesh)[0]
-    done = blocks.num_blocks - len(remaining)
+    numbers = range(-(-faces.num_images // CHUNK))
+    done = [n for n in numbers if cache is not None and (cache / f"{n:05d}.npz").is_file()]
+    remaining = sorted(set(numbers) - set(done))
+    mesh.barrier()  # nobody adds a file before everybody has looked
     if done and mesh.is_main:
-        logger.info("resuming %s: %d of %d chunks embedded", cache, done, blocks.num_blocks)
-    with data_errors_on_all(mesh), blocks.writer() as writer:
-        for start, embedding in _embed(backbone, faces, _share(remaining, mesh), mesh, config):
-            writer.write(start // CHUNK, embedding)
-    whole = read_npy(cache / EMBEDDING_FILE, "embeddings", shape, np.float32)
-    yield from feature_chunks(whole, mesh)
+        logger.info("resuming %s: %d of %d chunks embedded", cache, len(done), len(numbers))
+    damaged = []
+    for n in _share(done, mesh):
+        assert cache is not None
+        try:
+            expected = min(CHUNK, faces.num_images - n * CHUNK), backbone.embedding_size
+            kept = _read_chunk(cache / f"{n:05d}.npz", expected)
+        except (DataError, KeyError) as error:
+            logger.warning("%s; embedding these images again", error)
+            damaged.append(n)
+            continue
+        yield n * CHUNK, kept
+    for run in _runs(sorted([*_share(remaining, mesh), *damaged])):
+        for start, embedding in _embed_run(backbone, faces, run, mesh, config):
+            if cache is not None:
+                _write_chunk(cache / f"{start // CHUNK:05d}.npz", embedding)
+            yield start, embedding
 
 
 def _norms(embedding: Embeddings, faces: IjbMetadata, start: int) -> Floats:
