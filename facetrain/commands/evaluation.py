@@ -118,11 +118,7 @@ def _plain_settings(
     options: Mapping[str, Any],
     taken: Sequence[str],
 ) -> "EvaluateConfig":
-    """How to embed and count, for the ways that name their images by options of their own.
-
-    Args:
-        taken: the options that such a way reads; any other is refused.
-    """
+    """How to embed and count, for ways with images of their own; other options are refused."""
     from facetrain.core.errors import ConfigError
     from facetrain.evaluate.evaluate import EvaluateConfig
     from facetrain.recipe import load_recipe

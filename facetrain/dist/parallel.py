@@ -51,14 +51,6 @@ def wrap_ddp(module: nn.Module, mesh: Mesh) -> nn.Module:
     return wrapped
 
 
-def unwrap(module: nn.Module) -> nn.Module:
-    """The module that `wrap_ddp` was given."""
-    if isinstance(module, DistributedDataParallel):
-        inner: nn.Module = module.module
-        return inner
-    return module
-
-
 def no_gradient_sync(module: nn.Module) -> AbstractContextManager[None]:
     """Context of all but the last micro-batch of an accumulated step: no communication.
 

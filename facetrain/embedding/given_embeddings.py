@@ -202,11 +202,7 @@ def _names(dataset: FaceDataset, kind: str, *, short: bool) -> Iterator[str]:
 
 
 def _once(names: Sequence[str], must: str) -> dict[str, int]:
-    """Name -> its place.
-
-    Raises:
-        DataError: one is there twice.
-    """
+    """Name -> its place, if none is there twice."""
     place: dict[str, int] = {}
     for number, name in enumerate(names):
         if place.setdefault(name, number) != number:

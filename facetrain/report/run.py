@@ -10,7 +10,7 @@ from typing import Any
 from facetrain.core import run_folder
 from facetrain.core.artifact import Artifact, read_artifact
 from facetrain.core.errors import DataError
-from facetrain.data.cleaned_set import CleanedSet, cleaned_data, read_true_label
+from facetrain.data.cleaned_set import CleanedSet, cleaned_data
 from facetrain.data.cleaning_result import CleaningResult
 from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.overlay import LabelOverlay
@@ -230,9 +230,3 @@ class Run:
                 after = self.given.with_overlay([*self.data.overlay, *overlay])
                 views[name] = class_sizes(after.label)
         return views
-
-    def true_label(self, dataset: FaceDataset | None, data: DataConfig | None) -> Ints | None:
-        """The class ids that its images should have, (N,), where that is known."""
-        if dataset is None or data is None:
-            return None
-        return read_true_label(dataset, data.overlay)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facetrain.core.run_folder import LOG_FILE
-from facetrain.data.cleaned_set import Bools, Ints, class_place, data_of_stage
+from facetrain.data.cleaned_set import Bools, Ints, class_place, data_of_stage, read_true_label
 from facetrain.data.dataset import DataConfig, FaceDataset
 from facetrain.data.sample_history import SampleHistory, read_samples
 from facetrain.data.variation.labels import VARIATION_FILE, Variations, load_variations
@@ -84,7 +84,8 @@ class _Training:
             one.values.shape[1] != dataset.num_images for one in records.values()
         ):
             dataset = None
-        self.draw_weights(records, dataset, self.run.true_label(dataset, data))
+        true_label = read_true_label(dataset, data.overlay) if dataset and data else None
+        self.draw_weights(records, dataset, true_label)
         if self.stage.kind == "finetune" and "margin" in records:
             self.draw_margins(records, data, dataset)
 
@@ -141,13 +142,7 @@ class _Training:
 def _read_variations(
     given: str | None, shards: Path, dataset: FaceDataset | None
 ) -> Variations | None:
-    """The variation labels of a training set's images, or None where there are none.
-
-    Args:
-        given: `finetune.variation` of its config.
-        shards: the folder of its shards.
-        dataset: the set, where it is here.
-    """
+    """Those of a training set's images, from its file `given` or beside `shards`; None for none."""
     file = Path(given) if given else shards / VARIATION_FILE
     if dataset is None or not file.is_file():
         return None

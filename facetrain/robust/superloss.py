@@ -59,8 +59,8 @@ def superloss(loss: Tensor, tau: Tensor | float, lam: Tensor | float) -> Tensor:
     return (loss - threshold) * log_confidence.exp() + lam * log_confidence.square()
 
 
-def scaled_lambda(lam: float, mean_loss: Tensor, reference_loss: float = REFERENCE_LOSS) -> Tensor:
-    """Lambda for a loss of any scale, lam * mean_loss / reference_loss, (), detached.
+def scaled_lambda(lam: float, mean_loss: Tensor) -> Tensor:
+    """Lambda for a loss of any scale, lam * mean_loss / ln 10, (), detached.
 
     By Lemma 2 SL* with gamma lam of gamma loss is gamma SL*, if tau grows with the loss. A margin
     softmax begins at a loss of 30 to 40 where cross-entropy has 11, so a lambda taken from a
@@ -70,11 +70,11 @@ def scaled_lambda(lam: float, mean_loss: Tensor, reference_loss: float = REFEREN
     lambda.
 
     Args:
-        lam: for a loss whose mean is `reference_loss`.
+        lam: for a loss whose mean is `REFERENCE_LOSS`.
         mean_loss: () positive.
     """
     least = torch.finfo(mean_loss.dtype).tiny
-    return (lam / reference_loss * mean_loss.detach()).clamp_min(least)
+    return (lam / REFERENCE_LOSS * mean_loss.detach()).clamp_min(least)
 
 
 def loss_sum_and_count(loss: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from facetrain.dist import collectives
 from facetrain.dist.mesh import Mesh
-from facetrain.dist.parallel import average_buffers, no_gradient_sync, unwrap, wrap_ddp
+from facetrain.dist.parallel import average_buffers, no_gradient_sync, wrap_ddp
 
 
 def gather_with_gradient(mesh: Mesh) -> Any:
@@ -68,13 +68,13 @@ def accumulated_gradient(mesh: Mesh) -> Any:
     """Two micro-batches of a batch-norm network; the gradient, and buffers before and after."""
     torch.manual_seed(mesh.rank)
     module = wrap_ddp(nn.Sequential(nn.Linear(2, 1, bias=False), nn.BatchNorm1d(1)), mesh)
-    linear, norm = unwrap(module)
+    linear, norm = getattr(module, "module", module)  # within its wrapping
     with torch.no_grad():
         linear.weight.fill_(1.0)
         norm.running_mean.fill_(float(mesh.rank))
     image = torch.tensor([[1.0, 2.0]]) * (mesh.rank + 1)
     with no_gradient_sync(module):
-        unwrap(module).eval()
+        getattr(module, "module", module).eval()
         module(image).sum().backward()
     before = linear.weight.grad.clone()
     module(3 * image).sum().backward()

@@ -259,11 +259,7 @@ _MOST_OPEN = 32  # shards that one process keeps open
 
 @functools.lru_cache(maxsize=_MOST_OPEN)
 def _open_shard(path: Path, identity: tuple[int, int]) -> BinaryIO:
-    """A shard for reading at offsets; closed when it is neither among the last ones nor in use.
-
-    Raises:
-        ShardChangedError: another file is at `path` by now.
-    """
+    """A shard for reading at offsets; closed when it is neither among the last ones nor in use."""
     file = open(path, "rb", buffering=0)  # noqa: SIM115
     found = os.fstat(file.fileno())
     if (found.st_dev, found.st_ino) != identity:

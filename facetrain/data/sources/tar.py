@@ -117,11 +117,7 @@ def _head(file: BinaryIO, place: tuple[int, int]) -> bytes:
 
 
 def _members(source: Path, size: int, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """The members of a plain tar of `size` bytes.
-
-    Raises:
-        DataError: a damaged header, or an end that is not marked as one.
-    """
+    """The members of a plain tar of `size` bytes, if it is whole to its end mark."""
     last = "its beginning"
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
