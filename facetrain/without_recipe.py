@@ -10,8 +10,6 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from facetrain import pipeline
 from facetrain.clean import clean
 from facetrain.clean.clean import CleanConfig
@@ -19,6 +17,7 @@ from facetrain.core import run_folder
 from facetrain.core.artifact import Artifact, atomic_path
 from facetrain.core.config import load_config
 from facetrain.core.errors import ConfigError, DataError
+from facetrain.core.npy_file import write_npy
 from facetrain.data.features import load_embedding
 from facetrain.data.images.codec import decode_image
 from facetrain.data.packing.pack import pack
@@ -150,9 +149,7 @@ def graph_of(embeddings: Path, overrides: Sequence[str], out_dir: Path, mesh: Me
         return pipeline.graph_stage(recipe, embeddings, out_dir, mesh)
     with job_lock(out_dir, mesh):
         if mesh.is_main:
-            file = out_dir / run_folder.EMBEDDING_FILE
-            with atomic_path(file) as temporary, open(temporary, "wb") as opened:
-                np.save(opened, load_embedding(embeddings))
+            write_npy(out_dir / run_folder.EMBEDDING_FILE, load_embedding(embeddings))
         mesh.barrier()
         return pipeline.graph_stage(recipe, out_dir, out_dir, mesh)
 

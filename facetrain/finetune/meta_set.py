@@ -24,7 +24,7 @@ from facetrain.data.batches.planted_variation import planted as plant_parameters
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.subset import Subset
 from facetrain.data.variation.labels import Variations
-from facetrain.dist.collectives import all_gather_no_grad, data_errors_on_all
+from facetrain.dist.collectives import data_errors_on_all, gather_rows
 from facetrain.dist.mesh import Mesh
 from facetrain.dist.shard import shard_range
 from facetrain.engine.training import train_loader
@@ -103,7 +103,7 @@ class MetaSet:
         table = torch.from_numpy(self.level()[rows])
         if self.plant:
             table[:, -2:] = draw_planted(self.plant, len(rows), self.seed, -1)
-        found = []
+        found = [np.zeros((0, self._config.model.embedding_size), np.float32)]
         shown = progress(
             loader, "meta set", total=len(loader), unit="batch", enabled=self.mesh.is_main
         )
@@ -111,13 +111,10 @@ class MetaSet:
             for batch in shown:
                 image = self._on_device(batch, table[batch.index])
                 skipped = (batch.label < 0).to(self.mesh.device)
-                found.append(backbone(image).float().masked_fill(skipped[:, None], 0))
-        # Parts of equal length, so that they can be gathered.
-        mine = torch.cat(found)  # (m, D)
-        size = -(-len(rows) // self.mesh.world_size)
-        padded = mine.new_zeros(size, mine.shape[1])
-        padded[: len(mine)] = mine
-        embedding = all_gather_no_grad(padded, self.mesh)[: len(rows)]
+                embedding = backbone(image).float().masked_fill(skipped[:, None], 0)
+                found.append(embedding.cpu().numpy())
+        whole = gather_rows(np.concatenate(found), self.mesh)  # (M, D)
+        embedding = torch.from_numpy(whole).to(self.mesh.device)
         known = embedding.norm(dim=1) > 0
         device = embedding.device
         identity = torch.from_numpy(sample.label)
