@@ -9,6 +9,7 @@ from facetrain.commands.options import (
     ReadablePath,
     alignment_options,
     print_result,
+    refuse_input,
     value_lines,
     write_numbers,
 )
@@ -73,6 +74,8 @@ def inspect(data: Path, json_path: Path | None, sheet: Path | None) -> None:
     from facetrain.data.contact_sheet import write_contact_sheet
     from facetrain.data.inspection import inspect as run_inspect
 
+    refuse_input("--json", json_path, (".json",))
+    refuse_input("--sheet", sheet, (".png", ".jpg", ".jpeg"))
     numbers = run_inspect(data)
     if json_path:
         write_numbers(json_path, numbers)
@@ -105,6 +108,7 @@ def variations(
     """
     from facetrain.data.variation.build import build_variations
 
+    refuse_input("--out", out, (".npz",))
     found = build_variations(
         data, out, landmarks=landmarks, attributes=attributes, listing=listing, blur=blur
     )

@@ -13,6 +13,7 @@ from facetrain.commands.options import (
     backbone_source,
     job,
     print_result,
+    refuse_input,
     write_numbers,
 )
 
@@ -93,6 +94,7 @@ def evaluate(
     from facetrain.report.tables import evaluation_text
 
     given = backbone_source(backbone, input_range, channel_order)
+    refuse_input("--json", json_path, (".json",))
     with job() as mesh:
         if embeddings or gallery or probe:
             taken = ("pairs", "folds", "attributes") if embeddings else ("landmarks", "flip")
@@ -104,6 +106,7 @@ def evaluate(
                 numbers = _identify(settings, given, gallery, probe, landmarks, mesh)
         else:
             settings = evaluate_settings(config, overrides, options)
+            refuse_input("--json", json_path, (".json",), *settings.bins)
             with job_lock(out, mesh) if out else contextlib.nullcontext():  # its pictures too
                 numbers = _evaluate(settings, given, out, mesh)
         if json_path and mesh.is_main:

@@ -1,7 +1,7 @@
 """What the commands share: the job of this process, the options of a stage, what is printed."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +108,49 @@ def value_lines(numbers: Mapping[str, Any]) -> str:
     return "\n".join(
         f"{name}: {value}" for name, value in numbers.items() if not isinstance(value, Mapping)
     )
+
+
+def refuse_input(option: str, out: Path | None, suffixes: Sequence[str], *more: Path) -> None:
+    """Return if a file to be written is none that this command reads, or that a stage left.
+
+    A result may lie in a folder that is read, and be written there again: it is known by its
+    suffix.
+
+    Args:
+        option: what `out` was given as.
+        suffixes: of such results.
+        more: files that are read, beside those that the command line names.
+
+    Raises:
+        ConfigError: it would be replaced.
+    """
+    from facetrain.core.artifact import read_artifact
+    from facetrain.core.errors import ConfigError, DataError
+    from facetrain.core.run_folder import CLASSES_FILE, MANIFEST_FILE
+    from facetrain.core.text import printable
+
+    if out is None or not out.is_file():
+        return
+    of_a_stage = {CLASSES_FILE, MANIFEST_FILE}
+    with contextlib.suppress(DataError):  # another program's manifest, perhaps
+        if artifact := read_artifact(out.parent):
+            of_a_stage.update(artifact.manifest["files"])
+    parameters = click.get_current_context().params.items()
+    named = [value if isinstance(value, tuple) else (value,) for key, value in parameters
+             if key != "out"]  # fmt: skip
+    read = [one for values in (*named, more) for one in values if isinstance(one, Path)]
+    result = out.suffix.lower() in suffixes
+    if out.name in of_a_stage or any(
+        path.samefile(out)
+        if path.is_file()
+        else path.is_dir() and not result and out.resolve().is_relative_to(path.resolve())
+        for path in read
+        if path is not out
+    ):
+        raise ConfigError(
+            f"{option} {printable(out)}: must be a file of its own, but this one is read, or part "
+            "of a set or a stage, and would be lost; give another name"
+        )
 
 
 def write_numbers(path: Path, numbers: Mapping[str, Any]) -> None:

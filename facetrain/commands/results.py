@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from facetrain.commands.options import ReadablePath, print_result, value_lines
+from facetrain.commands.options import ReadablePath, print_result, refuse_input, value_lines
 
 
 @click.command(short_help="A finished run -> one HTML file.")
@@ -81,10 +81,13 @@ def export(run_dir: Path, file_format: str, out: Path) -> None:
     from facetrain.core.log import configure_logging
     from facetrain.core.run_folder import RETRAIN, TRAIN
     from facetrain.export.export import export as run_export
+    from facetrain.models.weights import BACKBONE_FILE
 
     configure_logging()
     folders = (run_dir / RETRAIN, run_dir / TRAIN)
     nested = next((folder for folder in folders if folder.is_dir()), run_dir)
+    suffixes = (".onnx", ".pth", ".safetensors")
+    refuse_input("--out", out, suffixes, nested / BACKBONE_FILE)
     done = run_export(nested, file_format, out)
     parity = done.max_relative_difference
     checked = "" if parity is None else f"; onnxruntime agrees to {parity:.1e}"

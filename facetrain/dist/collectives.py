@@ -18,6 +18,10 @@ from torch import Tensor
 from facetrain.core.errors import DataError
 from facetrain.dist.mesh import Mesh, named_errors
 
+# torch 2.14 warns of the names that it had before.
+_all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 class _AllGatherRows(torch.autograd.Function):
     """Forward all-gather along rows; backward reduce-scatter(sum)."""
@@ -53,7 +57,7 @@ def all_gather_no_grad(x: Tensor, mesh: Mesh) -> Tensor:
         return x
     gathered = x.new_empty((x.shape[0] * mesh.world_size, *x.shape[1:]))
     with named_errors(mesh, "all-gather"):
-        dist.all_gather_into_tensor(gathered, x.contiguous(), group=mesh.group)
+        _all_gather(gathered, x.contiguous(), group=mesh.group)
     return gathered
 
 
@@ -67,7 +71,7 @@ def reduce_scatter_rows(x: Tensor, mesh: Mesh) -> Tensor:
     with named_errors(mesh, "reduce-scatter"):
         if x.device.type == "cuda":
             scattered = x.new_empty((rows, *x.shape[1:]))
-            dist.reduce_scatter_tensor(scattered, x.contiguous(), group=mesh.group)
+            _reduce_scatter(scattered, x.contiguous(), group=mesh.group)
             return scattered
         # Not every gloo in the supported range of torch has a reduce-scatter.
         total = x.clone(memory_format=torch.contiguous_format)

@@ -81,7 +81,7 @@ def write_set(
         raise ConfigError(f"--layout is of --format rec, not of {config.format}; leave it out")
     if config.originals is not None and config.format not in ("folder", "lst"):
         raise ConfigError(f"--originals needs --format folder or lst, not {config.format}")
-    out = Path(os.path.abspath(out))
+    out = Path(os.path.realpath(out) if out.is_symlink() else os.path.abspath(out))
     decided = DecidedSet.open(run_dir, config.choices)
     identity = {
         "config": config_digest(config),

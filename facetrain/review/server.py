@@ -18,7 +18,7 @@ import json
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -208,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _inside(self) -> str:
         """The address below the token, once the request may come in."""
-        if self.headers.get("Host") not in self.server.hosts:
+        if not self._has_one("Host", self.server.hosts):
             raise _RefusedError(
                 HTTPStatus.MISDIRECTED_REQUEST, "this is not the host you asked for"
             )
@@ -223,6 +223,15 @@ class _Handler(BaseHTTPRequestHandler):
         if rest and self.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
             raise _RefusedError(HTTPStatus.FORBIDDEN, "another site may not ask")
         return rest
+
+    def _has_one(self, name: str, values: Sequence[str]) -> bool:
+        """Whether a header came once, and is one of these; of two, others may go by the second."""
+        came = self.headers.get_all(name, [])
+        return len(came) == 1 and came[0] in values
+
+    def handle_expect_100(self) -> bool:
+        """Say nothing before the request was looked at; who waits for a word sends all the same."""
+        return True
 
     def _get(self, rest: str) -> tuple[str, bytes, str]:
         if self.headers.get("Content-Length", "0") != "0":  # it would be read as a request
@@ -251,7 +260,7 @@ class _Handler(BaseHTTPRequestHandler):
         raise _RefusedError(HTTPStatus.NOT_FOUND, "there is no such page")
 
     def _post(self, rest: str) -> tuple[str, bytes, str]:
-        if self.headers.get("Origin") not in [f"http://{host}" for host in self.server.hosts]:
+        if not self._has_one("Origin", [f"http://{host}" for host in self.server.hosts]):
             raise _RefusedError(HTTPStatus.FORBIDDEN, "only the review page may decide")
         if self.headers.get_content_type() != "application/json":
             raise _RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "a decision must be JSON")

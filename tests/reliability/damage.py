@@ -1,9 +1,12 @@
 """Accidents that befall a file: bits, cuts, pages of zeros, bytes lost, doubled or out of order."""
 
+import contextlib
+import json
 import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 PAGE = 4096
 _SIZES = (16, 512, PAGE)
@@ -111,13 +114,47 @@ def _transferred(content: bytearray, place: int, chance: random.Random) -> None:
     ))  # fmt: skip
 
 
+def _retyped(content: bytearray, place: int, chance: random.Random) -> None:
+    """JSON, or a line of it, with a value of another type; of another file a bit."""
+    lines = content.splitlines(keepends=True)
+    number = chance.randrange(len(lines))
+    for first, last in ((0, len(lines)), (number, number + 1)):
+        with contextlib.suppress(ValueError):
+            value = retyped(json.loads(b"".join(lines[first:last])), chance)
+            lines[first:last] = [bytearray(json.dumps(value).encode() + b"\n")]
+            content[:] = b"".join(lines)
+            return
+    _bit(content, place, chance)
+
+
+def retyped(value: Any, chance: random.Random) -> Any:
+    """What JSON holds, with a value somewhere in it gone, of another type, or another key."""
+    if not isinstance(value, dict | list) or not value or chance.random() < 0.1:
+        return chance.choice(_VALUES)
+    keys: list[Any] = list(value) if isinstance(value, dict) else list(range(len(value)))
+    key = chance.choice(keys)
+    if chance.random() < 0.2:
+        del value[key]
+    elif isinstance(value, dict) and chance.random() < 0.1:
+        value[chance.choice(("x", "", "\ud800"))] = 1
+    else:
+        value[key] = retyped(value[key], chance)
+    return value
+
+
+_VALUES = (
+    None, True, False, 0, -1, 1.5, float("nan"), float("inf"), 10**30, 2**63, 10**400, "", "x", "5",
+    "\ud800", "\x1b[31m", "../..", "a\0b", [], {}, [None], [[1]], {"x": 1},
+)  # fmt: skip
+
+
 def _empty(content: bytearray, place: int, chance: random.Random) -> None:
     content.clear()
 
 
 _DAMAGES: tuple[Callable[[bytearray, int, random.Random], None], ...] = (
     _bit, _bit, _bit, _byte, _digit, _digit, _number, _cut, _to_a_page, _zero_page, _fill, _ends,
-    _shuffle, _insert, _remove, _double, _append, _lines, _transferred, _empty,
+    _shuffle, _insert, _remove, _double, _append, _lines, _transferred, _empty, _retyped, _retyped,
 )  # fmt: skip
 
 

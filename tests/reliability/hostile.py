@@ -16,6 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from reliability.damage import retyped
+
+from facetrain.core.digest import content_digest
 
 
 def _npy(shape: str, descr: str = "<f4", data: bytes = b"") -> bytes:
@@ -271,10 +274,28 @@ _NAMES = (
 )  # fmt: skip
 
 
+FORGED = "forged"
+
+
+def _forged(path: Path, chance: random.Random) -> bytes:
+    """A record of ours with values of other types under a digest that fits; b"" of what is none."""
+    try:
+        content = json.loads(path.read_bytes())
+        del content["digest"]
+        content = retyped(content, chance)
+        content = json.loads(json.dumps(content | {"digest": content_digest(content)}))
+    except (ValueError, KeyError, TypeError):
+        return b""
+    return json.dumps(content).encode()
+
+
 def replace(path: Path, chance: random.Random) -> str:
     """Put something hostile in a file's place; says what."""
     if chance.random() < 0.25:
         return _special(path, chance)
+    if path.suffix == ".json" and chance.random() < 0.5 and (content := _forged(path, chance)):
+        path.write_bytes(content)
+        return FORGED
     make = _CONTENT.get(path.suffix or path.name, lambda chance: chance.randbytes(300))
     path.write_bytes(make(chance))
     return f"hostile {path.suffix or path.name}"

@@ -8,7 +8,9 @@ import os
 import random
 import resource
 import shutil
+import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -41,11 +43,11 @@ def drawn(folder: Path, chance: random.Random, leaves: list[Path]) -> Iterator[L
     Args:
         leaves: files and folders that the command writes to, some of which may be closed to it.
     """
-    kinds = [_length, _descriptors, _memory]
+    kinds = [_length, _descriptors, _memory, _processor]
     if os.geteuid() == 0:
         kinds += [_processes]
         if can_mount():
-            kinds.append(_disk)
+            kinds += [_disk, _scratch]
         if leaves:
             kinds.append(functools.partial(_closed, leaves=leaves))
     with chance.choice(kinds)(folder, chance) as limit:
@@ -75,6 +77,15 @@ def _memory(folder: Path, chance: random.Random) -> Iterator[Limit]:
     bound = pages * resource.getpagesize() + room
     take = functools.partial(resource.setrlimit, resource.RLIMIT_AS, (bound, bound))
     yield Limit(f"{room >> 20} MiB more", take)
+
+
+@contextlib.contextmanager
+def _processor(folder: Path, chance: random.Random) -> Iterator[Limit]:
+    """A second of processor time (a process's own, of which a fork has used none), as a queue's."""
+    last = chance.choice((1, 2))  # SIGKILL comes with the first second, or after SIGXCPU
+    take = functools.partial(resource.setrlimit, resource.RLIMIT_CPU, (1, last))
+    ends = (0, 2, -signal.SIGXCPU, -signal.SIGKILL)
+    yield Limit(f"1 second, at most {last}, of a processor", take, ends)
 
 
 @contextlib.contextmanager
@@ -127,6 +138,25 @@ def _disk(folder: Path, chance: random.Random) -> Iterator[Limit]:
         yield Limit(what, lambda: None, (0, 4), lambda: _mount("-o", plenty, folder))
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def _scratch(folder: Path, chance: random.Random) -> Iterator[Limit]:
+    """A TMPDIR that fills up at once, beside a disk with room."""
+    scratch = folder.with_name("scratch")
+    scratch.mkdir()
+    pages = chance.randint(1, 4)  # the first shows Python that it can be written to
+    _mount("-t", "tmpfs", "-o", f"size={pages * resource.getpagesize()}", "tmpfs", scratch)
+
+    def take() -> None:
+        os.environ["TMPDIR"] = str(scratch)
+        tempfile.tempdir = None
+
+    try:
+        yield Limit(f"a TMPDIR of {pages} pages", take)
+    finally:
+        subprocess.run(["umount", "--lazy", str(scratch)], check=True)
+        scratch.rmdir()
 
 
 def _used_files(state: os.statvfs_result) -> int:

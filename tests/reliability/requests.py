@@ -76,9 +76,22 @@ def _request(chance: random.Random, host: str, home: str) -> tuple[bytes, bool]:
         lines.append("Transfer-Encoding: chunked")
     if chance.random() < 0.2:
         lines.append("no colon here")
+    lines += chance.choice(
+        ([], [], [], ["Expect: 100-continue"], ["Upgrade: websocket", "Connection: Upgrade"],
+         ["Range: bytes=0-0,-1"], [" folded: x"], ["Host : evil.example"])
+    )  # fmt: skip
+    doubled = chance.random() < 0.1
+    if doubled:
+        lines.append("Host: evil.example")
     body = chance.choice((b"", b"[" * 200_000, b'{"action": "drop"}', b"\xff" * 100, b"x"))
     forged = called != host or not path.startswith(home) or method != "GET"
-    return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n" + body, forged
+    if chance.random() < 0.1:  # no request at all: TLS, HTTP/2, another protocol, half a line
+        return chance.choice((
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + chance.randbytes(200) + b"\n",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"SSH-2.0-x\r\n", b"GET /\r\n", b"\n", b"GET",
+        )), False  # fmt: skip
+    end = chance.choice(("\r\n", "\r\n", "\r\n", "\n", "\r"))
+    return (end.join(lines) + 2 * end).encode("latin-1", "replace") + body, forged or doubled
 
 
 def _decision(chance: random.Random, host: str, home: str) -> bytes:

@@ -6,6 +6,7 @@ aside while an image is decoded, or a batch of them, and what was written there 
 """
 
 import contextlib
+import io
 import os
 import re
 import tempfile
@@ -23,13 +24,20 @@ _OPENCV_PREFIX = re.compile(r"\[ *\w+:\d+@[\d.]+\] global \S+ (\w+ (imdecode_\('
 _STDERR = 2
 
 
+def _file() -> io.FileIO:
+    """In memory: on a full disk what is printed would be lost, and its image not be suspect."""
+    if hasattr(os, "memfd_create"):  # Linux
+        return io.FileIO(os.memfd_create("printed"), "r+")
+    return tempfile.TemporaryFile(buffering=0)
+
+
 class _Capture:
     """A file that takes the place of this process's stderr, for one thread at a time."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.capturing = False  # by the thread that holds the lock
-        self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # for the process's life
+        self.file = _file()  # for the process's life
 
     def run(self, function: Callable[[], ResultT]) -> tuple[ResultT, bytes]:
         with self.lock:

@@ -333,6 +333,10 @@ def test_a_failure_leaves_nothing_and_other_content_is_left_alone(
     ).save(run / "review/overlay.npz")  # fmt: skip
     with pytest.raises(DataError, match="a set of other decisions"):
         write(run, out, format="folder")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+    assert write(run, tmp_path / "link", format="csv")["num_images"] == 4
+    assert (tmp_path / "elsewhere/images.csv").is_file()
     (tmp_path / "own").mkdir()
     (tmp_path / "own/thesis.txt").write_text("mine")
     with pytest.raises(DataError, match="must be new or empty"):

@@ -115,6 +115,20 @@ def test_what_a_decoder_prints_is_heard_and_other_lines_are_not_lost() -> None:
     assert done.stderr == "mine\n"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is kept in a file")
+def test_what_a_decoder_prints_is_heard_on_a_full_disk() -> None:
+    script = (
+        "import os, tempfile\n"
+        "from facetrain.data.images.decoder_warnings import with_warnings\n"
+        "def full(*_, **__):\n"
+        "    raise OSError(28, 'No space left on device')\n"
+        "tempfile.TemporaryFile = full\n"
+        "print(with_warnings(lambda: os.write(2, b'Corrupt JPEG data\\n')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "(18, 'Corrupt JPEG data')\n"
+
+
 def test_it_works_without_stderr() -> None:
     script = (
         "import os\nfrom facetrain.data.images.decoder_warnings import with_warnings\n"
