@@ -34,8 +34,9 @@ from facetrain.graph import knn
 from facetrain.models.weights import BackboneSource, backbone_inputs
 from facetrain.pretrain import train
 from facetrain.pretrain.archive import archive_other_training
+from facetrain.pretrain.initial_weights import weights_input
 from facetrain.pretrain.train import TrainConfig
-from facetrain.recipe import CleaningRecipe, Recipe, with_more_epochs, with_overlay
+from facetrain.recipe import CleaningRecipe, Recipe, for_retraining, with_overlay
 from facetrain.report.cleaning import noise_numbers, noise_rows
 from facetrain.report.tables import compare, format_table, verification_table
 from facetrain.review import review_overlay
@@ -243,8 +244,9 @@ def run(recipe: Recipe, out_dir: Path, mesh: Mesh, true_labels: Recipe | None = 
     """Every stage into a folder of its own under `out_dir`, then the report.
 
     With a section `clean` the labels are cleaned by what the first training learned, and a second
-    one starts from scratch on what was kept, and on what a person decided in `review` after that.
-    It takes as many steps as the first: its epochs are shorter, so there are more of them.
+    one is of what was kept, and of what a person decided in `review` after that. It starts from
+    scratch and takes as many steps as the first (its epochs are shorter, so there are more of
+    them), unless `retrain` says otherwise.
     With `rounds` above 1 that second training cleans the labels anew, and so on; earlier rounds
     stay in `round_1`, `round_2`, ...
 
@@ -297,10 +299,11 @@ def _clean_and_retrain(
     ]
     again = with_overlay(recipe, (*recipe.data.overlay, *decided))
     retrained, kept = folder / run_folder.RETRAIN, given.with_overlay(again.data.overlay)
+    again = for_retraining(again, given.num_images / kept.num_images, trained)
     if mesh.is_main:
-        archive_other_training(retrained, kept.fingerprint)
+        weights = weights_input(again).get("weights", "")
+        archive_other_training(retrained, kept.fingerprint, weights)
     mesh.barrier()
-    again = with_more_epochs(again, given.num_images / kept.num_images)
     _train_and_verify(again, kept, retrained, folder / run_folder.EVALUATE_RETRAIN, mesh)
     return retrained
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -33,11 +33,24 @@ class CleaningRecipe(Config):
 RecipeT = TypeVar("RecipeT", bound=CleaningRecipe)
 
 
+class RetrainConfig(Config):
+    """How a training on cleaned labels differs from the first one."""
+
+    start: Literal["scratch", "previous"] = "scratch"
+    """`previous`: with the weights of the training that the labels were cleaned by, and a new
+    classifier (see `model.centres`). For the same steps it ends far better, and so does what it
+    cleans; a comparison with the first training then owes a part to the longer training."""
+    length: float = Field(default=1.0, gt=0, le=100)
+    """Its steps, as a share of the first training's, to the nearest epoch and at least one."""
+
+
 class Recipe(TrainConfig, CleaningRecipe):
     """One YAML file: what every stage of a run needs."""
 
     rounds: int = Field(1, ge=1)
     """Times that labels are cleaned, each by what was trained on what the one before kept."""
+    retrain: RetrainConfig = RetrainConfig()
+    """Every training on cleaned labels."""
     finetune: FinetuneConfig | None = None
     """What `facetrain finetune` does to a trained folder; `run` leaves it alone."""
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -45,10 +58,10 @@ class Recipe(TrainConfig, CleaningRecipe):
 
     @model_validator(mode="after")
     def _rounds_of_cleaning(self) -> "Recipe":
-        if self.rounds > 1 and self.clean is None:
+        if self.clean is None and (self.rounds > 1 or self.retrain != RetrainConfig()):
             raise ValueError(
-                f"rounds={self.rounds} are rounds of cleaning, but there is no section clean; add "
-                "it (clean={} for its defaults), or remove rounds"
+                f"rounds={self.rounds} and retrain are of cleaning, but there is no section clean; "
+                "add it (clean={} for its defaults), or remove them"
             )
         return self
 
@@ -105,17 +118,21 @@ def with_files(config: CleanConfig, source: Path | None, exclude: Sequence[Path]
     return config.model_copy(update=update)
 
 
-def with_more_epochs(recipe: Recipe, factor: float) -> Recipe:
-    """The recipe with epochs and what is told in epochs times `factor`, where that is above 1.
+def for_retraining(recipe: Recipe, fewer: float, trained: Path) -> Recipe:
+    """The recipe of a training on what cleaning kept.
 
-    Fewer images make shorter epochs; without this a training on cleaned labels would also be a
-    shorter one, and lose by that what it gains by them.
+    Epochs, and what is told in epochs, are times `fewer`: fewer images make shorter epochs, and
+    a shorter training would lose by that what it gains by cleaner labels.
+
+    Args:
+        fewer: images before the cleaning to images after it, at least 1 is taken.
+        trained: folder of the training that the labels were cleaned by.
     """
-    factor = max(factor, 1.0)
-    train, schedule = recipe.train, recipe.schedule
+    train, schedule, retrain = recipe.train, recipe.schedule, recipe.retrain
+    factor = max(fewer, 1.0) * retrain.length
     longer = train.model_copy(
         update={
-            "epochs": round(train.epochs * factor),
+            "epochs": max(1, round(train.epochs * factor)),
             "margin_warmup_epochs": train.margin_warmup_epochs * factor,
         }
     )
@@ -123,6 +140,8 @@ def with_more_epochs(recipe: Recipe, factor: float) -> Recipe:
     if schedule.milestones:
         later["milestones"] = tuple(one * factor for one in schedule.milestones)
     update = {"train": longer, "schedule": schedule.model_copy(update=later)}
+    if retrain.start == "previous":
+        update["model"] = recipe.model.model_copy(update={"weights": trained})
     return recipe.model_copy(update=update)
 
 

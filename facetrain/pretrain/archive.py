@@ -1,4 +1,7 @@
-"""A training on other labels steps aside for a new one; nothing that was computed is deleted."""
+"""A training on other labels, or that began with other weights, steps aside for a new one.
+
+Nothing that was computed is deleted.
+"""
 
 import itertools
 import shutil
@@ -11,10 +14,12 @@ from facetrain.core.run_folder import CHECKPOINTS, previous_folder
 from facetrain.engine.checkpoint import checkpoints_of, read_progress
 
 
-def trained_on(folder: Path) -> str | None:
-    """Fingerprint of the data set and overlays of the training in `folder`, finished or not.
+def trained_on(folder: Path) -> tuple[str, str] | None:
+    """What the training in `folder` is of, finished or not: fingerprints.
 
-    None where there is nothing to lose: neither a manifest nor a checkpoint that can be read.
+    Returns:
+        Of the data set with its overlays, and of the weights it began with ("" from scratch). None
+        where there is nothing to lose: neither a manifest nor a checkpoint that can be read.
     """
     try:
         artifact = read_artifact(folder)
@@ -22,34 +27,40 @@ def trained_on(folder: Path) -> str | None:
         logger.warning("%s", error)
         artifact = None
     if artifact is not None:
-        return str(artifact.manifest["inputs"]["data"])
+        inputs = artifact.manifest["inputs"]
+        return inputs["data"], inputs.get("weights", "")
     for checkpoint in reversed(checkpoints_of(folder / CHECKPOINTS)):
         try:
-            return read_progress(checkpoint).identity["data set or overlay"]
+            identity = read_progress(checkpoint).identity
+            return identity["data set or overlay"], identity["model.weights"]
         except (CheckpointError, KeyError):
             continue
     return None
 
 
-def archive_other_training(folder: Path, data: str) -> None:
-    """Have `folder` hold a training on the labels `data`, or none.
+def archive_other_training(folder: Path, data: str, weights: str) -> None:
+    """Have `folder` hold the training that is of `data` and began with `weights`, or none.
 
-    One on other labels becomes `<folder>.previous-1` (or -2, ...). Where one of these was on
-    exactly these labels, as after an undo, it comes back.
+    Another one becomes `<folder>.previous-1` (or -2, ...). Where one of these was of exactly
+    this, as after an undo, it comes back.
 
     Args:
         data: fingerprint of the data set with its overlays.
+        weights: of the weights that the training begins with, "" from scratch.
     """
     before = trained_on(folder)
-    if before == data:
+    wanted = data, weights
+    if before == wanted:
         return
     former = sorted(folder.parent.glob(f"{folder.name}.previous-*"))
-    again = next((one for one in former if trained_on(one) == data), None)
+    again = next((one for one in former if trained_on(one) == wanted), None)
     if before is not None:
         names = (previous_folder(folder, n) for n in itertools.count(1))
         free = next(name for name in names if not name.exists())
         folder.rename(free)
-        logger.warning("%s: trained on other labels than now; kept as %s", folder, free.name)
+        logger.warning(
+            "%s: trained on other labels or weights than now; kept as %s", folder, free.name
+        )
     if again is not None:
         if folder.exists():  # without a checkpoint
             shutil.rmtree(folder)

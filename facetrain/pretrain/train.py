@@ -61,14 +61,6 @@ def _trusted(config: TrainConfig) -> dict[str, str]:
     return {}
 
 
-def _beginning(config: TrainConfig) -> str:
-    """The weights that a training begins with, by their content rather than their path."""
-    model = config.model
-    if model.weights is None:
-        return ",".join(model.freeze)
-    return f"{weights_input(config)} {model.freeze} {model.centres}"
-
-
 def _identity(config: TrainConfig, dataset: FaceDataset) -> Mapping[str, str]:
     """What must not change between a checkpoint and its continuation."""
     loop = config.train
@@ -77,7 +69,8 @@ def _identity(config: TrainConfig, dataset: FaceDataset) -> Mapping[str, str]:
         "seed": str(config.seed),
         "data set or overlay": dataset.fingerprint,
         "model": config_digest(config.model.network()),
-        "model.weights, freeze or centres": _beginning(config),
+        "model.weights": weights_input(config).get("weights", ""),
+        "model.freeze or centres": f"{config.model.freeze} {config.model.centres}",
         "head": config_digest(config.head),
         "sampling": config_digest(config.sampling),
         "augment": config_digest(config.augment),

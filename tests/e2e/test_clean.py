@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from facetrain import pipeline
 from facetrain.clean import adc
+from facetrain.core.artifact import fingerprint
 from facetrain.data import dataset
 from facetrain.data.dataset import FaceDataset
 from facetrain.data.overlay import LabelOverlay
@@ -212,3 +213,25 @@ def test_a_further_round_starts_from_the_labels_as_given(
             np.testing.assert_array_equal(now[name], then[name])
     sets = json.loads((out / "summary.json").read_text())["verification"]
     assert sorted(sets) == ["pairs, cleaned labels", "pairs, noisy labels", "pairs, round 1"]
+
+
+def test_trainings_go_on_from_what_cleaned_their_labels(
+    recipe: Path, finished: Path, tmp_path: Path
+) -> None:
+    """`retrain.start=previous`: the weights before, half as long; and back to from scratch."""
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    again = ("run", recipe, "--out", out, "rounds=2", "retrain.length=0.5")
+    command(*again, "retrain.start=previous")
+    first, last = ({**manifests(folder)} for folder in (out / "round_1", out))
+    for retrained, before in ((first, out / "train"), (last, out / "round_1" / "retrain")):
+        manifest = json.loads(retrained["retrain"])
+        assert Path(manifest["config"]["model"]["weights"]) == before
+        fewer = NUM_CLASSES * PER_CLASS / manifest["metrics"]["num_images"]
+        assert manifest["config"]["train"]["epochs"] == round(8 * fewer / 2)
+        assert manifest["inputs"]["weights"] == fingerprint(before / "backbone.safetensors")
+    command(*again, "retrain.start=previous")
+    assert manifests(out) == last
+    command(*again)
+    assert "weights" not in json.loads(manifests(out)["retrain"])["inputs"]
+    assert (out / "round_1" / "retrain.previous-1").is_dir()  # what went on is kept

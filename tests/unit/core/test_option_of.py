@@ -100,5 +100,7 @@ def test_a_recipe_asks_for_nothing_in_vain(key: str) -> None:
 def test_rounds_are_of_cleaning() -> None:
     plain = {"data": {"path": "x"}, "model": {"name": "small"}, "train": {"epochs": 1}}
     assert parse_config(Recipe, {**plain, "rounds": 2, "clean": {}}, "r").rounds == 2
-    with pytest.raises(ConfigError, match="rounds=2 are rounds of cleaning, but there is no sec"):
+    with pytest.raises(ConfigError, match="rounds=2 and retrain are of cleaning, but there is n"):
         parse_config(Recipe, {**plain, "rounds": 2}, "r")
+    with pytest.raises(ConfigError, match="retrain are of cleaning"):
+        parse_config(Recipe, {**plain, "retrain": {"start": "previous"}}, "r")
