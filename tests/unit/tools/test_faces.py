@@ -14,7 +14,8 @@ def test_every_row_is_trained_and_told(
 ) -> None:
     file, page = tmp_path / "numbers.json", tmp_path / "table.md"
     words = ["--quick", "--seeds", "3", "--noise", "flip=0.2", "--rounds", "1"]
-    words += ["--chains", "clean, combined", "plain", "sub-centres", "l2b", "true labels"]
+    words += ["--chains", "clean, combined", "plain", "sub-centres", "l2b", "continued"]
+    words += ["true labels"]
     words += ["--json", str(file), "--markdown", str(page), "--out", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", ["bench_faces.py", *words])
     monkeypatch.setattr(bench_faces, "COMBINED", {"clean + nal": ["robust.name=nal"]})
@@ -25,9 +26,17 @@ def test_every_row_is_trained_and_told(
     rows = ["plain", "l2b", "sub-centres", "sub-centres, drop", "clean, 1 round", "clean + nal"]
     rows += ["posterior alone, 1 round", "clean + sub-centres, drop", "control"]
     rows += ["clean without wrong ones", "true labels of as many", "true labels"]
+    continued = ("plain", "sub-centres, drop", "clean", "true labels")
+    rows += [*(f"2 trainings: {name}" for name in continued), "1.5 trainings: clean"]
     assert set(run) == set(rows)
     assert run["plain"]["recovered_auc"] == 0
-    assert run["true labels"]["recovered_auc"] == 1
+    assert (
+        run["true labels"]["recovered_auc"] == run["2 trainings: true labels"]["recovered_auc"] == 1
+    )
+    twice = [run[f"2 trainings: {name}"]["auc"] for name in ("plain", "clean", "true labels")]
+    share = (twice[1] - twice[0]) / (twice[2] - twice[0])
+    assert run["2 trainings: clean"]["recovered_auc"] == pytest.approx(share)
+    assert "recovered_auc" not in run["1.5 trainings: clean"]
     assert 96 < run["clean, 1 round"]["right"] + run["clean, 1 round"]["wrong"] <= 192
     dropped = run["sub-centres, drop"]
     assert dropped["right"] + dropped["wrong"] <= 192

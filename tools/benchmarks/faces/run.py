@@ -23,13 +23,16 @@ with gradients clipped alike, trains from scratch. Rows:
   clean without wrong ones    what the last round left, without its wrong labels
   true labels of as many      of as many images as those, at random
   true labels                 of all images
+  n trainings: ...            each goes on from the one before it; `clean` with n - 1 rounds, `drop`
+                              sub-centres and what they leave; compared among themselves
+  2.5 trainings: clean        twice as many rounds, each a quarter as long
 
-All take the same number of steps. Verified on pairs of 400 other identities, every image in one
-pair only, the same for all seeds. recovered: the part of what noise costs that comes back, paired
-within a seed. seconds: what the row's own stages took, evaluation left out (with several jobs:
-under their contention). A seed draws faces, noise, first weights and order. `--tune` trains by
-GRID on a seed that no table uses. Finished stages in `--out` are used again; numbers are written as
-they come, beside those that the JSON has of other rows and seeds.
+All others take the same number of steps. Verified on pairs of 400 other identities, every image in
+one pair only, the same for all seeds. recovered: the part of what noise costs that comes back,
+paired within a seed. seconds: what the row's own stages took, evaluation left out (with several
+jobs: under their contention). A seed draws faces, noise, first weights and order. `--tune` trains
+by GRID on a seed that no table uses. Finished stages in `--out` are used again; numbers are written
+as they come, beside those that the JSON has of other rows and seeds.
 """
 
 import argparse
@@ -258,6 +261,33 @@ class Setting:
             rows[name] = self.train(name.replace(" ", "_"), *only, *self._longer(kept))
         return rows
 
+    def continued(self) -> Rows:
+        """Trainings that go on from the one before, on labels given, dropped from, cleaned, true.
+
+        Those of one number of trainings take as many steps.
+        """
+        for first in (self.plain, self.on_true_labels, self.sub_centres):
+            first()
+        rows: Rows = {}
+        trainings, left = range(2, self.rounds + 2), self.own / "sub_centres" / "kept"
+        longer = self._longer(LabelOverlay.load(left).kept)
+        on_left = (f"data.overlay=[{left / OVERLAY_FILE}]", *longer)
+        for name, before, more in (
+            ("plain", "run", ()), ("true labels", "true", ("data.overlay=[]",)),
+            (DROP, "sub_centres", on_left),
+        ):  # fmt: skip
+            for number in trainings:
+                folder = f"{name.replace(' ', '_')}_{number}"
+                weights = f"model.weights={self.own / before / 'train'}"
+                rows[f"{number} trainings: {name}"] = self.train(folder, weights, *more)
+                before = folder
+        goes_on = "retrain.start=previous"
+        rounds = [*self.cleaning("clean", "run_continued", goes_on).values()][1:]
+        rows |= {f"{n} trainings: clean": row for n, row in zip(trainings, rounds, strict=True)}
+        short = f"rounds={2 * self.rounds}", "retrain.length=0.25"
+        last = [*self.cleaning("clean", "run_quarters", goes_on, *short).values()][-1]
+        return rows | {f"{1 + self.rounds / 2} trainings: clean": last}
+
     def _only(self, given: LabelOverlay, kept: np.ndarray[Any, Any], folder: Path) -> list[str]:
         """Overrides that train on the labels of `given` of these images alone."""
         path = folder / OVERLAY_FILE
@@ -295,6 +325,7 @@ CHAINS: dict[str, Callable[[Setting], Rows]] = {
     "clean, combined": Setting.combined,
     "sub-centres": Setting.sub_centres,
     "true labels": Setting.on_true_labels,
+    "continued": Setting.continued,
 }
 """What is done one after the other; every row of ROWS is a chain of its own."""
 

@@ -11,12 +11,18 @@ Rows = dict[str, Numbers]
 
 
 def with_recovered(rows: Rows) -> Rows:
-    """The rows with the share of what noise costs that each wins back."""
-    both = "plain" in rows and "true labels" in rows
-    for row in rows.values() if both else ():
+    """The rows with the share of what noise costs that each wins back.
+
+    What stands before a colon is how long was trained: only rows of one length are compared.
+    """
+    for name, row in rows.items():
+        length = name[: name.find(": ") + 2] if ": " in name else ""
+        plain, true = rows.get(f"{length}plain"), rows.get(f"{length}true labels")
+        if plain is None or true is None:
+            continue
         for key in row.keys() & {"accuracy", "auc", "tar"}:
-            lost = rows["true labels"][key] - rows["plain"][key]
-            row[f"recovered_{key}"] = (row[key] - rows["plain"][key]) / lost if lost else 0.0
+            lost = true[key] - plain[key]
+            row[f"recovered_{key}"] = (row[key] - plain[key]) / lost if lost else 0.0
     return rows
 
 
