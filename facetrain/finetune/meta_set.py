@@ -104,9 +104,7 @@ class MetaSet:
         if self.plant:
             table[:, -2:] = draw_planted(self.plant, len(rows), self.seed, -1)
         found = [np.zeros((0, self._config.model.embedding_size), np.float32)]
-        shown = progress(
-            loader, "meta set", total=len(loader), unit="batch", enabled=self.mesh.is_main
-        )
+        shown = progress(loader, "meta set", unit="batch", enabled=self.mesh.is_main)
         with torch.no_grad(), data_errors_on_all(self.mesh):
             for batch in shown:
                 image = self._on_device(batch, table[batch.index])

@@ -116,7 +116,7 @@ def _search(searcher: Searcher, blocks: RowBlocks, remaining: Sequence[int], mes
     """Search and write this rank's share of the blocks."""
     start, stop = shard_range(len(remaining), mesh.rank, mesh.world_size)
     own = remaining[start:stop]
-    shown = progress(own, "graph", total=len(own), unit="block", enabled=mesh.is_main)
+    shown = progress(own, "graph", unit="block", enabled=mesh.is_main)
     with blocks.writer() as writer:
         for block in shown:
             neighbours, similarity = searcher.search(np.arange(*blocks.rows(block)))

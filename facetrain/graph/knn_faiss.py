@@ -201,7 +201,7 @@ class FaissIvf:
         faiss.copy_array_to_vector(level.astype(np.float32).ravel(), self._index.pq.centroids)
         self._index.is_trained = True
         parts = range(0, len(rows), _FILLED_AT_ONCE)
-        for start in progress(parts, "graph: lists", total=len(parts), unit="part", enabled=show):
+        for start in progress(parts, "graph: lists", unit="part", enabled=show):
             part = np.arange(start, min(start + _FILLED_AT_ONCE, len(rows)))
             self._index.add(self._rows.take(part).numpy())
         self.num_probes = 1

@@ -73,8 +73,7 @@ def _class_sums(
     sums = torch.zeros(dataset.num_classes, config.model.embedding_size)
     label = torch.from_numpy(dataset.label)
     backbone.eval()
-    shown = progress(loader, "class means", total=len(loader), unit="batch", enabled=mesh.is_main)
-    for batch in shown:
+    for batch in progress(loader, "class means", unit="batch", enabled=mesh.is_main):
         present = batch.label >= 0
         embedding = embed_images(backbone, batch.image, mesh.device, flip=False)
         rows = label[batch.index[present]]

@@ -84,7 +84,7 @@ def build_variations(
 
 def _measured_blur(dataset: FaceDataset) -> Variations:
     level = np.full(dataset.num_rows, UNKNOWN, np.int8)
-    images = progress(range(dataset.num_images), "sharpness", total=dataset.num_images, unit="img")
+    images = progress(range(dataset.num_images), "sharpness", unit="img")
     sharp = np.array([sharpness(dataset.decode(index, _SIZE)) for index in images])
     level[dataset.row] = blur_levels(sharp)
     return Variations({"blur": level}, {"blur": SHARPNESS_NAMES})
