@@ -207,14 +207,10 @@ def read_agedb(path: Path) -> PairList:
     """AgeDB-30's `.mat`: ten `splits`, each pairs of image names and labels 1 and -1.
 
     Raises:
-        DataError: SciPy, which reads MATLAB files, is not installed, or another layout.
+        DataError: another layout.
     """
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise DataError(
-            f"{path}: reading AgeDB's .mat needs SciPy; pip install scipy, or use the .bin"
-        ) from None
+    from scipy.io import loadmat
+
     names: list[str] = []
     labels: list[int] = []
     try:
