@@ -21,14 +21,11 @@ from facetrain.engine.settings import LoopConfig, TrainingConfig
 from facetrain.engine.training import make_sampler, train_loader, warn_of_late
 from facetrain.heads.head_config import HeadConfig
 from facetrain.heads.margin_head import MarginHead
-from facetrain.methods.correction import CorrectionConfig, CorrectionMethod
 from facetrain.methods.l2b import L2bConfig, L2bMethod, Trusted
 from facetrain.methods.nal import NalConfig, NalMethod
 from facetrain.methods.superloss import SuperLossConfig, SuperLossMethod
 
-RobustConfig = Annotated[
-    SuperLossConfig | NalConfig | L2bConfig | CorrectionConfig, Field(discriminator="name")
-]
+RobustConfig = Annotated[SuperLossConfig | NalConfig | L2bConfig, Field(discriminator="name")]
 """One of the methods; two that weigh the same samples down are never stacked."""
 
 
@@ -111,8 +108,6 @@ def method_of(
     """
     if isinstance(robust, SuperLossConfig):
         return SuperLossMethod(robust, head, steps_per_epoch)
-    if isinstance(robust, CorrectionConfig):
-        return CorrectionMethod(robust, head, steps_per_epoch)
     if isinstance(robust, NalConfig):
         return NalMethod(robust, head, label, steps_per_epoch, folder)
     if isinstance(robust, L2bConfig):

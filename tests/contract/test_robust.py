@@ -34,7 +34,6 @@ def trusted(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["robust.name=nal", "robust.warmup_epochs=1"], {"weight"}),
         (["robust={name: nal, warmup_epochs: 0, targets: {count: 3}}"],
          {"weight", "estimated_label"}),
-        (["robust.name=correction", "robust.warmup_epochs=1"], {"estimated_label"}),
         (["robust.name=superloss", "robust.dominant=true", "head.num_centres=3"], {"weight"}),
         (["robust={name: nal, dominant: true, warmup_epochs: 1}",
           "head={num_centres: 2, filter_above: 0.4}"],
@@ -78,7 +77,7 @@ def test_a_robust_training_leaves_a_backbone_and_its_weights_by_image(
         (["robust.name=superloss", "robust.boost=3"], "boost"),
         (
             ["robust.boost=3"],
-            "robust needs a name, one of superloss, nal, l2b, correction; set robust.name",
+            "robust needs a name, one of superloss, nal, l2b; set robust.name",
         ),
         (["robust.name=superloss", "robust.dominant=true"], "num_centres"),
     ],

@@ -30,7 +30,6 @@ METHODS: dict[str, dict[str, Any]] = {
         "name": "nal", "attention": "branch", "warmup_epochs": 0, "boost": 10.0,
         "targets": {"count": 3, "memory": 0.5},
     },
-    "correction": {"name": "correction", "warmup_epochs": 0.4},
     "l2b": {
         "name": "l2b", "trusted": ".", "batch_size": 6, "warmup_epochs": 0.2, "hold_out": False,
     },

@@ -239,26 +239,6 @@ def test_trusted_images_are_not_trained_on(tmp_path: Path) -> None:
     assert (kept["alpha"] + kept["beta"]).sum().item() == pytest.approx(present.sum().item())
 
 
-def test_a_label_moves_where_the_nearest_class_beats_it_by_the_margin(tmp_path: Path) -> None:
-    trainer = trainer_of(tmp_path, "correction")
-    batch = first_batch(trainer)
-    losses, _ = given(trainer, batch)
-    cosine = F.normalize(trainer.backbone(batch.image)) @ F.normalize(trainer.head.weight).T
-    own = cosine.gather(1, batch.label.clamp_min(0)[:, None])[:, 0]
-    best, nearest = cosine.max(1)
-    moved = (batch.label >= 0) & (best - MARGIN > own)
-    assert 0 < moved.sum() < 5
-    target = torch.where(moved, nearest, batch.label)
-    expected = losses.gather(1, target.clamp_min(0)[:, None])[:, 0]
-    expected = torch.where(batch.label >= 0, expected, 0.0)
-    found, _ = of_method(trainer, batch, step=2)
-    torch.testing.assert_close(found, expected)
-    assert trainer.method.per_sample()["estimated_label"].tolist() == target.tolist()
-    warm, _ = of_method(trainer, batch, step=1)
-    plain = losses.gather(1, batch.label.clamp_min(0)[:, None])[:, 0]
-    torch.testing.assert_close(warm, torch.where(batch.label >= 0, plain, 0.0))
-
-
 def naive_weights(trainer: Trainer, batch: StepBatch) -> tuple[Tensor, Tensor, Tensor]:
     """Algorithm 1 of the supplement: differentiate the trusted loss through one virtual step."""
     parameters = {n: p.detach().requires_grad_() for n, p in trainer.backbone.named_parameters()}

@@ -19,13 +19,11 @@ ROWS: dict[str, list[str]] = {
     "nal": NAL,
     "nal with targets": [*NAL, "robust.targets.memory=0.5"],
     "nal, dominant": [*CENTRES, *NAL, "robust.dominant=true"],
-    "correction": ["robust.name=correction", "robust.warmup_epochs=8"],
 }  # fmt: skip
 """Trained on the noisy labels, each by these changes of the recipe."""
 COMBINED = {
     "clean + inter-class filter": ROWS["inter-class filter"],
     "clean + nal": NAL,
-    "clean + correction": ROWS["correction"],
 }
 """Trained on what the last round of cleaning left."""
 BEGIN_WITH = {
@@ -42,8 +40,6 @@ GRID: dict[str, list[str]] = {
          [[f"robust.lam={lam}"] for lam in (0.3, 1, 3, 10)]),
         ("nal", ["robust.name=nal"],
          [[f"robust.boost={b}", f"robust.warmup_epochs={w}"] for b in (1, 10) for w in (4, 8)]),
-        ("correction", ["robust.name=correction"],
-         [[f"robust.warmup_epochs={w}"] for w in (4, 6, 8)]),
         ("l2b", ["robust.name=l2b"],
          [[f"robust.warmup_epochs={w}", f"robust.every={e}"] for w in (4, 8) for e in (1, 2)]),
     )

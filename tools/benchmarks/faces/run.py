@@ -15,7 +15,6 @@ with gradients clipped alike, trains from scratch. Rows:
   superloss, nal: dominant    three centres, samples judged by the dominant one after the warm-up
   nal, nal with targets       the gate; with estimated labels
   l2b                         two clean images of each identity are trusted, and not trained on
-  correction                  labels move to the nearest class while training
   clean, n rounds             on what each round of cleaning left
   posterior alone, ...        the same without the GCN, `clean.gcn=false`
   clean + ...                 on what the last round left, by another head, loss or drop
