@@ -31,7 +31,7 @@ class AdapterConfig(Config):
     margin: float = Field(0.1, gt=0, lt=0.5)
     """m_fp and m_fn of the threshold loss, in probability."""
     prior_weight: float = Field(0.001, ge=0)
-    """Pull of a threshold towards 0.5, where the loss is flat."""
+    """Pull of a threshold towards 0.5."""
 
 
 def class_summary(clean_probability: Tensor, graphs: ClassGraphs) -> Tensor:
@@ -89,7 +89,7 @@ def fit_adapter(
     Args:
         classes: of each set its graphs, clean probabilities (N,) and truth (N,) bool, by node.
         margin: m_fp and m_fn of the loss, in probability.
-        prior_weight: of the squared logit.
+        prior_weight: of the squared logit, which holds a threshold at 0.5 where the loss is flat.
     """
     summaries = [class_summary(probability, graphs) for graphs, probability, _ in classes]
     adapter = ThresholdAdapter(torch.cat(summaries)).to(summaries[0].device)

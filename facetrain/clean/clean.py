@@ -1,12 +1,11 @@
 """Stage `clean`: whose image each is, and why: one posterior with a reason for every image.
 
-ADC's cleaner (Zhang et al., ICCV 2021) and a model of what images of one person look like
-(docs/methods.md) are evidence for the given label; what holds of whole classes is read off the same
-model.
+ADC's cleaner and a model of what images of one person look like are evidence for the given label;
+what holds of whole classes is read off the same model.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from facetrain.clean.evaluation_faces import excluded_embeddings
 from facetrain.clean.identity_model import IdentityModel
 from facetrain.clean.labelled_set import LEAST_IMAGES, LabelledSet
 from facetrain.clean.model_choice import fit_to, fit_unsupervised, likelier
-from facetrain.clean.posterior import Calibration, posterior
+from facetrain.clean.posterior import Calibration, Estimation
 from facetrain.clean.posterior_calibration import calibrate
 from facetrain.core.artifact import Artifact, fingerprint
 from facetrain.core.config import Paths
@@ -62,22 +61,23 @@ def clean(
     config: CleanConfig,
     labelled: LabelledSet,
     source: LabelledSet | None,
-    excluded: Sequence[NDArray[np.floating]],
     out_dir: Path,
     mesh: Mesh,
     digest: str,
+    backbone: BackboneSource | None = None,
 ) -> CleaningResult:
     """Clean the labels of a set; called by every rank, each gets the result.
 
     Args:
         source: images whose labels are true; without it those that the identity model finds clean.
-        excluded: embeddings (M, D) of evaluation sets, whose people the set should not have.
         out_dir: the pre-trained cleaner is kept here, and taken up when its `digest` is this one.
         digest: of config and inputs.
+        backbone: what embedded the set; needed to embed an evaluation set.
 
     Raises:
         DataError: the source has too few identities to learn from.
     """
+    excluded = excluded_embeddings(config.exclude, labelled.embedded.size, backbone, mesh)
     model, probability = fit_unsupervised(labelled, mesh)
     own = known = labelled.only(probability > 0.5)
     num_learnable = len((source or own).large)
@@ -110,7 +110,8 @@ def clean(
         )  # fmt: skip
     calibration = _calibration(known, model, adc, config.seed, mesh)
     logit = None if adc is None else adc.logit(labelled, mesh)
-    return result_of(posterior(labelled, model, calibration, logit, mesh), excluded, config.seed)
+    found = Estimation(labelled, model, calibration, logit, mesh).run().posterior()
+    return result_of(found, excluded, config.seed)
 
 
 def _calibration(
@@ -124,7 +125,7 @@ def _calibration(
     draws = [known.with_noise(seed, "calibrate", draw) for draw in range(_CALIBRATING_DRAWS)]
     alone = Mesh.single(mesh.device)
     logits = [None if adc is None else adc.logit(draw, alone) for draw in draws]
-    calibration = calibrate(draws, logits, model, alone)
+    calibration = calibrate(draws, logits, model)
     logger.info(
         "clean: by planted noise the model's evidence counts %.2f times, the given label is "
         "%.1f nats ahead, and the GCN's logit, where it is asked, counts %.2f times",
@@ -133,11 +134,15 @@ def _calibration(
     return calibration
 
 
-def _graph(
-    config: CleanConfig, embedding: NDArray[np.floating], folder: Path, mesh: Mesh
-) -> KnnGraph:
+def _with_graph(
+    config: CleanConfig, embedding: NDArray[np.floating], label: NDArray[np.int64], folder: Path,
+    mesh: Mesh,
+) -> LabelledSet:  # fmt: skip
+    """A set with its graph, which is made where it does not lie in `folder`."""
     neighbours = KnnConfig(num_neighbours=config.graph.num_context, recall_target=_GRAPH_RECALL)
-    return knn_graph(embedding, neighbours, mesh, folder)[0]
+    graph, _ = knn_graph(embedding, neighbours, mesh, folder)
+    embedded = EmbeddedSet(embedding, graph, config.graph.num_context, mesh.device)
+    return LabelledSet(embedded, label, config.graph)
 
 
 def _source_set(
@@ -154,32 +159,14 @@ def _source_set(
             f"node_input={config.graph.node_input} reads embeddings, so {config.source} must have "
             f"{embedding_size} numbers an image like the target, but has {size}; use relational"
         )
-    graph = _graph(config, features.embedding, out_dir / "source_graph", mesh)
-    embedded = EmbeddedSet(features.embedding, graph, config.graph.num_context, mesh.device)
-    return LabelledSet(embedded, np.where(features.is_clean, features.label, -1), config.graph)
+    label = np.where(features.is_clean, features.label, -1)
+    return _with_graph(config, features.embedding, label, out_dir / "source_graph", mesh)
 
 
-def _cleaned(
-    config: CleanConfig,
-    embedding: NDArray[np.floating],
-    graph: KnnGraph,
-    label: NDArray[np.int64],
-    verified: NDArray[np.bool_] | None,
-    backbone: BackboneSource | None,
-    inputs: Mapping[str, str],
-    out_dir: Path,
-    mesh: Mesh,
-) -> CleaningResult:
-    """`clean` with the files that the config names."""
-    size = embedding.shape[1]
-    source = _source_set(config, out_dir, mesh, size)
-    excluded = excluded_embeddings(config.exclude, size, backbone, mesh)
-    embedded = EmbeddedSet(embedding, graph, config.graph.num_context, mesh.device)
-    labelled = LabelledSet(embedded, label, config.graph, verified=verified)
-    # What the pre-trained cleaner depends on: without a source, the target itself.
+def _digest(config: CleanConfig, inputs: Mapping[str, str]) -> str:
+    """Of what the pre-trained cleaner depends on: without a source, the target itself."""
     parts = config.model_dump(mode="json", include={"seed", "graph", "pretrain"})
-    digest = json.dumps([parts, inputs.get("source 0") or dict(inputs)], sort_keys=True)
-    return clean(config, labelled, source, excluded, out_dir, mesh, digest)
+    return json.dumps([parts, inputs.get("source 0") or dict(inputs)], sort_keys=True)
 
 
 def run_features(config: CleanConfig, target: Path, out_dir: Path, mesh: Mesh) -> Artifact:
@@ -193,8 +180,9 @@ def run_features(config: CleanConfig, target: Path, out_dir: Path, mesh: Mesh) -
 
     def work() -> Mapping[str, Any]:
         embedding, label = features.embedding, features.label
-        graph = _graph(config, embedding, out_dir / "graph", mesh)
-        cleaned = _cleaned(config, embedding, graph, label, None, None, inputs, out_dir, mesh)
+        labelled = _with_graph(config, embedding, label, out_dir / "graph", mesh)
+        source = _source_set(config, out_dir, mesh, labelled.embedded.size)
+        cleaned = clean(config, labelled, source, out_dir, mesh, _digest(config, inputs))
         if mesh.is_main:
             cleaned.save(out_dir / CLEAN_FILE)
         return numbers_of(cleaned, label, features.is_clean)
@@ -235,9 +223,13 @@ def run(
         # An image that did not decode has no embedding; it is not judged.
         label = np.where(norm > 0, dataset.label, -1)
         knn = KnnGraph.open(graph)
-        cleaned = _cleaned(
-            config, embedding, knn, label, verified, backbone, all_inputs, out_dir, mesh
+        embedded = EmbeddedSet(embedding, knn, config.graph.num_context, mesh.device)
+        labelled = LabelledSet(embedded, label, config.graph, verified=verified)
+        source, digest = (
+            _source_set(config, out_dir, mesh, embedded.size),
+            _digest(config, all_inputs),
         )
+        cleaned = clean(config, labelled, source, out_dir, mesh, digest, backbone)
         if mesh.is_main:
             cleaned = cleaned.named(dataset.class_ids)
             cleaned.save(out_dir / CLEAN_FILE)
@@ -249,9 +241,7 @@ def run(
 
 def _files(config: CleanConfig) -> dict[str, str]:
     """Digests of the files that the config names."""
-    named = {"source": (config.source,) if config.source else (), "exclude": config.exclude}
-    return {
-        f"{name} {number}": fingerprint(path)
-        for name, paths in named.items()
-        for number, path in enumerate(paths)
-    }
+    files = {f"exclude {number}": path for number, path in enumerate(config.exclude)}
+    if config.source:
+        files["source 0"] = config.source
+    return {name: fingerprint(path) for name, path in files.items()}

@@ -99,10 +99,8 @@ def result_of(
 def _first_of_two_lone(labelled: LabelledSet, goes: Tensor) -> Tensor:
     """(num_images,) bool, the first of two images alone in their classes that go to each other.
 
-    One person under two names, each with one image: one name has to stay.
-
-    Args:
-        goes: (num_images,) the class each image goes to, -1 for none.
+    One person under two names, each with one image: one name has to stay. `goes` holds the class
+    (num_images,) that each image goes to, -1 for none.
     """
     place, lone = labelled.place_of_row, labelled.size_of_row() == 1
     to = torch.full_like(labelled.size, -1)  # (C,) where the one image of a class goes
@@ -112,10 +110,7 @@ def _first_of_two_lone(labelled: LabelledSet, goes: Tensor) -> Tensor:
 
 
 def overlay(result: CleaningResult, dataset: FaceDataset, apply_suggestions: bool) -> LabelOverlay:
-    """The cleaner's opinion over all rows of the data set.
-
-    Rows that the data set's own overlays leave out, and images that were not judged, stay as they
-    are.
+    """The cleaner's opinion over all rows of the data set, none of those that it did not judge.
 
     Args:
         result: of the data set's images, in its class ids.
@@ -123,8 +118,7 @@ def overlay(result: CleaningResult, dataset: FaceDataset, apply_suggestions: boo
             more likely than not.
     """
     judged = result.reason != Reason.NOT_JUDGED
-    given, kept = dataset.class_ids[dataset.label], result.kept | ~judged
-    given = np.where(judged | (dataset.label >= 0), given, -1)
+    given, kept = np.where(judged, dataset.class_ids[dataset.label], -1), result.kept | ~judged
     if apply_suggestions:
         moved = (result.suggested_label >= 0) & (result.suggested_probability >= _HALF)
         given, kept = np.where(moved, result.suggested_label, given), kept | moved
@@ -136,7 +130,7 @@ def overlay(result: CleaningResult, dataset: FaceDataset, apply_suggestions: boo
 
     copied = result.duplicate_of
     return LabelOverlay.make(
-        column(np.where(judged, given, -1), -1),
+        column(given, -1),
         column(kept, True),
         clean_probability=column(np.where(judged, result.clean_probability, np.nan), np.nan),
         suggested_label=column(result.suggested_label, -1),

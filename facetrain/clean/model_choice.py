@@ -6,7 +6,7 @@ from torch.nn.functional import normalize
 
 from facetrain.clean.identity_model import IdentityModel, fit_identities
 from facetrain.clean.labelled_set import LabelledSet
-from facetrain.clean.posterior import Calibration, Members, posterior
+from facetrain.clean.posterior import Calibration, Estimation, Members
 from facetrain.core.rng import torch_generator
 from facetrain.dist.mesh import Mesh
 
@@ -36,7 +36,8 @@ def fit_unsupervised(labelled: LabelledSet, mesh: Mesh) -> tuple[IdentityModel, 
     weight = agreeing(labelled)
     for _ in range(_ROUNDS):
         model = fit_to(labelled, weight)
-        weight = posterior(labelled, model, _UNFITTED, None, mesh).probability[:, 0]
+        found = Estimation(labelled, model, _UNFITTED, None, mesh).run().posterior()
+        weight = found.probability[:, 0]
     return fit_to(labelled, weight), weight
 
 

@@ -35,7 +35,6 @@ _ON_GPU = 64
 """Times as many on a GPU, which wants few launches."""
 _AT_ONCE, _CANDIDATES_AT_ONCE = 1 << 12, 1 << 8
 _LEAST, _NEVER = 1e-3, -1e9
-_HARD = 2.0  # spread from which an image is a hard one of its identity
 
 
 class Calibration(NamedTuple):
@@ -82,7 +81,7 @@ class Posterior(NamedTuple):
     place: Tensor  # (num_images, M) classes compared with, the given first, -1 past the last
     probability: Tensor  # (num_images, M)
     nobody: Tensor  # (num_images,)
-    hard: Tensor  # (num_images,) that it is no usual image of the class it is labelled with
+    hard: Tensor  # (num_images,) above 1/2 where LLR is below the offset: far off its class
     own_ratio: Tensor  # (num_images,) LLR of the given label
     counts: Tensor  # (num_images,) in its class's precision and total, if it is of it
 
@@ -148,20 +147,20 @@ class Estimation:
         second = (labelled.size[given] == 2) & (row != first[given])
         self.responsibility = torch.zeros(place.shape, device=device)  # r, damped
         self.responsibility[:, 0] = (~second).float()
-        self._quality = torch.zeros(*place.shape, len(model.share), device=device)
-        self._quality[..., 0] = 1
+        self._weight = torch.ones_like(self.responsibility)  # by quality, in n and t
         self.ratio = torch.zeros_like(self.responsibility)  # LLR
         self._filled = torch.zeros(len(row), device=device)  # in [0, 1], has the class others?
         none = torch.zeros_like(self._filled)
         self._logit = none if cleaner_logit is None else cleaner_logit[row]
         self.probability = torch.zeros(len(row), place.shape[1] + 1, device=device)
-        self._rate, self._nobody_share = 0.2, 0.3
-        self._class_rate = torch.full((labelled.classes.num_classes,), self._rate, device=device)
-        self.members = Members.none(labelled.classes.num_classes, model)
-        for block in self._blocks("first"):
-            self._add(block, self._basis(block), self.members)
-        self._sum_over_ranks(self.members)
+        self._nobody_share = 0.3
+        self._class_rate = torch.full((labelled.classes.num_classes,), 0.2, device=device)
+        members = Members.none(labelled.classes.num_classes, model)
+        for block, z in self._blocks("first"):
+            self._add(block, z, members)
+        self.members = Members(*(all_reduce_sum(one, mesh) for one in members))
 
+    @torch.no_grad()
     def run(self) -> "Estimation":
         """All passes."""
         for number in range(_PASSES):
@@ -181,8 +180,8 @@ class Estimation:
         self._prior = self._log_prior()
         # Most candidates are without the image as they are, so their volume is the class's own.
         volume = torch.cat([model.volume(n) for n in torch.split(before.precision, _AT_ONCE)])
-        for block in self._blocks(f"pass {number + 1}"):
-            z, counts = self._basis(block), self._counts(block)
+        for block, z in self._blocks(f"pass {number + 1}"):
+            counts = self._counts(block)
             at = self.place[block].clamp(min=0)
             others = before.without(at, counts, z[:, None])
             without, inside = volume[at], counts > 0  # (n, M, J), (n, M)
@@ -190,15 +189,14 @@ class Estimation:
             found = model.log_likelihood(z[:, None], *others, without)  # (n, M, J)
             self.ratio[block] = found.logsumexp(-1) - model.log_anybody(z)[:, None]
             self._filled[block] = others.precision[:, 0].clamp(max=1)
-            self._quality[block] = found.softmax(-1)
+            self._weight[block] = model.weight(found.softmax(-1))
             self.probability[block] = self.log_odds(self._calibration, block).softmax(1)
             new = self.probability[block, :-1]
             damping = _DAMPING if number else 0.0
             old = self.responsibility[block]
             self.responsibility[block] = damping * old + (1 - damping) * new
             self._add(block, z, after)
-        self._sum_over_ranks(after)
-        self.members = after
+        self.members = Members(*(all_reduce_sum(one, self._mesh) for one in after))
         self._learn_rates()
 
     def _log_prior(self) -> Tensor:
@@ -218,69 +216,50 @@ class Estimation:
         of_class = torch.zeros_like(self._class_rate).index_add_(0, self.place[:, 0], wrong)
         sums = torch.stack([wrong.sum(), self.probability[:, -1].sum()])
         of_class, sums = all_reduce_sum(of_class, self._mesh), all_reduce_sum(sums, self._mesh)
-        self._rate = float((sums[0] / self.labelled.classes.num_nodes).clamp(1e-3, 0.6))
+        rate = (sums[0] / self.labelled.classes.num_nodes).clamp(1e-3, 0.6)
         self._nobody_share = float((sums[1] / sums[0].clamp(min=1e-6)).clamp(0.02, 0.98))
-        smoothed = of_class + _PRIOR_IMAGES * self._rate
-        self._class_rate = smoothed / (self.labelled.size + _PRIOR_IMAGES)
+        self._class_rate = (of_class + _PRIOR_IMAGES * rate) / (self.labelled.size + _PRIOR_IMAGES)
 
-    def _blocks(self, what: str) -> Iterator[slice]:
-        """Runs of this rank's images whose products fit into a cache."""
+    def _blocks(self, what: str) -> Iterator[tuple[slice, Tensor]]:
+        """Runs of this rank's images whose products fit into a cache, in the model's basis."""
         per_image = self.place.shape[1] * len(self._model.between)
         many = _ON_GPU if self.row.is_cuda else 1
         step = max(1, many * _NUMBERS_AT_ONCE // per_image)
         starts = range(0, len(self.row), step)
         label, shown = f"clean: posterior, {what}", self._mesh.is_main and len(starts) > 200
         for start in progress(starts, label, unit="block", enabled=shown):
-            yield slice(start, min(start + step, len(self.row)))
-
-    def _basis(self, block: slice) -> Tensor:
-        return self.labelled.embedded.rows(self.row[block]) @ self._model.basis
+            block = slice(start, start + step)
+            yield block, self.labelled.embedded.rows(self.row[block]) @ self._model.basis
 
     def _counts(self, block: slice) -> Tensor:
         """What each image of the block counts in each of its candidates, (n, M)."""
         r = self.responsibility[block]
-        r = torch.where((self.place[block] >= 0) & (r > _LEAST), r, 0.0)
-        return r * self._model.weight(self._quality[block])
+        return r.where((self.place[block] >= 0) & (r > _LEAST), 0.0) * self._weight[block]
 
     def _add(self, block: slice, z: Tensor, members: Members) -> None:
         counts = self._counts(block)
         image, slot = torch.nonzero(counts, as_tuple=True)
         members.add(self.place[block][image, slot], counts[image, slot], z[image])
 
-    def _sum_over_ranks(self, members: Members) -> None:
-        for value in members:
-            all_reduce_sum(value, self._mesh)
-
-    def everywhere(self) -> Posterior:
-        """The posterior of the images of all ranks."""
+    def posterior(self) -> Posterior:
+        """Whose each image is, of all ranks."""
 
         def whole(value: Tensor) -> Tensor:
             full = value.new_zeros(self.labelled.embedded.num_images, *value.shape[1:])
             full[self.row] = value
             return all_reduce_sum(full, self._mesh)
 
-        own = self._quality[:, 0]
         return Posterior(
             self.labelled, self._model, self._calibration,
             place=whole(self.place + 1) - 1,
             probability=whole(self.probability[:, :-1]),
             nobody=whole(self.probability[:, -1]),
-            hard=whole(own[:, self._model.spread >= _HARD].sum(1)),
+            # Its label has been believed for the head start rather than for what it looks like; an
+            # image without others of its class looks like nobody.
+            hard=whole(self._filled * (self.ratio[:, 0] < self._calibration.offset)),
             own_ratio=whole(self.ratio[:, 0]),
-            counts=whole(self._model.weight(own)),
+            counts=whole(self._weight[:, 0]),
         )  # fmt: skip
-
-
-@torch.no_grad()
-def posterior(
-    labelled: LabelledSet,
-    model: IdentityModel,
-    calibration: Calibration,
-    cleaner_logit: Tensor | None,
-    mesh: Mesh,
-) -> Posterior:
-    """Whose image each is, with the arguments of `Estimation`; every rank gets all of it."""
-    return Estimation(labelled, model, calibration, cleaner_logit, mesh).run().everywhere()
 
 
 def candidates(labelled: LabelledSet, row: Tensor) -> Tensor:

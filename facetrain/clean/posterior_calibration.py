@@ -23,10 +23,7 @@ _PRIOR_IMAGES = (4.0, 10.0, 4.0)
 
 
 def calibrate(
-    draws: Sequence[LabelledSet],
-    cleaner_logits: Sequence[Tensor | None],
-    model: IdentityModel,
-    mesh: Mesh,
+    draws: Sequence[LabelledSet], cleaner_logits: Sequence[Tensor | None], model: IdentityModel
 ) -> Calibration:
     """The temperature, the offset and the GCN's weight under which planted noise is most likely.
 
@@ -38,13 +35,15 @@ def calibrate(
         draws: sets under noise that they know.
         cleaner_logits: (num_images,) of each, or None throughout.
     """
-    found = Calibration(cleaner_weight=_USUAL.cleaner_weight)
+    found, alone = (
+        Calibration(cleaner_weight=_USUAL.cleaner_weight),
+        Mesh.single(model.basis.device),
+    )
     for _ in range(_ROUNDS):
-        with torch.no_grad():
-            sets = [
-                Estimation(draw, model, found, logit, mesh).run()
-                for draw, logit in zip(draws, cleaner_logits, strict=True)
-            ]
+        sets = [
+            Estimation(draw, model, found, logit, alone).run()
+            for draw, logit in zip(draws, cleaner_logits, strict=True)
+        ]
         found = _fit(sets, found)
     return found
 

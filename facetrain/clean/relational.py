@@ -142,8 +142,6 @@ def _inside(whole: Iterable[Neighbourhood], weight: Tensor, scale: Scale) -> Ten
     found = weight.new_zeros(len(weight), len(_NEAREST) + len(_QUANTILES) + len(_LEVELS))
     for piece in whole:
         real = piece.similarity > -torch.inf
-        if piece.similarity.shape[1] < 2:
-            continue  # classes of one image
         level = scale(piece.similarity).where(real, 0.0)  # (M, P)
         mass = weight[piece.neighbour].where(real, 0.0)
         reached = mass.cumsum(1)

@@ -8,7 +8,7 @@ from helpers.posterior import PLAIN, gaussian_people, labelled_as, model_of
 from helpers.ranks import Ranks
 
 from facetrain.clean import posterior as module
-from facetrain.clean.posterior import Posterior, posterior
+from facetrain.clean.posterior import Estimation, Posterior
 from facetrain.dist.mesh import Mesh
 
 BLOCK = 2000
@@ -27,7 +27,7 @@ def answer(mesh: Mesh) -> Posterior:
     try:
         weights = PLAIN._replace(cleaner_weight=0.5)
         model = model_of(labelled_as(embedding, person))
-        return posterior(labelled, model, weights, logit, mesh)
+        return Estimation(labelled, model, weights, logit, mesh).run().posterior()
     finally:
         module._NUMBERS_AT_ONCE = whole
 
@@ -58,5 +58,5 @@ def one_image(mesh: Mesh) -> list[float]:
     embedding, person = gaussian_people(1, [4, 4])
     model = model_of(labelled_as(embedding, person))
     label = np.where(np.arange(8) == 5, 0, -1)
-    found = posterior(labelled_as(embedding, label), model, PLAIN, None, mesh)
+    found = Estimation(labelled_as(embedding, label), model, PLAIN, None, mesh).run().posterior()
     return [round(float(found.probability[5, 0] + found.nobody[5]), 5), float(found.own_ratio[5])]

@@ -14,8 +14,8 @@ from facetrain.clean.model_choice import fit_to
 from facetrain.clean.posterior import (
     NUM_CANDIDATES,
     Calibration,
+    Estimation,
     Posterior,
-    posterior,
 )
 from facetrain.core.rng import numpy_generator
 from facetrain.dist.mesh import Mesh
@@ -55,7 +55,7 @@ def model_of(labelled: LabelledSet) -> IdentityModel:
 def answer_of(labelled: LabelledSet, model: IdentityModel | None = None, **more: Any) -> Posterior:
     """The posterior at fixed temperatures."""
     arguments = {"calibration": PLAIN, "cleaner_logit": None, "mesh": MESH, **more}
-    return posterior(labelled, model or model_of(labelled), **arguments)
+    return Estimation(labelled, model or model_of(labelled), **arguments).run().posterior()
 
 
 def said(labelled: LabelledSet, found: Posterior, image: int) -> dict[int, float]:

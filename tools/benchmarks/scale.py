@@ -143,7 +143,7 @@ def clean_set(
     start = clock(mesh.device)
     target = embedded(embedding, folder / "graph", config, mesh)
     labelled = LabelledSet(target, noisy.label, config.graph)
-    cleaned = clean(config, labelled, source, (), out_dir, mesh, "bench")
+    cleaned = clean(config, labelled, source, out_dir, mesh, "bench")
     seconds = clock(mesh.device) - start
     found = noise_detection(cleaned.clean_probability, cleaned.kept, noisy.is_clean).numbers()
     report = {

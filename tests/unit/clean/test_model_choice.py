@@ -6,7 +6,7 @@ import torch
 from helpers.posterior import MESH, gaussian_people, labelled_as
 
 from facetrain.clean.model_choice import agreeing, fit_unsupervised
-from facetrain.clean.posterior import Calibration, posterior
+from facetrain.clean.posterior import Calibration, Estimation
 from facetrain.core.rng import numpy_generator
 
 
@@ -49,7 +49,7 @@ def test_a_small_set_is_not_fitted_to_its_wrong_labels(seed: int) -> None:
     is_wrong[wrong] = True
     assert (weight[is_wrong] < 0.5).float().mean() > 0.9
     assert (weight[~is_wrong] > 0.5).float().mean() > 0.95
-    found = posterior(labelled, model, Calibration(temperature=1), None, MESH)
+    found = Estimation(labelled, model, Calibration(temperature=1), None, MESH).run().posterior()
     best = found.place.gather(1, found.probability.argmax(1, keepdim=True))[:, 0]
     home = labelled.classes.class_id[best] == torch.from_numpy(person)
     told = home & (found.probability.amax(1) > found.nobody)

@@ -191,6 +191,20 @@ def test_an_image_alone_is_no_evidence() -> None:
     assert chances[0] > 0.7 > 0.3 > chances[50]
 
 
+@pytest.mark.parametrize("offset", [0.0, 6.0])
+def test_hard_are_those_with_less_evidence_than_head_start(offset: float) -> None:
+    """Never one without others of its class: it looks like nobody, which is no evidence."""
+    embedding, label, person = noisy()
+    labelled = labelled_as(embedding, label)
+    model = model_of(labelled_as(embedding, person))
+    found = answer_of(labelled, model, calibration=PLAIN._replace(offset=offset))
+    size = labelled.size_of_row()
+    expected = found.own_ratio < offset
+    assert 0.05 < float(expected[size > 3].float().mean()) < 0.6
+    assert torch.equal((found.hard > 0.5)[size > 3], expected[size > 3])
+    assert not (found.hard > 0.5)[size <= 1].any()
+
+
 def test_what_a_person_has_confirmed_stays() -> None:
     embedding, label, person = noisy()
     labelled = labelled_as(embedding, label)

@@ -41,7 +41,7 @@ def draw_of(embedding: np.ndarray, label: np.ndarray, person: np.ndarray) -> Dra
 
 def calibrate(draws: list[Draw], model: IdentityModel) -> Calibration:
     logits = [one.cleaner_logit for one in draws]
-    return fit_weights([one.labelled for one in draws], logits, model, MESH)
+    return fit_weights([one.labelled for one in draws], logits, model)
 
 
 def drawn(seed: int, with_cleaner: bool = False, rate: float = 0.3) -> Draw:

@@ -104,8 +104,8 @@ def score(
         model, probability = fit_unsupervised(labelled, MESH)
         known = labelled.only(probability > 0.5)
     noisy = [known.with_noise(0, "calibrate", draw) for draw in range(draws)]
-    weights = calibrate(noisy, [None] * draws, model, MESH)
-    found = posterior.posterior(labelled, model, weights, None, MESH)
+    weights = calibrate(noisy, [None] * draws, model)
+    found = posterior.Estimation(labelled, model, weights, None, MESH).run().posterior()
     return f1((found.probability[:, 0] > 0.5).numpy(), target.is_clean)
 
 

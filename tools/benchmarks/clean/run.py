@@ -221,7 +221,7 @@ class Cleaners:
     ) -> Iterator[Row]:
         assert target.is_clean is not None
         labelled = LabelledSet(images, target.label, config.graph)
-        stage = clean(config, labelled, self.source, (), self.folder, MESH, _DIGEST)
+        stage = clean(config, labelled, self.source, self.folder, MESH, _DIGEST)
         yield name, f1(stage.kept, target.is_clean)
         yield f"{name}, calibration error", calibration(stage.clean_probability, target.is_clean)
 
