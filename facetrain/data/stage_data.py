@@ -3,12 +3,14 @@
 Paths below the run's folder are written relative to the stage's, so that a run may be moved.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from facetrain.core.artifact import read_json, write_json
 from facetrain.core.config import parse_config
+from facetrain.core.errors import DataError
 from facetrain.core.run_folder import DATA_FILE
 from facetrain.data.dataset import DataConfig
 
@@ -23,7 +25,10 @@ def write_stage_data(folder: Path, data: DataConfig) -> None:
         return Path(os.path.relpath(absolute, folder)) if inside else absolute
 
     section, file = _with_paths(data, stored).model_dump(mode="json"), folder / DATA_FILE
-    if not file.is_file() or read_json(file) != section:  # a finished stage is left as it is
+    found = None
+    with contextlib.suppress(DataError):  # damaged, it is written again
+        found = read_json(file)
+    if found != section:  # a finished stage is left as it is
         write_json(file, section)
 
 

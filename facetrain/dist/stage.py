@@ -14,7 +14,7 @@ from facetrain.core.artifact import (
     write_manifest,
 )
 from facetrain.core.config import Config
-from facetrain.core.errors import UserError
+from facetrain.core.errors import DataError, UserError
 from facetrain.core.lock import folder_lock
 from facetrain.core.log import logger
 from facetrain.core.run_folder import MANIFEST_FILE
@@ -68,7 +68,8 @@ def run_stage(
         The finished stage, on every rank.
 
     Raises:
-        UserError: another job is writing there, or what `work` raises.
+        UserError: another job is writing there, another stage finished there, or what `work`
+            raises.
     """
     read_only = mesh.is_main and out_dir.is_dir() and not os.access(out_dir, os.W_OK)
     if any_rank(read_only, mesh):  # a finished stage may lie where nobody can take a lock
@@ -79,6 +80,7 @@ def run_stage(
         done = _finished(stage, config, inputs, out_dir, mesh)
         if done is not None:
             return done
+        _refuse_another(stage, out_dir, mesh)
         started = time.time()
         if mesh.is_main:
             (out_dir / MANIFEST_FILE).unlink(missing_ok=True)
@@ -96,6 +98,26 @@ def run_stage(
     artifact = read_artifact(out_dir)
     assert artifact is not None
     return artifact
+
+
+def _refuse_another(stage: str, out_dir: Path, mesh: Mesh) -> None:
+    """Return unless another stage finished in `out_dir`: its manifest would be lost.
+
+    Raises:
+        UserError: (on every rank) one did.
+    """
+    found: str | None = None
+    if mesh.is_main:
+        with contextlib.suppress(DataError):  # damaged, or a manifest from elsewhere: nobody's
+            other = read_artifact(out_dir)
+            if other is not None and other.manifest["stage"] != stage:
+                other.verify()
+                found = (
+                    f"{printable(out_dir)}: must be a folder for the stage {stage}, but holds the "
+                    f"finished stage {other.manifest['stage']}; give another --out"
+                )
+    if told := first_of_ranks(found, mesh):
+        raise UserError(told)
 
 
 def _finished(

@@ -31,7 +31,6 @@ from facetrain.core.run_folder import (
     CLASSES_FILE,
     IGNORED_FILE,
     LANDMARKS_FILE,
-    MANIFEST_FILE,
     SKIPPED_FILE,
     SUSPECT_FILE,
 )
@@ -49,6 +48,7 @@ from facetrain.data.packing.pack_image import (
 from facetrain.data.packing.pack_state import (
     Mark,
     claim,
+    claim_again,
     finished_mark,
     remove_shards,
     remove_state,
@@ -114,15 +114,15 @@ def _pack(source: Path, out: Path, preparation: Preparation, started: float) -> 
         if done is not None:
             remove_state(out)
             return done
+        identity = content_digest({"config": config_digest(config), "inputs": inputs})
         if made_by(out, "pack", config, inputs) is not None:  # this very pack, damaged since
-            for path in (out / MANIFEST_FILE, *out.glob("*.rec")):
-                path.unlink()
+            claim_again(out, identity)
         tasks = preparation.tasks(listing.images, listing.around)
         if config.num_shards > len(tasks):
             raise ConfigError(f"pack: num_shards={config.num_shards}, but only {len(tasks)} images")
         if preparation.landmarks is not None:
             _check_names(source, preparation.landmarks, listing)
-        claim(out, content_digest({"config": config_digest(config), "inputs": inputs}))
+        claim(out, identity)
         try:
             marks, labels, per_second = _write_shards(out, listing, tasks, preparation)
         except (DataError, ConfigError):

@@ -8,10 +8,22 @@ from facetrain.core.artifact import Sealed, read_sealed, write_sealed
 from facetrain.core.digest import file_digest
 from facetrain.core.errors import DataError
 from facetrain.core.log import logger
-from facetrain.core.run_folder import MANIFEST_FILE
+from facetrain.core.run_folder import (
+    CLASSES_FILE,
+    IGNORED_FILE,
+    LANDMARKS_FILE,
+    MANIFEST_FILE,
+    SKIPPED_FILE,
+    SUSPECT_FILE,
+)
+from facetrain.core.text import printable
 
 _CLAIM = ".pack.json"
 _STATE = (_CLAIM, ".train*.json", ".train*.csv")
+_SHARDS = tuple(
+    f"{name}.{suffix}" for name in ("train", "train-[0-9]*") for suffix in ("rec", "idx", "lst")
+)
+_BESIDE = ("property", CLASSES_FILE, SKIPPED_FILE, IGNORED_FILE, SUSPECT_FILE, LANDMARKS_FILE)
 _OF_SHARD = ("{}.rec", "{}.idx", "{}.lst", ".{}.csv")
 
 
@@ -36,21 +48,28 @@ def claim(out: Path, identity: str) -> None:
     """Take the folder for this pack, or go on with it there.
 
     Raises:
-        DataError: it holds anything of another data set.
+        DataError: it holds anything of another data set, or a file that this pack would replace.
     """
     path = out / _CLAIM
-    started = any(out.glob("*.rec")) or any(out.glob(".train*.json"))
     unfinished = not (out / MANIFEST_FILE).exists()
     if path.is_file() and unfinished:
         with contextlib.suppress(DataError):
             if read_sealed(path, _Claim).identity == identity:
                 return
-    if started or not unfinished:
+    names = (MANIFEST_FILE, "*.rec", ".train*.json", *_SHARDS, *_BESIDE)
+    found = next((one for name in names for one in sorted(out.glob(name))), None)
+    if found is not None:
         raise DataError(
-            f"{out}: must be new, or hold this same pack interrupted, but it holds another data "
-            "set; give another folder or remove this one"
+            f"{printable(out)}: must be new, or hold this same pack interrupted, but it holds "
+            f"another data set ({printable(found.name)}); give another folder or remove this one"
         )
     write_sealed(path, _Claim(identity=identity))
+
+
+def claim_again(out: Path, identity: str) -> None:
+    """Take the folder in which this very pack finished and was damaged since, to start anew."""
+    write_sealed(out / _CLAIM, _Claim(identity=identity))
+    _remove(out, (MANIFEST_FILE, *_SHARDS))
 
 
 def shard_digests(out: Path, name: str) -> dict[str, str]:
@@ -83,7 +102,7 @@ def remove_state(out: Path) -> None:
 
 def remove_shards(out: Path) -> None:
     """And all that a failed one wrote."""
-    _remove(out, (*_STATE, "train*.*"))
+    _remove(out, (*_STATE, *_SHARDS))
 
 
 def _remove(out: Path, patterns: Sequence[str]) -> None:

@@ -39,3 +39,13 @@ def test_no_note_is_none_and_a_strange_one_is_an_error(tmp_path: Path) -> None:
     (tmp_path / DATA_FILE).write_text("[1]")
     with pytest.raises(ConfigError, match="must be a mapping"):
         read_stage_data(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [b"", b"junk", b"null", b"\xff", b"[" * 100_000])
+def test_a_damaged_note_is_written_again(tmp_path: Path, damage: bytes) -> None:
+    data = DataConfig(path=(tmp_path / "set",))
+    write_stage_data(tmp_path / "clean", data)
+    note = (tmp_path / "clean/data.json").read_bytes()
+    (tmp_path / "clean/data.json").write_bytes(damage)
+    write_stage_data(tmp_path / "clean", data)
+    assert (tmp_path / "clean/data.json").read_bytes() == note

@@ -44,6 +44,25 @@ def run(work: Work) -> Mapping[str, Any]:
     return run_stage("work", Settings(), {"a": "1"}, work.folder, Mesh.single(), work).metrics
 
 
+def test_another_finished_stage_is_not_written_over(tmp_path: Path) -> None:
+    """A slip in --out cost the training its manifest; a manifest alone is no stage."""
+    work = Work(tmp_path / "stage")
+    run(work)
+    manifest = (work.folder / "manifest.json").read_bytes()
+
+    def other(folder: Path) -> Mapping[str, Any]:
+        stage = run_stage("other", Settings(), {}, folder, Mesh.single(), lambda: {"n": 2})
+        return stage.metrics
+
+    told = "must be a folder for the stage other, but holds the finished stage work; give another"
+    with pytest.raises(UserError, match=told):
+        other(work.folder)
+    assert (work.folder / "manifest.json").read_bytes() == manifest
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/manifest.json").write_bytes(manifest)
+    assert other(tmp_path / "elsewhere") == {"n": 2}
+
+
 def test_every_file_it_left_is_verified_when_it_is_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

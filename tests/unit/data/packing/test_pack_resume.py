@@ -136,6 +136,34 @@ def test_finished_pack_is_not_done_again_and_another_is_refused(
         run(folder, out)
 
 
+@pytest.mark.parametrize(
+    "name", ["train.lst", "train-00000.idx", "other.rec", "property", "landmarks.csv"]
+)
+def test_what_somebody_else_left_is_not_written_over(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    """A list that is packed into its own folder, say."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    with pytest.raises(DataError, match=f"holds another data set \\({name}\\)"):
+        run(folder, out)
+    assert files(out) == {name: b"mine"}
+
+
+def test_a_failed_pack_removes_its_own_files_only(tmp_path: Path) -> None:
+    (tmp_path / "bad/ann").mkdir(parents=True)
+    (tmp_path / "bad/ann/1.jpg").write_bytes(b"no image")
+    out = tmp_path / "out"
+    out.mkdir()
+    kept = {"train.csv": b"mine", "train_notes.txt": b"mine", "training.lst": b"mine"}
+    for name, content in kept.items():
+        (out / name).write_bytes(content)
+    with pytest.raises(DataError, match="none of the 1 images can be packed"):
+        run(tmp_path / "bad", out)
+    assert files(out) == kept
+
+
 def test_a_finished_pack_that_was_damaged_is_packed_again(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(folder, out, num_shards=2)
