@@ -14,6 +14,7 @@ _OUTPUT = (
 _MEMORY = (
     "out of memory", "not enough memory", "can't allocate memory", "could not allocate",
     "could not create a primitive",  # all that oneDNN says
+    "array is too big", "Storage size calculation overflowed",  # beyond 64 bits of bytes
 )  # fmt: skip
 _AGAIN = "then run the same command again: finished work is kept"
 
@@ -25,7 +26,7 @@ def as_user_error(error: BaseException) -> UserError | None:
     processes, files and memory, and writes between them.
     """
     text = f"{type(error).__name__}: {error}"
-    short = isinstance(error, RuntimeError) and any(words in text for words in _MEMORY)
+    short = isinstance(error, RuntimeError | ValueError) and any(words in text for words in _MEMORY)
     if short or isinstance(error, MemoryError):
         return UserError(
             f"there must be memory for the work, but {error or 'there was not'}; lower the "

@@ -20,6 +20,8 @@ _TYPES = {
     "tensor(double)": np.float64,
     "tensor(uint8)": np.uint8,
 }
+_MOST_PIXELS = 4096  # a side; `pack` makes none larger
+_MOST_VALUES = 1 << 30  # of a batch that the graph fixes: 28,532 images of 112 x 112
 FIRST_RUN_SECONDS = 60.0
 """What one inference of one image may take; a ResNet-200 on one core takes two."""
 
@@ -78,6 +80,12 @@ class OnnxBackbone:
                 f"{path}: must take one image batch (B, 3, S, S) or (B, S, S, 3) with a fixed S "
                 f"and give one output, got inputs {[i.shape for i in inputs]} and {len(outputs)} "
                 "output(s)"
+            )
+        batch = shape[0] if isinstance(shape[0], int) else 1
+        if not 1 <= sides[0] <= _MOST_PIXELS or batch * 3 * sides[0] ** 2 > _MOST_VALUES:
+            raise CheckpointError(
+                f"{path}: must take images of 1 to {_MOST_PIXELS} pixels a side, and at most "
+                f"{_MOST_VALUES} values at once, got {shape}"
             )
         if inputs[0].type not in _TYPES:
             raise CheckpointError(

@@ -321,6 +321,24 @@ def test_a_graph_that_is_no_backbone(options, message, tmp_path):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "shape", [[1, 3, 1 << 30, 1 << 30], ["b", 5000, 5000, 3], [1 << 40, 3, 112, 112], [1, 3, 0, 0]]
+)
+def test_a_graph_of_endless_images(shape, tmp_path):
+    """They would be made before they are refused."""
+    path = tmp_path / "m.onnx"
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["data"], ["out"])],
+        "large",
+        [helper.make_tensor_value_info("data", FLOAT, shape)],
+        [helper.make_tensor_value_info("out", FLOAT, shape)],
+    )
+    opset = [helper.make_opsetid("", 13)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), str(path))
+    with pytest.raises(CheckpointError, match="must take images of 1 to 4096 pixels a side"):
+        load_backbone(path)
+
+
 def test_a_damaged_file(tmp_path):
     path = tmp_path / "m.onnx"
     _write(path)
