@@ -9,7 +9,7 @@ from facetrain.clean.links import linked_groups
 from facetrain.clean.posterior import Members, Posterior
 from facetrain.core.rng import torch_generator
 
-_AT_ONCE = 1 << 12
+_AT_ONCE, _IMAGES_AT_ONCE = 1 << 12, 1 << 18
 _STEPS = 12
 _NATS = 10.0
 _LOW = 0.01
@@ -31,7 +31,14 @@ def double_names(found: Posterior, members: Members, seed: int) -> Tensor:
         seed: of the division.
     """
     model, num_classes = found.model, found.labelled.classes.num_classes
-    first, second = _neighbouring_classes(found.place, num_classes)
+    keys = []  # of pairs of classes of which an image of one has the other as a candidate
+    for part in torch.split(found.place, _IMAGES_AT_ONCE):
+        own, other = part[:, :1].expand(-1, part.shape[1] - 1), part[:, 1:]
+        real = (own >= 0) & (other >= 0)
+        low, high = torch.minimum(own, other)[real], torch.maximum(own, other)[real]
+        keys.append(torch.unique(low * num_classes + high))
+    key = torch.unique(torch.cat(keys))
+    first, second = key // num_classes, key % num_classes
     alone = model.log_evidence(*members)
     ratio = []
     for a, b in zip(torch.split(first, _AT_ONCE), torch.split(second, _AT_ONCE), strict=True):
@@ -87,15 +94,3 @@ def _divided(found: Posterior, seed: int) -> Tensor:
     whole = Members(*(one.reshape(-1, 2, *one.shape[1:]).sum(1) for one in halves))
     ratio = log_evidence(*whole) - log_evidence(*halves).reshape(-1, 2).sum(1)
     return ratio[halves.precision.reshape(-1, 2).amin(1) > 0.5]
-
-
-def _neighbouring_classes(place: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Pairs (P,), (P,) of classes of which an image of one has the other as a candidate."""
-    keys = []
-    for part in torch.split(place, 1 << 18):
-        own, other = part[:, :1].expand(-1, part.shape[1] - 1), part[:, 1:]
-        real = (own >= 0) & (other >= 0)
-        low, high = torch.minimum(own, other)[real], torch.maximum(own, other)[real]
-        keys.append(torch.unique(low * num_classes + high))
-    key = torch.unique(torch.cat(keys))
-    return key // num_classes, key % num_classes

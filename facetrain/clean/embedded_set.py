@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from facetrain.graph.knn import KnnGraph
 
@@ -63,16 +64,16 @@ class EmbeddedSet:
         self._along = torch.cat([self._unit(block) @ self._mean for block in blocks])  # (N,)
 
     def _unit(self, row: Tensor) -> Tensor:
-        return torch.nn.functional.normalize(self._embedding[row].float())
+        return normalize(self._embedding[row].float(), dim=-1)
 
     def rows(self, row: Tensor) -> Tensor:
-        """Centred unit embeddings (n, D) float32 of these images (n,)."""
-        return torch.nn.functional.normalize(self._unit(row) - self._mean)
+        """Centred unit embeddings (..., D) float32 of these images (...,)."""
+        return normalize(self._unit(row) - self._mean, dim=-1)
 
     def centred(self, embedding: NDArray[np.floating]) -> Tensor:
         """Embeddings (n, D) of other images, seen from this set's centre: unit float32 rows."""
         other = torch.from_numpy(np.asarray(embedding, np.float32)).to(self.device)
-        return torch.nn.functional.normalize(torch.nn.functional.normalize(other) - self._mean)
+        return normalize(normalize(other) - self._mean)
 
     def context(self, row: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest other images of these (n,): centred cosines, descending, and their rows.

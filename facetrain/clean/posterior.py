@@ -87,8 +87,7 @@ class Posterior(NamedTuple):
 
     def z(self, row: Tensor) -> Tensor:
         """Images (...,) in the model's basis, (..., D)."""
-        z = self.labelled.embedded.rows(row.flatten()) @ self.model.basis
-        return z.view(*row.shape, z.shape[1])
+        return self.labelled.embedded.rows(row) @ self.model.basis
 
     def members(self, row: Tensor, place: Tensor, counts: Tensor, num_classes: int) -> Members:
         """Of images (n,) that count so much (n,) in these classes (n,)."""
