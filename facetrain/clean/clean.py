@@ -98,7 +98,7 @@ def clean(
             "clean: nothing is judged: how alike people are shows from three identities of two "
             "images on, or two of three; add images of more people, or give a --source"
         )
-        labelled.verified.fill_(True)
+        labelled.verified = torch.ones_like(labelled.verified)
     adc = None
     if config.gcn and not too_few:
         adc = learn_adc(config, source or own, labelled, out_dir, mesh, digest)
