@@ -144,10 +144,14 @@ def read_sealed(path: Path, model: type[SealedT]) -> SealedT:
 
 
 def set_aside(path: Path, why: object) -> None:
-    """Rename a damaged file or folder of ours to `damaged_<name>`, so that it is made again."""
-    aside = path.with_name(f"damaged_{path.name}")
-    if aside.is_dir() and not aside.is_symlink():
-        shutil.rmtree(aside)
+    """Rename a damaged file or folder of ours to `damaged_<name>`, so that it is made again.
+
+    What was set aside before stays too: a written set may be "damaged" by its owner's work on it.
+    """
+    aside, number = path.with_name(f"damaged_{path.name}"), 1
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"damaged_{path.name}_{number}")
     os.replace(path, aside)
     logger.warning("%s; kept as %s, and made again", why, aside.name)
 

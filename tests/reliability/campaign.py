@@ -25,10 +25,10 @@ from pathlib import Path
 from reliability import damage, hostile, limits, requests
 from reliability.command import outcome
 from reliability.commands import COMMANDS
-from reliability.process import Ended, Process, call
+from reliability.process import Ended, Process, Receiver, call
 from reliability.workspace import build
 
-from facetrain.core.errors import TERMINATED
+from facetrain.core.errors import BAD_INPUT, TERMINATED
 
 _STATUSES = (0, 2, 3, 4)
 _PATTERNS = (
@@ -173,7 +173,7 @@ class Campaign:
         if killed:  # what it finished so far is damaged before it goes on
             seconds = self._seconds(name)
             self.fresh(name, unfinished=True, emptied=True)
-            self._signalled(name, (signal.SIGKILL,), chance.random() * seconds, 0, group=False)
+            self._signalled(name, (signal.SIGKILL,), chance.random() * seconds, 0)
         path = self._pick(chance, command.state if own else command.reads)
         if path is None:
             return
@@ -233,17 +233,23 @@ class Campaign:
         ended = None
         for _ in range(chance.choice((1, 1, 2))):  # ended, it is started again, and ended again
             pattern, share = chance.choice(_PATTERNS), chance.random()
-            group = pattern[0] in (signal.SIGINT, signal.SIGTERM) and chance.random() < 0.5
-            found = self._signalled(name, pattern, share * seconds, chance.random(), group=group)
+            whom: Receiver = "command"
+            if _has_workers(name) and chance.random() < 0.4:
+                pattern, whom = (signal.SIGKILL,), "worker"
+            elif pattern[0] in (signal.SIGINT, signal.SIGTERM) and chance.random() < 0.5:
+                whom = "group"
+            found = self._signalled(name, pattern, share * seconds, chance.random(), whom)
             if found is None:
                 break
             ended = found
-            told.append(f"{'+'.join(n.name for n in pattern)} at {share:.3f}")
+            told.append(f"{'+'.join(n.name for n in pattern)} to the {whom} at {share:.3f}")
             faults += _faults_of_any(ended)
             # SIGTERM's own status, or what a training says that has saved its step first.
             sound = {_STATUS_OF.get(n, -n) for n in pattern}
             if signal.SIGTERM in pattern:
                 sound.add(TERMINATED)
+            if whom == "worker":  # whose work may have been done
+                sound = {BAD_INPUT, 0}
             if ended.status not in sound:
                 faults.append("status")
         if ended is not None:
@@ -256,8 +262,7 @@ class Campaign:
         pattern: Sequence[signal.Signals],
         after: float,
         pause: float,
-        *,
-        group: bool,
+        whom: Receiver = "command",
     ) -> Ended | None:
         """How the command ended by signals so many seconds after its start; None if by itself."""
         started = time.monotonic()
@@ -270,7 +275,7 @@ class Campaign:
         for place, number in enumerate(pattern):
             time.sleep(place * pause * 0.2)
             if process.running:
-                process.signal(number, group=group)
+                process.signal(number, whom)
         ended = process.wait()
         if ended.status == 0 and pattern[-1] != signal.SIGCONT:
             return None  # ended already, and only its memory was not given back yet
@@ -327,6 +332,10 @@ class Campaign:
             tally.add(what, ended, [*_faults_of_any(ended), *faults])
         if _content(self.copy / "run") != before:
             tally.faults["changed by a request"] += 1
+
+
+def _has_workers(name: str) -> bool:
+    return any(word.endswith(("workers=1", "workers=2")) for word in COMMANDS[name].argv)
 
 
 def _faults_of_any(ended: Ended) -> list[str]:

@@ -9,12 +9,14 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from facetrain.__main__ import run
 from facetrain.core.errors import UserError
 
+Receiver = Literal["command", "group", "worker"]
 SECONDS = 180.0
 """A command that takes longer hangs: undisturbed, on a free core, the slowest takes 3."""
 _OURS = ("Traceback (most recent call last)", "Exception ignored", "Fatal Python error")
@@ -69,10 +71,15 @@ class Process:
             self._code = code if pid else None
         return self._code is None
 
-    def signal(self, number: int, *, group: bool = False) -> None:
-        """Send a signal to the command alone, or as a terminal does to its workers too."""
-        with contextlib.suppress(ProcessLookupError):
-            (os.killpg if group else os.kill)(self.pid, number)
+    def signal(self, number: int, whom: Receiver = "command") -> None:
+        """Send a signal to the command, with its workers as a terminal does, or to one of them."""
+        with contextlib.suppress(OSError):
+            if whom == "worker":
+                children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+                for child in children[-1:]:
+                    os.kill(int(child), number)
+            else:
+                (os.killpg if whom == "group" else os.kill)(self.pid, number)
 
     def said(self) -> str:
         """What it has said so far."""
@@ -88,7 +95,7 @@ class Process:
             self.said()
             time.sleep(0.002)
             hangs = time.monotonic() > deadline
-        self.signal(signal.SIGKILL, group=True)
+        self.signal(signal.SIGKILL, "group")
         if self._code is None:
             _, self._code = os.waitpid(self.pid, 0)
         said = self.said()

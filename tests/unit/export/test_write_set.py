@@ -358,6 +358,11 @@ def test_a_written_set_that_was_damaged_is_written_again(
     assert tree(out) == wanted
     assert "bob/1.jpg: must be as it was written" in caplog.text
     assert (tmp_path / "damaged_out" / "bob" / "mine.txt").exists()
+    (out / "bob" / "1.jpg").unlink()  # by its owner, again
+    write(run, out, format="folder")
+    assert tree(out) == wanted
+    assert (tmp_path / "damaged_out" / "bob" / "mine.txt").exists()
+    assert not (tmp_path / "damaged_out_2" / "bob" / "1.jpg").exists()
     (out / ".write.json").write_text("{}")
     with pytest.raises(DataError, match="must be new or empty"):
         write(run, out, format="folder")
