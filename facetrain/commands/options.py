@@ -1,6 +1,7 @@
 """What the commands share: the job of this process, the options of a stage, what is printed."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +130,7 @@ def refuse_input(option: str, out: Path | None, suffixes: Sequence[str], *more: 
     from facetrain.core.run_folder import CLASSES_FILE, MANIFEST_FILE
     from facetrain.core.text import printable
 
-    if out is None or not out.is_file():
+    if out is None or not os.path.isfile(out):  # of a name that is too long Path's own raises
         return
     of_a_stage = {CLASSES_FILE, MANIFEST_FILE}
     with contextlib.suppress(DataError):  # another program's manifest, perhaps

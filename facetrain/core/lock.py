@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import sys
 import threading
 import time
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from facetrain.core.artifact import not_writable
-from facetrain.core.errors import UserError
+from facetrain.core.errors import OutputError, UserError
 from facetrain.core.log import logger
 from facetrain.core.run_folder import JOURNAL_FILE, MANIFEST_FILE
 from facetrain.core.text import printable
@@ -48,7 +49,19 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def file_lock(path: Path) -> Iterator[None]:
-    """Be the only writer of the file `path`, which need not be there yet; as `folder_lock`."""
+    """Be the only writer of the file `path`, which need not be there yet; as `folder_lock`.
+
+    Raises:
+        UserError: another process has it.
+        OutputError: it is no file's name, or a device, pipe or socket, or its folder cannot be
+            written to.
+    """
+    if not path.name:  # "", "." or "/"
+        raise not_writable(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+    if _is_special(path):  # /dev/null, say, which renaming would take from the whole machine
+        raise OutputError(
+            f"{printable(path)}: must be a file, but is a device, pipe or socket; give another name"
+        )
     with _locked(path.with_name(f".{path.name}{_LOCK}"), path):
         _sweep(path.parent, f".{path.name}.", below=False)
         yield
@@ -65,6 +78,16 @@ def _sweep(folder: Path, prefix: str = "", *, below: bool) -> None:
                 child.unlink(missing_ok=True)
         elif below and is_folder and not any((child / name).exists() for name in _OWNED):
             _sweep(child, below=True)
+
+
+def _is_special(path: Path) -> bool:
+    """Whether there is something that is neither file nor folder, or stands for an open one."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    stands_for = os.path.dirname(os.path.abspath(path)) in ("/dev", "/dev/fd")
+    return stands_for or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 @contextlib.contextmanager

@@ -32,6 +32,8 @@ def as_user_error(error: BaseException) -> UserError | None:
             f"there must be memory for the work, but {error or 'there was not'}; lower the "
             f"batch size or data.workers, or raise the limit, {_AGAIN}"
         )
+    if isinstance(error, ValueError) and "embedded null" in text:
+        return UserError("a file's name must not hold NUL, but one that came does; give another")
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
         return UserError(
             f"every loader worker must live as long as the run, but one died: {error}; killed for "

@@ -52,6 +52,8 @@ def test_divergence_is_3(call: Call, recipe: Path, tmp_path: Path) -> None:
         (("train", "{recipe}", "--out", "{recipe}/o"), "recipe.yaml/o: must be writable, but Not"),
         (("inspect", "{faces}", "--json", "{tmp}/dir"), "/dir: must be writable, but Is a direct"),
         (("inspect", "{faces}", "--json", "{tmp}/" + 300 * "x"), "File name too long"),
+        (("inspect", "{faces}", "--json", ""), ".: must be writable, but Is a directory"),
+        (("inspect", "{faces}", "--json", "/"), "/: must be writable, but Is a directory"),
     ],
 )
 def test_not_writable_is_4(
@@ -61,6 +63,22 @@ def test_not_writable_is_4(
     assert message in call.refused(
         *(a.format(recipe=recipe, faces=faces, tmp=tmp_path) for a in arguments), status=4
     )
+
+
+def test_what_is_no_file_is_not_renamed_over(call: Call, faces: Path, tmp_path: Path) -> None:
+    """As root `--json /dev/null` would take it from the whole machine."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        told = call.refused("inspect", faces, "--json", tmp_path / name, status=4)
+        assert f"{name}: must be a file, but is a device, pipe or socket" in told
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_name_with_nul_is_2(call: Call, faces: Path) -> None:
+    assert "must not hold NUL" in call.refused("inspect", faces, "--json", "a\0b")
+    assert "must not hold NUL" in call.refused("inspect", "a\0b")
 
 
 def test_no_space_is_4(call: Call, recipe: Path, tmp_path: Path, small_files: None) -> None:

@@ -30,6 +30,7 @@ from facetrain.core.system_error import as_user_error
         (MemoryError(), BAD_INPUT, "there must be memory"),
         (RuntimeError("could not create a primitive"), BAD_INPUT, "lower the batch size"),
         (ValueError("array is too big; `arr.size"), BAD_INPUT, "must be memory for the work"),
+        (ValueError("embedded null byte"), BAD_INPUT, "a file's name must not hold NUL"),
         (RuntimeError("CUDA out of memory. Tried"), BAD_INPUT, "lower the batch size"),
         (RuntimeError("unable to mmap: No space left: /torch_1 shm"), BAD_INPUT, "--shm-size"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."), BAD_INPUT,
