@@ -31,7 +31,7 @@ class AdapterConfig(Config):
     margin: float = Field(0.1, gt=0, lt=0.5)
     """m_fp and m_fn of the threshold loss, in probability."""
     prior_weight: float = Field(0.001, ge=0)
-    """Pull of a threshold towards 0.5."""
+    """Pull of a threshold towards 0.5, where the loss is flat."""
 
 
 def class_summary(clean_probability: Tensor, graphs: ClassGraphs) -> Tensor:
