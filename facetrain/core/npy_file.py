@@ -1,5 +1,6 @@
 """An array in an `.npy` file, whoever wrote it and whatever happened to it since."""
 
+import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,16 @@ def read_npy(
 
 
 def write_npy(path: Path, array: NDArray[Any]) -> None:
-    """Write an array, atomically."""
+    """Write an array, atomically.
+
+    Through Python's own writing: into a file NumPy writes by C, and of a disk that is full when its
+    last 4 KiB are flushed it hears nothing.
+
+    Raises:
+        OutputError: it cannot be written whole.
+    """
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, array)
+        np.save(types.SimpleNamespace(write=file.write), array)
 
 
 def _mapped(path: Path) -> NDArray[Any]:

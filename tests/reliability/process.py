@@ -15,6 +15,7 @@ import torch
 
 from facetrain.__main__ import run
 from facetrain.core.errors import UserError
+from facetrain.core.system_error import as_user_error
 
 Receiver = Literal["command", "group", "worker"]
 SECONDS = 180.0
@@ -141,7 +142,8 @@ def _use(program: str) -> None:
     try:
         exec(program, {})
     except (UserError, OSError, MemoryError) as error:
-        sys.exit(getattr(error, "exit_status", 2))
+        known = error if isinstance(error, UserError) else as_user_error(error)
+        sys.exit(known.exit_status if known else 2)
 
 
 def call(argv: Sequence[str], folder: Path, limit: Callable[[], None] | None = None) -> Ended:

@@ -15,7 +15,8 @@ import numpy, facetrain
 data = facetrain.FaceDataset.open("data")
 backbones = map(facetrain.load_backbone, ("net.safetensors", "net.onnx"))
 of = [facetrain.embed(backbone, data) for backbone in backbones]
-numpy.save("vectors.npy", numpy.concatenate(of, 1))
+with open("vectors.npy", "wb") as file:  # of a full disk numpy.save may hear nothing
+    file.write(numpy.concatenate(of, 1).tobytes())
 """
 
 RESULT_COMMANDS = {

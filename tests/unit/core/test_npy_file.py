@@ -1,11 +1,12 @@
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from facetrain.core.errors import DataError
-from facetrain.core.npy_file import read_npy
+from facetrain.core.errors import DataError, OutputError
+from facetrain.core.npy_file import read_npy, write_npy
 
 
 def test_it_is_what_numpy_reads(tmp_path: Path) -> None:
@@ -16,6 +17,29 @@ def test_it_is_what_numpy_reads(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found, array)
         assert found.dtype == array.dtype
         assert not found.flags.writeable
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit")
+@pytest.mark.parametrize("size", [300, 3000])  # bytes / 8: within the last 4 KiB, and beyond
+def test_a_full_disk_is_heard_of(tmp_path: Path, size: int) -> None:
+    """Of 300 numbers `numpy.save` left 1,000 bytes, without a word."""
+    import resource
+
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, former[1]))
+    try:
+        with pytest.raises(OutputError, match=r"a\.npy: must be writable, but File too large"):
+            write_npy(tmp_path / "a.npy", np.arange(float(size)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_written_is_what_numpy_writes(tmp_path: Path) -> None:
+    for array in (np.arange(6).reshape(2, 3), np.ones((3, 2), np.float32, order="F"), np.array(2)):
+        write_npy(tmp_path / "ours.npy", array)
+        np.save(tmp_path / "numpys.npy", array)
+        assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "numpys.npy").read_bytes()
 
 
 @pytest.mark.parametrize(
