@@ -4,7 +4,7 @@ A stage whose folder holds the manifest of the same config and inputs is skipped
 interrupted one resumes, so a run may be killed and started again at any time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,6 @@ from facetrain.recipe import CleaningRecipe, Recipe, for_retraining, with_overla
 from facetrain.report.cleaning import noise_numbers, noise_rows
 from facetrain.report.tables import compare, format_table, verification_table
 from facetrain.review import review_overlay
-
-Numbers = Mapping[str, Mapping[str, Any]]
-"""Verification set -> its numbers."""
 
 
 def open_dataset(recipe: CleaningRecipe, mesh: Mesh) -> FaceDataset:
